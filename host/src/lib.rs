@@ -1,0 +1,8 @@
+//! Eve Horizon runs skills - WebAssembly components - on a queue of requests in Postgres, for many
+//! organisations at once.
+//!
+//! One folder per noun; `ARCHITECTURE.md` walks a request and an upload through them.
+
+pub mod ids;
+pub mod requests;
+pub mod tenancy;

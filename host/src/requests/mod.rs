@@ -1,0 +1,5 @@
+//! Requests: what they are, and everything that changes one.
+
+mod model;
+
+pub use model::*;

@@ -1,0 +1,88 @@
+//! Who asks, and for which organisation.
+//!
+//! Flow: a bearer token or JWT becomes an [`Identity`] (`auth`), the `Eve-Org` header and
+//! `eve.org_members` turn that into a [`Caller`], and a caller's [`Tenant`] is the first argument of
+//! every function that touches tenant data.
+//!
+//! Invariants:
+//! - A [`Tenant`] is made in two places only: by authentication, and from a row that a worker holds
+//!   the lease of. No id that a client or a guest sends ever becomes one.
+//! - Another organisation's row does not exist: functions answer "not found", never "forbidden".
+//! - Whatever a person, a token or a guest changes is written to `eve.audit_log` in the same
+//!   transaction (`audit`).
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::ids::{OrgId, RequestId, TokenId, UserId};
+
+/// An organisation on whose behalf something is done, proven by authentication or by a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tenant {
+    org: OrgId,
+}
+
+impl Tenant {
+    /// Only for authentication, for leased rows, and for `eve dev`'s own bootstrap.
+    pub(crate) fn proven(org: OrgId) -> Self {
+        Self { org }
+    }
+
+    /// The organisation.
+    pub fn org(&self) -> OrgId {
+        self.org
+    }
+}
+
+/// What a member may do in an organisation. Ordered: an owner may do what an admin may.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, sqlx::Type, ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum OrgRole {
+    /// Creates and reads requests and skills.
+    Member,
+    /// Also manages members, tokens, grants and skills' activation.
+    Admin,
+    /// Also manages owners and the organisation itself.
+    Owner,
+}
+
+/// Through what somebody acts. Written to the audit log, and to a request as its origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "via", rename_all = "snake_case")]
+pub enum Actor {
+    /// A person with a JWT.
+    User {
+        /// Who.
+        user: UserId,
+    },
+    /// An API token.
+    Token {
+        /// Which.
+        token: TokenId,
+        /// The person whom it stands for, if it stands for one.
+        user: Option<UserId>,
+    },
+    /// A guest, through the request that it runs for.
+    Run {
+        /// The request.
+        request: RequestId,
+        /// The person on whose behalf the request runs.
+        user: Option<UserId>,
+    },
+    /// The platform itself: a schedule, `eve dev`'s bootstrap.
+    Platform,
+}
+
+impl Actor {
+    /// The person behind it, if there is one.
+    pub fn user(&self) -> Option<UserId> {
+        match *self {
+            Actor::User { user } => Some(user),
+            Actor::Token { user, .. } | Actor::Run { user, .. } => user,
+            Actor::Platform => None,
+        }
+    }
+}
