@@ -4,6 +4,8 @@
 //! One folder per noun; `ARCHITECTURE.md` walks a request and an upload through them.
 
 pub mod db;
+pub mod delivery;
 pub mod ids;
+pub mod notify;
 pub mod requests;
 pub mod tenancy;
