@@ -5,4 +5,6 @@
 
 pub mod ids;
 pub mod requests;
+pub mod runtime;
+pub mod skills;
 pub mod tenancy;
