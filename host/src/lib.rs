@@ -8,4 +8,6 @@ pub mod delivery;
 pub mod ids;
 pub mod notify;
 pub mod requests;
+pub mod runtime;
+pub mod skills;
 pub mod tenancy;
