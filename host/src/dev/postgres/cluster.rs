@@ -94,7 +94,7 @@ impl Cluster {
     /// Stops a server that still runs on this cluster. We hold the data directory's lock, so
     /// whoever started that server is gone; mostly it is on its way out by itself.
     pub async fn stop_leftover(&self) -> Result<(), PostgresError> {
-        let Some(pid) = self.running_postmaster() else { return Ok(()) };
+        let Some(pid) = self.running_postmaster() else { return self.disown_lock_file() };
         tracing::warn!(pid = pid.as_raw_pid(), "stopping the Postgres that an earlier run left");
         let deadline = Instant::now() + STOP_WITHIN;
         // A second one while it is shutting down does no harm.
@@ -112,6 +112,18 @@ impl Cluster {
             tokio::time::sleep(CHECK_EVERY).await;
         }
         Ok(())
+    }
+
+    /// After a crash `postmaster.pid` may name a process that has nothing to do with Postgres, in a
+    /// restarted container most likely, and Postgres would refuse to start because of it. Our own
+    /// id is one that it ignores there, its parent's. The rest of the file stays: by the segment of
+    /// shared memory that it names, Postgres finds backends that outlived their postmaster.
+    fn disown_lock_file(&self) -> Result<(), PostgresError> {
+        let path = self.path.join("postmaster.pid");
+        let Ok(text) = std::fs::read_to_string(&path) else { return Ok(()) };
+        let Some((_, rest)) = text.split_once('\n') else { return Ok(()) };
+        std::fs::write(&path, format!("{}\n{rest}", std::process::id()))
+            .map_err(PostgresError::io(format!("correct {}", path.display())))
     }
 
     /// The postmaster that `postmaster.pid` names, if it is one and runs on this cluster. After a

@@ -194,7 +194,13 @@ impl PrivatePostgres {
         }
         let socket_dir = server::socket_dir(&data_dir, account)?;
         let log = data_dir.join("postgres.log");
-        let server = Server::start(&binaries, &cluster, account, &socket_dir, log).await?;
+        let server = match Server::start(&binaries, &cluster, account, &socket_dir, log).await {
+            Ok(server) => server,
+            Err(error) => {
+                remove_socket_dir(&socket_dir);
+                return Err(error);
+            }
+        };
         tracing::info!(
             version = binaries.major(),
             socket = %socket_dir.display(),
@@ -229,13 +235,17 @@ impl PrivatePostgres {
     /// Shuts the server down: sessions are ended, everything is written, the socket is removed.
     pub async fn stop(self) -> Result<(), PostgresError> {
         self.server.stop().await?;
-        match std::fs::remove_dir(&self.socket_dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::debug!(%error, path = %self.socket_dir.display(), "socket folder stays");
-            }
-            _ => {}
-        }
+        remove_socket_dir(&self.socket_dir);
         Ok(())
+    }
+}
+
+/// Tidies up. An empty folder that stays does no harm: the next start uses it again.
+fn remove_socket_dir(path: &Path) {
+    if let Err(error) = std::fs::remove_dir(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::debug!(%error, path = %path.display(), "the socket's folder stays");
     }
 }
 
