@@ -228,5 +228,5 @@ async fn starts_and_waits() {
     note(&postgres.url(), "written by the one that was killed").await;
     println!("started {}", postgres.pid());
     // Ends when the other test goes away without killing us.
-    let _ = std::io::stdin().read_line(&mut String::new());
+    let _ = io::stdin().read_line(&mut String::new());
 }

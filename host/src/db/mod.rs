@@ -1,0 +1,139 @@
+//! Postgres: one pool, and one place that decides as whom a transaction runs.
+//!
+//! Flow: [`Db::connect`] opens the pool; every access begins with [`Db::begin`] and a [`Scope`], which
+//! switches to a role without BYPASSRLS and, where the scope is a tenant's, sets the organisation for
+//! the transaction. Row-level security is the second wall: the first is the WHERE clause.
+//!
+//! Invariants:
+//! - The database's clock is the only clock: no timestamp that decides anything is made here.
+//! - Statements are planned for their values ([custom plans]): a generic plan of `LIMIT $1` over the
+//!   queue is a sequential scan.
+//! - No transaction stays open while something other than Postgres is waited for.
+//!
+//! [custom plans]: https://www.postgresql.org/docs/current/sql-prepare.html
+
+mod migrate;
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{Executor, Postgres, Transaction};
+
+use crate::tenancy::Tenant;
+
+pub use migrate::{MigrateError, SchemaState, migrate, schema_state};
+
+/// A transaction in progress; rolled back when dropped.
+pub type Tx = Transaction<'static, Postgres>;
+
+/// As whom a transaction runs: see `migrations/0001_roles_and_tenancy.sql`.
+#[derive(Clone, Copy, Debug)]
+pub enum Scope {
+    /// One organisation's data.
+    Tenant(Tenant),
+    /// What a running skill may read of its organisation.
+    Guest(Tenant),
+    /// The queue's tables across organisations: claim, finish, rescue.
+    Engine,
+    /// Identity look-ups and platform administration.
+    Control,
+}
+
+/// How a process talks to Postgres.
+#[derive(Clone, Debug)]
+pub struct DbConfig {
+    /// `postgres://…`.
+    pub url: String,
+    /// Most connections at one time.
+    pub max_connections: u32,
+    /// What `pg_stat_activity` shows.
+    pub application_name: String,
+}
+
+/// A pool of connections to the platform's database.
+#[derive(Clone, Debug)]
+pub struct Db {
+    pool: PgPool,
+}
+
+impl Db {
+    /// Opens the pool. Connects lazily: Postgres need not be there yet.
+    pub fn connect(config: &DbConfig) -> Result<Db, sqlx::Error> {
+        let options = PgConnectOptions::from_str(&config.url)?
+            .application_name(&config.application_name)
+            .options([
+                ("plan_cache_mode", "force_custom_plan"),
+                // A process that hangs in the middle of a transaction must not hold its locks.
+                ("idle_in_transaction_session_timeout", "30s"),
+                ("statement_timeout", "60s"),
+                // The batches of the queue are small: compiling their plans costs more than it saves.
+                ("jit", "off"),
+            ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(config.max_connections)
+            .acquire_timeout(Duration::from_secs(10))
+            .idle_timeout(Duration::from_secs(300))
+            // Postgres gone and back leaves dead connections: the first use finds out and retries,
+            // which costs less than a round trip before every use.
+            .test_before_acquire(false)
+            .connect_lazy_with(options);
+        Ok(Db { pool })
+    }
+
+    /// Begins a transaction in `scope`, in one round trip after BEGIN.
+    pub async fn begin(&self, scope: Scope) -> Result<Tx, sqlx::Error> {
+        let mut tx = match self.pool.begin().await {
+            Ok(tx) => tx,
+            // A pooled connection may have died since it was used last; another one is tried once.
+            Err(error) if is_connection_loss(&error) => self.pool.begin().await?,
+            Err(error) => return Err(error),
+        };
+        match scope {
+            Scope::Engine => tx.execute("SET LOCAL ROLE eve_engine").await?,
+            Scope::Control => tx.execute("SET LOCAL ROLE eve_control").await?,
+            Scope::Tenant(tenant) => enter_org(&mut tx, "eve_tenant", tenant).await?,
+            Scope::Guest(tenant) => enter_org(&mut tx, "eve_guest", tenant).await?,
+        };
+        Ok(tx)
+    }
+
+    /// The pool itself, for migrations, listening, and readiness.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+}
+
+/// Switches the role and sets the organisation until the transaction ends. The values are our own
+/// constants and a UUID, so they can stand in a simple-protocol statement: one round trip for both.
+async fn enter_org(
+    tx: &mut Tx,
+    role: &'static str,
+    tenant: Tenant,
+) -> Result<sqlx::postgres::PgQueryResult, sqlx::Error> {
+    let statement = format!("SET LOCAL ROLE {role}; SET LOCAL eve.org_id = '{}'", tenant.org());
+    tx.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(statement))).await
+}
+
+/// Whether the connection, not the statement, was the trouble: trying again may help.
+pub fn is_connection_loss(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::WorkerCrashed => true,
+        // 57P01 to 57P03: terminated by an administrator, crash shutdown, still starting. 08: connection.
+        // 25P03: our own idle_in_transaction_session_timeout.
+        sqlx::Error::Database(error) => {
+            error.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("08") || code == "25P03")
+        }
+        _ => false,
+    }
+}
+
+/// Whether Postgres chose this transaction to break a deadlock or a serialisation conflict.
+pub fn is_deadlock(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error)
+        if matches!(error.code().as_deref(), Some("40P01" | "40001" | "55P03")))
+}
