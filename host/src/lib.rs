@@ -5,6 +5,7 @@
 
 pub mod db;
 pub mod delivery;
+pub mod dev;
 pub mod ids;
 pub mod notify;
 pub mod requests;
