@@ -10,5 +10,7 @@ pub mod ids;
 pub mod notify;
 pub mod requests;
 pub mod runtime;
+pub mod scheduler;
 pub mod skills;
 pub mod tenancy;
+pub mod worker;

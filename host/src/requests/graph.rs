@@ -38,20 +38,12 @@ pub struct Reach {
 pub struct Live {
     /// Its organisation.
     pub org_id: Uuid,
-    /// Its pool.
-    pub worker_type: String,
-    /// Where it stands.
-    pub status: Status,
     /// Its generation.
     pub generation: i32,
-    /// Attempts begun.
-    pub attempt: i16,
     /// The worker that has it.
     pub worker_id: Option<Uuid>,
-    /// The lease under which it has it.
+    /// The lease under which it has it; none while it does not run.
     pub lease: Option<i64>,
-    /// Whether its claim has to be broken off.
-    pub is_running: bool,
 }
 
 /// An edge whose blocker has not ended yet.
@@ -248,7 +240,7 @@ impl Graph {
             causes.insert(*dependent, (*blocker, generation));
         }
         for ending in &all {
-            if self.live.get(&ending.id).is_some_and(|live| live.is_running) {
+            if self.live.get(&ending.id).is_some_and(|live| live.lease.is_some()) {
                 ripple.interrupted.push(ending.id);
             }
         }
@@ -312,7 +304,7 @@ async fn lock_rows(
     let ids: Vec<Uuid> = ids.iter().copied().collect();
     let rows = sqlx::query!(
         r#"
-        SELECT id, org_id, worker_type, status AS "status: Status", generation, attempt, worker_id, lease
+        SELECT id, org_id, generation, worker_id, lease
           FROM eve.queue
          WHERE id = ANY ($1)
          ORDER BY id
@@ -327,13 +319,9 @@ async fn lock_rows(
         .map(|row| {
             let live = Live {
                 org_id: row.org_id,
-                worker_type: row.worker_type,
-                status: row.status,
                 generation: row.generation,
-                attempt: row.attempt,
                 worker_id: row.worker_id,
                 lease: row.lease,
-                is_running: row.lease.is_some(),
             };
             (row.id, live)
         })

@@ -44,7 +44,7 @@ pub enum Reader {
 }
 
 impl Reader {
-    fn scope(self, tenant: Tenant) -> Scope {
+    pub(crate) fn scope(self, tenant: Tenant) -> Scope {
         match self {
             Reader::Member => Scope::Tenant(tenant),
             Reader::Guest => Scope::Guest(tenant),

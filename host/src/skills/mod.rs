@@ -12,4 +12,5 @@
 
 pub mod artifact;
 pub mod compile;
+pub mod loader;
 pub mod manifest;

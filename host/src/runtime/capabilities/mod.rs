@@ -98,6 +98,16 @@ impl Grants {
     }
 }
 
+/// As words, sorted: equal grants look equal.
+impl fmt::Display for Grants {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words: Vec<&str> = self.0.iter().map(|capability| capability.as_str()).collect();
+        words.sort_unstable();
+        words.dedup();
+        f.write_str(&words.join(" "))
+    }
+}
+
 impl FromIterator<Capability> for Grants {
     fn from_iter<I: IntoIterator<Item = Capability>>(capabilities: I) -> Self {
         Self(capabilities.into_iter().collect())
