@@ -4,7 +4,9 @@
 //! One folder per noun; `ARCHITECTURE.md` walks a request and an upload through them.
 
 pub mod db;
+pub mod delivery;
 pub mod dev;
 pub mod ids;
+pub mod notify;
 pub mod requests;
 pub mod tenancy;

@@ -11,6 +11,8 @@
 //! - Whatever a person, a token or a guest changes is written to `eve.audit_log` in the same
 //!   transaction (`audit`).
 
+pub mod audit;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

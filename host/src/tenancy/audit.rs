@@ -1,0 +1,28 @@
+//! What people, tokens and guests changed: one row in the same transaction as the change.
+
+use uuid::Uuid;
+
+use super::{Actor, Tenant};
+use crate::db::Tx;
+
+/// Records that `actor` did `action` (`noun.verb`) to `target`.
+pub async fn record(
+    tx: &mut Tx,
+    tenant: Tenant,
+    actor: &Actor,
+    action: &'static str,
+    target: &str,
+) -> Result<(), sqlx::Error> {
+    let actor = serde_json::to_value(actor).expect("an Actor always serialises");
+    sqlx::query!(
+        "INSERT INTO eve.audit_log (id, org_id, actor, action, target) VALUES ($1, $2, $3, $4, $5)",
+        Uuid::now_v7(),
+        tenant.org().0,
+        actor,
+        action,
+        target
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
