@@ -9,4 +9,6 @@ pub mod dev;
 pub mod ids;
 pub mod notify;
 pub mod requests;
+pub mod runtime;
+pub mod skills;
 pub mod tenancy;

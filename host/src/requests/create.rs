@@ -66,8 +66,8 @@ impl Requests {
                 _ => format!("requests[{index}].{field}"),
             };
             request.validate(index).map_err(|invalid| RequestError::Invalid {
-                field: path(invalid.field()),
-                message: invalid.message().to_owned(),
+                field: path(&invalid.field),
+                message: invalid.message,
             })?;
             if request.reply_to.is_some() {
                 return Err(RequestError::Invalid {

@@ -17,7 +17,7 @@ pub(crate) mod graph;
 mod model;
 mod read;
 mod retry;
-mod validate;
+pub mod validate;
 
 use crate::db::Db;
 use crate::notify::Bell;

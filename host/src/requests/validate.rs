@@ -35,12 +35,17 @@ pub const TIMEOUT_MS: RangeInclusive<u64> = 100..=86_400_000;
 
 /// What is wrong with a value, in words for whoever sent it: names the field first.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Invalid(pub String);
+#[error("{field}: {message}")]
+pub struct Invalid {
+    /// Where: the name of the field.
+    pub field: String,
+    /// What is wrong with it, and where that helps what would be right.
+    pub message: String,
+}
 
 impl Invalid {
     fn new(field: &str, problem: impl std::fmt::Display) -> Self {
-        Self(format!("{field}: {problem}"))
+        Self { field: field.to_owned(), message: problem.to_string() }
     }
 }
 
@@ -329,17 +334,5 @@ mod tests {
         let c = request(json!({"worker_type": "b", "idempotency_key": "1"}));
         assert_eq!(a.body_hash(), b.body_hash());
         assert_ne!(a.body_hash(), c.body_hash());
-    }
-}
-
-impl Invalid {
-    /// Where: the name of the field.
-    pub fn field(&self) -> &str {
-        self.0.split_once(": ").map_or("", |(field, _)| field)
-    }
-
-    /// What is wrong with it.
-    pub fn message(&self) -> &str {
-        self.0.split_once(": ").map_or(self.0.as_str(), |(_, message)| message)
     }
 }
