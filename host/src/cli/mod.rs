@@ -42,20 +42,20 @@ use output::{Format, Output};
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Global options")]
 pub struct Globals {
-    /// The server, such as https://eve.example.com [default: the current context's]
-    #[arg(long, global = true, env = "EVE_URL", hide_env_values = true, value_name = "URL")]
+    /// The server, such as https://eve.example.com [env: EVE_URL] [default: the current context's]
+    #[arg(long, global = true, env = "EVE_URL", hide_env = true, value_name = "URL")]
     pub url: Option<String>,
 
-    /// The API token or JWT to present [default: the current context's]
-    #[arg(long, global = true, env = "EVE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    /// The API token or JWT to present [env: EVE_TOKEN] [default: the current context's]
+    #[arg(long, global = true, env = "EVE_TOKEN", hide_env = true, value_name = "TOKEN")]
     pub token: Option<Token>,
 
-    /// The organisation to act for, by slug or id [default: the token's, or the only one]
-    #[arg(long, global = true, env = "EVE_ORG", hide_env_values = true, value_name = "ORG")]
+    /// The organisation to act for, by slug or id [env: EVE_ORG] [default: the context's]
+    #[arg(long, global = true, env = "EVE_ORG", hide_env = true, value_name = "ORG")]
     pub org: Option<String>,
 
-    /// How to print answers [default: table on a terminal, json when piped]
-    #[arg(long, short = 'o', global = true, value_name = "FORMAT")]
+    /// How to print answers: table or json [default: table on a terminal, json when piped]
+    #[arg(long, short = 'o', global = true, value_name = "FORMAT", hide_possible_values = true)]
     pub output: Option<Format>,
 
     /// No progress and no notes: answers and errors only

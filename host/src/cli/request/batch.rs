@@ -288,15 +288,23 @@ mod tests {
         };
         insta::assert_snapshot!(
             said("[\n  {\"worker_type\": \"general\"},\n  {\"worker_type\": \"general\", \"promt\": \"x\"}\n]"),
-            @""
+            @r#"
+        --tasks:3:36: task 1: unknown field `promt`, expected one of `worker_type`, `skill`, `prompt`, `context`, `repo_url`, `branch`, `config`, `metadata`, `blocked_by`, `reply_to`, `detached`, `delay_ms`, `priority`, `max_attempts`, `timeout_ms`, `idempotency_key`
+              {"worker_type": "general", "promt": "x"}
+                                               ^
+        "#
         );
-        insta::assert_snapshot!(said("{}"), @"");
-        insta::assert_snapshot!(said("[]"), @"");
-        insta::assert_snapshot!(said(r#"[{"prompt": "x"}]"#), @"");
-        insta::assert_snapshot!(said(r#"[{"worker_type": "general", "context": [1]}]"#), @"");
+        insta::assert_snapshot!(said("{}"), @r#"--tasks must be a JSON array, not an object"#);
+        insta::assert_snapshot!(said("[]"), @r#"--tasks is an empty array: there is nothing to do"#);
+        insta::assert_snapshot!(said(r#"[{"prompt": "x"}]"#), @r#"
+        --tasks:1:16: task 0: missing field `worker_type`
+            [{"prompt": "x"}]
+                           ^
+        "#);
+        insta::assert_snapshot!(said(r#"[{"worker_type": "general", "context": [1]}]"#), @r#"task 0: `context` must be a JSON object, not an array"#);
         insta::assert_snapshot!(
             said(r#"[{"worker_type": "general", "reply_to": {"type": "orchestrator"}}]"#),
-            @""
+            @r#"task 0: `reply_to` only works inside a run: here is no orchestration to wake"#
         );
     }
 }

@@ -136,28 +136,31 @@ struct Printed {
 
 impl Printed {
     fn print_new(&mut self, log: &Log, out: &Output) -> Result<(), Error> {
-        for run in &log.runs {
-            let key = (run.generation, run.attempt);
-            let done = self.lines.entry(key).or_default();
-            for entry in run.lines.iter().skip(*done) {
-                match out.format() {
-                    Format::Json => out.json_line(&Followed {
-                        generation: run.generation,
-                        attempt: run.attempt,
-                        line: entry,
-                    })?,
-                    Format::Table => {
-                        if self.last.is_some_and(|last| last != key) {
-                            out.text(&heading(run))?;
-                        }
-                        out.text(&line(entry))?;
+        for (run, entry) in self.take_new(log) {
+            let (generation, attempt) = (run.generation, run.attempt);
+            match out.format() {
+                Format::Json => out.json_line(&Followed { generation, attempt, line: entry })?,
+                Format::Table => {
+                    if self.last.is_some_and(|last| last != (generation, attempt)) {
+                        out.text(&heading(run))?;
                     }
+                    out.text(&line(entry))?;
                 }
-                self.last = Some(key);
             }
-            *done = run.lines.len().max(*done);
+            self.last = Some((generation, attempt));
         }
         Ok(())
+    }
+
+    /// The lines that were not there the last time, each with its run.
+    fn take_new<'a>(&mut self, log: &'a Log) -> Vec<(&'a RunLog, &'a LogLine)> {
+        let mut new = Vec::new();
+        for run in &log.runs {
+            let done = self.lines.entry((run.generation, run.attempt)).or_default();
+            new.extend(run.lines.iter().skip(*done).map(|line| (run, line)));
+            *done = run.lines.len().max(*done);
+        }
+        new
     }
 
     fn print_dropped(&self, log: &Log, out: &Output) -> Result<(), Error> {
@@ -168,5 +171,56 @@ impl Printed {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::output::tests::view;
+
+    fn log(runs: serde_json::Value) -> Log {
+        serde_json::from_value(serde_json::json!({ "runs": runs })).expect("a log")
+    }
+
+    fn lines(texts: &[&str]) -> serde_json::Value {
+        let line = |text: &&str| serde_json::json!({ "at": "2026-03-01T11:59:00.25Z", "level": "info", "message": text });
+        texts.iter().map(line).collect()
+    }
+
+    #[test]
+    fn a_followed_line_is_printed_once_and_never_missed() {
+        let mut printed = Printed::default();
+        let mut seen = Vec::new();
+        let steps = [
+            serde_json::json!([{"generation": 1, "attempt": 1, "lines": lines(&["a"]), "dropped": 0}]),
+            serde_json::json!([{"generation": 1, "attempt": 1, "lines": lines(&["a", "b"]), "dropped": 0}]),
+            serde_json::json!([
+                {"generation": 1, "attempt": 1, "lines": lines(&["a", "b", "c"]), "dropped": 0},
+                {"generation": 1, "attempt": 2, "lines": lines(&["a"]), "dropped": 0},
+            ]),
+        ];
+        for step in steps {
+            let log = log(step);
+            let new = printed.take_new(&log);
+            seen.extend(new.iter().map(|(run, line)| format!("{}{}", run.attempt, line.message)));
+        }
+        assert_eq!(seen, ["1a", "1b", "1c", "2a"]);
+    }
+
+    #[test]
+    fn a_log_for_people() {
+        let mut value = serde_json::json!([
+            {"generation": 1, "attempt": 1, "lines": lines(&["one\u{1b}[2J"]), "dropped": 0},
+            {"generation": 1, "attempt": 2, "lines": lines(&["two"]), "dropped": 7},
+        ]);
+        value[1]["lines"][0]["fields"] = serde_json::json!([["path", "a.txt"]]);
+        insta::assert_snapshot!(log(value).render(&view()), @r#"
+        --- attempt 1
+        11:59:00.250 info  one�[2J
+        --- attempt 2
+        11:59:00.250 info  two path=a.txt
+        (7 more lines were not kept: the run logged too much)
+        "#);
     }
 }

@@ -13,6 +13,8 @@ use super::output::Output;
 use crate::ids::RequestId;
 use crate::requests::{BlockerState, Request};
 
+#[cfg(test)]
+pub use batch::Created;
 use view::Items;
 
 /// Create requests and see what becomes of them
