@@ -3,6 +3,7 @@
 //!
 //! One folder per noun; `ARCHITECTURE.md` walks a request and an upload through them.
 
+pub mod cli;
 pub mod db;
 pub mod delivery;
 pub mod dev;
