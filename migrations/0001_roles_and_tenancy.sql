@@ -33,7 +33,7 @@ BEGIN
           FROM (VALUES
                    ('eve_tenant', 'eve_control'), ('eve_guest', 'eve_control'),
                    ('eve_engine', 'eve_control'), ('eve_engine', 'eve_worker'),
-                   ('eve_guest', 'eve_worker'),
+                   ('eve_guest', 'eve_worker'), ('eve_metrics', 'eve_control'),
                    ('eve_control', current_user::text), ('eve_tenant', current_user::text),
                    ('eve_guest', current_user::text), ('eve_engine', current_user::text),
                    ('eve_worker', current_user::text), ('eve_metrics', current_user::text),

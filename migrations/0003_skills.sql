@@ -44,6 +44,8 @@ CREATE TABLE eve.artifacts (
     fingerprint  text NOT NULL,
     bytes        bytea NOT NULL,                    -- zstd
     length       bigint NOT NULL CHECK (length > 0),
+    -- Of the code itself: what the signature covers, and the name it is cached under.
+    sha256       bytea NOT NULL CHECK (octet_length(sha256) = 32),
     signature    bytea NOT NULL CHECK (octet_length(signature) = 64),
     created_at   timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (version_id, fingerprint),

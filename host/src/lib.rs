@@ -4,6 +4,9 @@
 //! One folder per noun; `ARCHITECTURE.md` walks a request and an upload through them.
 
 pub mod db;
+pub mod http;
 pub mod ids;
 pub mod requests;
+pub mod skills;
 pub mod tenancy;
+pub mod worker_types;

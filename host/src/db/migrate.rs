@@ -54,7 +54,9 @@ async fn applied(pool: &PgPool) -> Result<Option<i64>, sqlx::Error> {
     if !exists {
         return Ok(None);
     }
-    sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success").fetch_one(pool).await
+    sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
+        .fetch_one(pool)
+        .await
 }
 
 /// Compares without changing anything.

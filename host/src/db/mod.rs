@@ -38,6 +38,8 @@ pub enum Scope {
     Engine,
     /// Identity look-ups and platform administration.
     Control,
+    /// How many requests stand where, by worker type, and nothing else.
+    Metrics,
 }
 
 /// How a process talks to Postgres.
@@ -92,6 +94,7 @@ impl Db {
         match scope {
             Scope::Engine => tx.execute("SET LOCAL ROLE eve_engine").await?,
             Scope::Control => tx.execute("SET LOCAL ROLE eve_control").await?,
+            Scope::Metrics => tx.execute("SET LOCAL ROLE eve_metrics").await?,
             Scope::Tenant(tenant) => enter_org(&mut tx, "eve_tenant", tenant).await?,
             Scope::Guest(tenant) => enter_org(&mut tx, "eve_guest", tenant).await?,
         };
@@ -125,9 +128,9 @@ pub fn is_connection_loss(error: &sqlx::Error) -> bool {
         | sqlx::Error::WorkerCrashed => true,
         // 57P01 to 57P03: terminated by an administrator, crash shutdown, still starting. 08: connection.
         // 25P03: our own idle_in_transaction_session_timeout.
-        sqlx::Error::Database(error) => {
-            error.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("08") || code == "25P03")
-        }
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            code.starts_with("57P") || code.starts_with("08") || code == "25P03"
+        }),
         _ => false,
     }
 }

@@ -12,6 +12,8 @@
 
 mod error;
 mod model;
+mod service_stand_in;
 
 pub use error::RequestError;
 pub use model::*;
+pub use service_stand_in::{Created, Filter, Origin, Requests};

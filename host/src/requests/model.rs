@@ -213,10 +213,9 @@ impl std::str::FromStr for BlockerRef {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.strip_prefix('#') {
-            Some(index) => index
-                .parse()
-                .map(BlockerRef::Entry)
-                .map_err(|_| format!("blocked_by: `{text}` is not `#` and the index of an earlier entry")),
+            Some(index) => index.parse().map(BlockerRef::Entry).map_err(|_| {
+                format!("blocked_by: `{text}` is not `#` and the index of an earlier entry")
+            }),
             None => text
                 .parse()
                 .map(BlockerRef::Id)
