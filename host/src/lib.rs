@@ -4,9 +4,13 @@
 //! One folder per noun; `ARCHITECTURE.md` walks a request and an upload through them.
 
 pub mod db;
+pub mod delivery;
+pub mod dev;
 pub mod http;
 pub mod ids;
+pub mod notify;
 pub mod requests;
+pub mod runtime;
 pub mod skills;
 pub mod tenancy;
 pub mod worker_types;

@@ -10,10 +10,52 @@
 //! - Every change of the graph (creating with blockers, ending, cancelling, retrying) goes through
 //!   one locking routine (`graph`).
 
+mod cancel;
+pub(crate) mod create;
 mod error;
+pub(crate) mod graph;
 mod model;
-mod service_stand_in;
+mod read;
+mod retry;
+pub mod validate;
 
+use crate::db::Db;
+use crate::notify::Bell;
+use crate::tenancy::Actor;
+
+pub use create::MAX_BATCH;
 pub use error::RequestError;
+pub use graph::Ripple;
 pub use model::*;
-pub use service_stand_in::{Created, Filter, Origin, Requests};
+pub use read::Filter;
+pub use validate::Invalid;
+
+/// Everything that members and guests do with requests.
+#[derive(Clone, Debug)]
+pub struct Requests {
+    pub(crate) db: Db,
+    pub(crate) bell: Bell,
+}
+
+/// On whose behalf requests are created.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// Who creates them.
+    pub actor: Actor,
+}
+
+/// What a creation made.
+#[derive(Clone, Debug)]
+pub struct Created {
+    /// The requests, in the order in which they were asked for.
+    pub requests: Vec<Request>,
+    /// Whether an earlier call with the same idempotency key had made them.
+    pub replayed: bool,
+}
+
+impl Requests {
+    /// On the given database, ringing the given bell.
+    pub fn new(db: Db, bell: Bell) -> Requests {
+        Requests { db, bell }
+    }
+}

@@ -494,7 +494,7 @@ async fn insert_version(
     .execute(&mut **tx)
     .await?;
     let details = json!({ "version": new.version, "sha256": hex::encode(new.sha256) });
-    audit::record(tx, tenant.org(), actor, "skill.push", &new.name, details).await?;
+    audit::record_details(tx, tenant, actor, "skill.push", &new.name, details).await?;
     Ok(id)
 }
 
@@ -526,7 +526,7 @@ async fn make_active(
     .await?;
     if let Some(label) = changed {
         let details = json!({ "version": label });
-        audit::record(tx, tenant.org(), actor, "skill.activate", name, details).await?;
+        audit::record_details(tx, tenant, actor, "skill.activate", name, details).await?;
     }
     Ok(())
 }
@@ -592,7 +592,7 @@ pub async fn delete(db: &Db, tenant: Tenant, actor: &Actor, name: &str) -> Resul
         .execute(&mut *tx)
         .await
         .map_err(failed)?;
-    audit::record(&mut tx, tenant.org(), actor, "skill.delete", name, json!({ "id": skill }))
+    audit::record_details(&mut tx, tenant, actor, "skill.delete", name, json!({ "id": skill }))
         .await
         .map_err(failed)?;
     tx.commit().await.map_err(failed)

@@ -1,29 +1,38 @@
-//! The audit log: who changed what, through what. Append-only; written in the transaction that
-//! makes the change, so that neither exists without the other.
+//! What people, tokens and guests changed: one row in the same transaction as the change.
 
-use serde_json::Value;
-use sqlx::types::Json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::Actor;
+use super::{Actor, Tenant};
 use crate::db::Tx;
-use crate::ids::OrgId;
 
-/// Writes one row. `action` is `noun.verb`, such as `token.create`; `target` names the thing.
+/// Records that `actor` did `action` (`noun.verb`) to `target`.
 pub async fn record(
     tx: &mut Tx,
-    org: OrgId,
+    tenant: Tenant,
     actor: &Actor,
-    action: &str,
+    action: &'static str,
+    target: &str,
+) -> Result<(), sqlx::Error> {
+    record_details(tx, tenant, actor, action, target, json!({})).await
+}
+
+/// As [`record`], with what the change consisted of: never a secret.
+pub async fn record_details(
+    tx: &mut Tx,
+    tenant: Tenant,
+    actor: &Actor,
+    action: &'static str,
     target: &str,
     details: Value,
 ) -> Result<(), sqlx::Error> {
+    let actor = serde_json::to_value(actor).expect("an Actor always serialises");
     sqlx::query!(
         "INSERT INTO eve.audit_log (id, org_id, actor, action, target, details)
          VALUES ($1, $2, $3, $4, $5, $6)",
         Uuid::now_v7(),
-        org.0,
-        Json(actor) as _,
+        tenant.org().0,
+        actor,
         action,
         target,
         details,

@@ -117,7 +117,7 @@ pub async fn set(
     .await
     .map_err(failed)?;
     let details = json!({ "role": role, "before": before.role });
-    audit::record(&mut tx, org, &caller.actor, "member.set", &user.to_string(), details)
+    audit::record_details(&mut tx, caller.tenant, &caller.actor, "member.set", &user.to_string(), details)
         .await
         .map_err(failed)?;
     tx.commit().await.map_err(failed)?;
@@ -143,7 +143,7 @@ pub async fn remove(db: &Db, caller: &Caller, user: UserId) -> Result<(), Tenanc
         .await
         .map_err(failed)?;
     let details = json!({ "role": role });
-    audit::record(&mut tx, org, &caller.actor, "member.remove", &user.to_string(), details)
+    audit::record_details(&mut tx, caller.tenant, &caller.actor, "member.remove", &user.to_string(), details)
         .await
         .map_err(failed)?;
     tx.commit().await.map_err(failed)

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
-use super::{Actor, OrgRole, TenancyError, audit};
+use super::{Actor, OrgRole, TenancyError, Tenant, audit};
 use crate::db::{Db, Scope};
 use crate::ids::OrgId;
 
@@ -72,7 +72,7 @@ pub async fn create(db: &Db, actor: &Actor, new: &NewOrg) -> Result<Org, Tenancy
     .await
     .map_err(failed)?;
     let details = json!({ "slug": new.slug, "name": name });
-    audit::record(&mut tx, row.id, actor, "org.create", &row.id.to_string(), details)
+    audit::record_details(&mut tx, Tenant::proven(row.id), actor, "org.create", &row.id.to_string(), details)
         .await
         .map_err(failed)?;
     tx.commit().await.map_err(failed)?;

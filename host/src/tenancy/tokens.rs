@@ -313,7 +313,7 @@ pub(crate) async fn issue(
     .map_err(failed)?;
     let details =
         json!({ "name": name, "role": role, "scopes": scopes, "expires_at": token.expires_at });
-    audit::record(&mut tx, tenant.org(), actor, "token.create", &id.to_string(), details)
+    audit::record_details(&mut tx, tenant, actor, "token.create", &id.to_string(), details)
         .await
         .map_err(failed)?;
     tx.commit().await.map_err(failed)?;
@@ -343,9 +343,9 @@ pub async fn revoke(
     .await
     .map_err(failed)?
     .ok_or_else(|| TenancyError::NotFound { what: "token", name: id.to_string() })?;
-    audit::record(
+    audit::record_details(
         &mut tx,
-        tenant.org(),
+        tenant,
         actor,
         "token.revoke",
         &id.to_string(),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::db::{Db, Scope};
-use crate::tenancy::{Actor, PLATFORM_ORG, audit};
+use crate::tenancy::{Actor, PLATFORM_ORG, Tenant, audit};
 
 /// Most worker types that are listed.
 const MAX_WORKER_TYPES: i64 = 1_000;
@@ -213,7 +213,7 @@ pub async fn put(
         .await
         .map_err(failed)?;
     }
-    audit::record(&mut tx, PLATFORM_ORG, actor, "worker_type.set", id, json!(spec))
+    audit::record_details(&mut tx, Tenant::proven(PLATFORM_ORG), actor, "worker_type.set", id, json!(spec))
         .await
         .map_err(failed)?;
     tx.commit().await.map_err(failed)?;
@@ -245,7 +245,7 @@ pub async fn delete(db: &Db, actor: &Actor, id: &str) -> Result<(), WorkerTypeEr
     if deleted == 0 {
         return Err(WorkerTypeError::NotFound(id.to_owned()));
     }
-    audit::record(&mut tx, PLATFORM_ORG, actor, "worker_type.delete", id, json!({}))
+    audit::record_details(&mut tx, Tenant::proven(PLATFORM_ORG), actor, "worker_type.delete", id, json!({}))
         .await
         .map_err(failed)?;
     tx.commit().await.map_err(failed)

@@ -1,0 +1,303 @@
+//! Claiming: fair between organisations, and as cheap with a million waiting as with ten.
+//!
+//! A recursive skip-scan over the partial index `queue_pending` visits the next organisations beyond
+//! the worker's rotating cursor, takes an equal share from each, and fills up in a second pass. An
+//! organisation takes at most three quarters of a worker's slots, and never the last slot if it holds
+//! one already.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgConnection;
+use uuid::Uuid;
+
+use crate::ids::{OrgId, RequestId, UserId, VersionId, WorkerId};
+
+/// Organisations visited by one claim: more would make a claim O(organisations).
+const ORGS_PER_CLAIM: i64 = 64;
+
+/// A request that this worker holds the lease of, with what running it needs.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// The request.
+    pub id: RequestId,
+    /// Its organisation.
+    pub org_id: OrgId,
+    /// The fencing token: what finishes this run has to bring it.
+    pub lease: i64,
+    /// Which attempt this is, from 1.
+    pub attempt: i16,
+    /// Its generation.
+    pub generation: i32,
+    /// Workers that died under it.
+    pub rescues: i16,
+    /// The organisation's short name.
+    pub org_slug: String,
+    /// On whose behalf.
+    pub user_id: Option<UserId>,
+    /// What is wanted, in words.
+    pub prompt: String,
+    /// A JSON object as text.
+    pub context: String,
+    /// A repository.
+    pub repo_url: Option<String>,
+    /// A branch.
+    pub branch: Option<String>,
+    /// A JSON object as text.
+    pub config: String,
+    /// A JSON object as text.
+    pub metadata: String,
+    /// Attempts in all.
+    pub max_attempts: i16,
+    /// Wall-clock limit in milliseconds.
+    pub timeout_ms: Option<i64>,
+    /// Its first ancestor.
+    pub root_request_id: RequestId,
+    /// The request that created it.
+    pub parent_request_id: Option<RequestId>,
+    /// The skill's name: its own, or the worker type's default.
+    pub skill: Option<String>,
+    /// The version of that skill that is active now.
+    pub version: Option<VersionId>,
+    /// When it was claimed, by the database's clock.
+    pub claimed_at: DateTime<Utc>,
+}
+
+/// What a worker may take.
+#[derive(Debug)]
+pub struct Appetite {
+    /// At most so many in all.
+    pub batch: usize,
+    /// At most so many of one organisation, held ones included.
+    pub org_cap: usize,
+    /// How many it holds of each organisation.
+    pub held: HashMap<OrgId, usize>,
+    /// Whether only the last free slot is left: it is for organisations that hold none.
+    pub last_slot: bool,
+    /// Whether one request under which a worker has died may be taken.
+    pub suspect: bool,
+}
+
+/// A worker's place in the rotation.
+#[derive(Debug, Clone)]
+pub struct Cursor {
+    worker_id: WorkerId,
+    worker_type: String,
+    after: Uuid,
+}
+
+impl Cursor {
+    /// At the beginning.
+    pub fn new(worker_id: WorkerId, worker_type: String) -> Cursor {
+        Cursor { worker_id, worker_type, after: Uuid::nil() }
+    }
+
+    /// Claims up to `appetite.batch` requests under a new lease, in the caller's transaction. An
+    /// empty answer means that nothing may be taken now.
+    pub async fn claim(
+        &mut self,
+        tx: &mut PgConnection,
+        appetite: &Appetite,
+    ) -> Result<Vec<Claimed>, sqlx::Error> {
+        let lease: i64 = rand::random_range(1..i64::MAX);
+        let mut ids: Vec<Uuid> = Vec::new();
+        let mut held = appetite.held.clone();
+        // The second pass gives to organisations that have more what others did not need.
+        for _pass in 0..2 {
+            let want = appetite.batch - ids.len();
+            if want == 0 {
+                break;
+            }
+            let share = self.take(tx, lease, want, appetite, &held).await?;
+            let filled = share.len() >= want || share.is_empty();
+            for (id, org) in share {
+                ids.push(id);
+                *held.entry(OrgId(org)).or_default() += 1;
+            }
+            // One organisation alone was offered the whole batch in the first pass.
+            if filled {
+                break;
+            }
+        }
+        if appetite.suspect && ids.len() < appetite.batch {
+            ids.extend(self.take_suspect(tx, lease).await?);
+        }
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        load(tx, &ids, lease).await
+    }
+
+    async fn take(
+        &mut self,
+        tx: &mut PgConnection,
+        lease: i64,
+        want: usize,
+        appetite: &Appetite,
+        held: &HashMap<OrgId, usize>,
+    ) -> Result<Vec<(Uuid, Uuid)>, sqlx::Error> {
+        let (orgs, counts): (Vec<Uuid>, Vec<i64>) = held
+            .iter()
+            .filter(|(_, count)| **count > 0)
+            .map(|(org, count)| (org.0, *count as i64))
+            .unzip();
+        // With the last slot only organisations that hold nothing are served.
+        let cap = if appetite.last_slot { 1 } else { appetite.org_cap as i64 };
+        let rows = sqlx::query!(
+            r#"
+            WITH RECURSIVE ahead (org_id, place) AS (
+                -- One index probe an organisation, however many requests it has.
+                (SELECT org_id, 0 FROM eve.queue
+                  WHERE status = 'pending' AND worker_type = $1 AND org_id > $2
+                  ORDER BY org_id LIMIT 1)
+                 UNION ALL
+                SELECT (SELECT q.org_id FROM eve.queue q
+                         WHERE q.status = 'pending' AND q.worker_type = $1 AND q.org_id > a.org_id
+                         ORDER BY q.org_id LIMIT 1), a.place + 1
+                  FROM ahead a WHERE a.org_id IS NOT NULL
+            ), behind (org_id, place) AS (
+                -- Round the corner, up to and including the cursor.
+                (SELECT org_id, 1000000 FROM eve.queue
+                  WHERE status = 'pending' AND worker_type = $1 AND org_id <= $2
+                  ORDER BY org_id LIMIT 1)
+                 UNION ALL
+                SELECT (SELECT q.org_id FROM eve.queue q
+                         WHERE q.status = 'pending' AND q.worker_type = $1
+                           AND q.org_id > b.org_id AND q.org_id <= $2
+                         ORDER BY q.org_id LIMIT 1), b.place + 1
+                  FROM behind b WHERE b.org_id IS NOT NULL
+            ), visited AS MATERIALIZED (
+                SELECT o.org_id, o.place, coalesce(h.count, 0) AS held
+                  FROM (SELECT * FROM ahead UNION ALL SELECT * FROM behind LIMIT $3) o
+                  LEFT JOIN unnest($4::uuid[], $5::bigint[]) AS h (org_id, count) ON h.org_id = o.org_id
+                 WHERE o.org_id IS NOT NULL
+            ), served AS MATERIALIZED (
+                SELECT org_id, place, held FROM visited WHERE held < $6
+            ), picked AS MATERIALIZED (
+                SELECT p.id, s.place
+                  FROM served s
+                 CROSS JOIN LATERAL (
+                       SELECT q.id
+                         FROM eve.queue q
+                        WHERE q.status = 'pending' AND q.worker_type = $1 AND q.org_id = s.org_id
+                          AND q.rescues = 0
+                        ORDER BY q.priority, q.id
+                        LIMIT least(($7 + (SELECT count(*) FROM served) - 1) / (SELECT count(*) FROM served),
+                                    $6 - s.held)
+                          FOR NO KEY UPDATE SKIP LOCKED
+                       ) p
+                 LIMIT $7
+            )
+            UPDATE eve.queue q
+               SET status = 'processing', attempt = q.attempt + 1, worker_id = $8, lease = $9,
+                   claimed_at = clock_timestamp(), run_at = NULL
+              FROM picked p
+             WHERE q.id = p.id
+            RETURNING q.id, q.org_id,
+                      (SELECT org_id FROM visited ORDER BY place DESC LIMIT 1) AS last_org
+            "#,
+            self.worker_type,
+            self.after,
+            ORGS_PER_CLAIM.min(want as i64),
+            &orgs,
+            &counts,
+            cap,
+            want as i64,
+            self.worker_id.0,
+            lease
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        if let Some(last) = rows.first().and_then(|row| row.last_org) {
+            self.after = last;
+        }
+        Ok(rows.into_iter().map(|row| (row.id, row.org_id)).collect())
+    }
+
+    /// One request under which a worker died: alone, so that if it is poison it takes nobody along.
+    async fn take_suspect(
+        &self,
+        tx: &mut PgConnection,
+        lease: i64,
+    ) -> Result<Option<Uuid>, sqlx::Error> {
+        sqlx::query_scalar!(
+            r#"
+            UPDATE eve.queue q
+               SET status = 'processing', attempt = q.attempt + 1, worker_id = $2, lease = $3,
+                   claimed_at = clock_timestamp(), run_at = NULL
+             WHERE q.id = (SELECT id FROM eve.queue
+                            WHERE status = 'pending' AND rescues > 0 AND worker_type = $1
+                            ORDER BY id LIMIT 1
+                              FOR NO KEY UPDATE SKIP LOCKED)
+            RETURNING q.id
+            "#,
+            self.worker_type,
+            self.worker_id.0,
+            lease
+        )
+        .fetch_optional(&mut *tx)
+        .await
+    }
+}
+
+/// What the claimed requests ask for, in the order in which they were created. The skill is resolved
+/// here and now: a version that is activated counts from the next claim on.
+async fn load(
+    tx: &mut PgConnection,
+    ids: &[Uuid],
+    lease: i64,
+) -> Result<Vec<Claimed>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT q.id, q.org_id, q.attempt, q.generation, q.rescues, q.claimed_at AS "claimed_at!",
+               o.slug, r.user_id, r.prompt, r.context::text AS "context!", r.repo_url, r.branch,
+               r.config::text AS "config!", r.metadata::text AS "metadata!", r.max_attempts,
+               r.timeout_ms, r.root_request_id, r.parent_request_id,
+               coalesce(r.skill, t.default_skill) AS skill, s.active_version AS "active_version?"
+          FROM eve.queue q
+          JOIN eve.requests r ON r.id = q.id
+          JOIN eve.organizations o ON o.id = q.org_id
+          LEFT JOIN eve.worker_types t ON t.id = q.worker_type
+          -- The organisation's own skill of that name, else the platform's (the nil id sorts last).
+          LEFT JOIN LATERAL (
+               SELECT active_version
+                 FROM eve.skills
+                WHERE name = coalesce(r.skill, t.default_skill)
+                  AND org_id IN (q.org_id, '00000000-0000-0000-0000-000000000000')
+                  AND active_version IS NOT NULL
+                ORDER BY org_id DESC LIMIT 1
+               ) s ON true
+         WHERE q.id = ANY ($1) AND r.id = ANY ($1)
+         ORDER BY q.priority, q.id
+        "#,
+        ids
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Claimed {
+            id: RequestId(row.id),
+            org_id: OrgId(row.org_id),
+            lease,
+            attempt: row.attempt,
+            generation: row.generation,
+            rescues: row.rescues,
+            org_slug: row.slug,
+            user_id: row.user_id.map(UserId),
+            prompt: row.prompt,
+            context: row.context,
+            repo_url: row.repo_url,
+            branch: row.branch,
+            config: row.config,
+            metadata: row.metadata,
+            max_attempts: row.max_attempts,
+            timeout_ms: row.timeout_ms,
+            root_request_id: RequestId(row.root_request_id),
+            parent_request_id: row.parent_request_id.map(RequestId),
+            skill: row.skill,
+            version: row.active_version.map(VersionId),
+            claimed_at: row.claimed_at,
+        })
+        .collect())
+}

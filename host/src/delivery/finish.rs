@@ -1,0 +1,456 @@
+//! Writing what became of runs.
+//!
+//! Most runs have neither dependents nor effects: [`plain`] ends a whole batch of them in one statement
+//! and skips what it finds locked. The rest goes one by one through [`with_graph`], in transactions of
+//! their own: the result, the effects and what they set free commit together or not at all.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgConnection;
+use uuid::Uuid;
+
+use super::claim::Claimed;
+use crate::db::{Db, Scope, Tx, is_deadlock};
+use crate::ids::{RequestId, WorkerId};
+use crate::requests::create::{self, Lineage, Parent, Prepared};
+use crate::requests::graph::{Ending, Graph, Reach, Ripple};
+use crate::requests::{
+    FailureCode, LogLine, NewRequest, Origin, Problem, RequestError, Status,
+};
+use crate::tenancy::{Actor, Tenant, audit};
+
+/// The first wait before another attempt; doubled each time.
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+/// The longest.
+const BACKOFF_MAX: Duration = Duration::from_secs(600);
+/// How long the slow path waits for a lock before it tries again.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '5s'";
+
+/// A run that ended, as it is to be written.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// What was claimed.
+    pub run: Claimed,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Requests that it created; only committed if it completed.
+    pub creates: Vec<(RequestId, NewRequest)>,
+    /// Requests that it cancelled; only committed if it completed.
+    pub cancels: Vec<(RequestId, Option<String>)>,
+    /// Its log.
+    pub log: Vec<LogLine>,
+    /// Log lines that were dropped.
+    pub log_dropped: u64,
+    /// Wall-clock time.
+    pub wall: Duration,
+    /// CPU time.
+    pub cpu: Duration,
+    /// Peak memory in bytes.
+    pub memory_peak: usize,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// With an output.
+    Completed {
+        /// For people.
+        summary: String,
+        /// JSON text.
+        data: Option<String>,
+        /// Tokens used.
+        tokens_used: Option<i64>,
+        /// Cost.
+        cost: Option<f64>,
+    },
+    /// Without.
+    Failed {
+        /// In a word.
+        code: FailureCode,
+        /// In a sentence.
+        message: String,
+        /// Whether another attempt may help.
+        retryable: bool,
+    },
+}
+
+impl Finished {
+    /// A run that never got as far as running.
+    pub fn unstarted(run: Claimed, code: FailureCode, message: String, retryable: bool) -> Finished {
+        Finished {
+            run,
+            outcome: Outcome::Failed { code, message, retryable },
+            creates: Vec::new(),
+            cancels: Vec::new(),
+            log: Vec::new(),
+            log_dropped: 0,
+            wall: Duration::ZERO,
+            cpu: Duration::ZERO,
+            memory_peak: 0,
+        }
+    }
+
+    /// Whether it is tried again.
+    fn goes_on(&self) -> bool {
+        matches!(self.outcome, Outcome::Failed { retryable: true, .. })
+            && self.run.attempt < self.run.max_attempts
+    }
+
+    /// Whether it can end without looking at the graph, if its row says so too.
+    fn is_plain(&self) -> bool {
+        self.creates.is_empty() && self.cancels.is_empty()
+    }
+
+    fn ending(&self) -> Ending {
+        let mut ending = Ending {
+            id: self.run.id.0,
+            status: Status::Completed,
+            summary: None,
+            data: None,
+            error: None,
+            tokens_used: None,
+            cost: None,
+            duration_us: Some(self.wall.as_micros() as i64),
+            cpu_us: Some(self.cpu.as_micros() as i64),
+            memory_peak_bytes: Some(self.memory_peak as i64),
+        };
+        match &self.outcome {
+            Outcome::Completed { summary, data, tokens_used, cost } => {
+                ending.summary = Some(summary.clone()).filter(|summary| !summary.is_empty());
+                ending.data = data.clone();
+                ending.tokens_used = *tokens_used;
+                ending.cost = *cost;
+            }
+            Outcome::Failed { code, message, .. } => {
+                ending.status = Status::Failed;
+                ending.error =
+                    Some(Problem { code: code.as_str().into(), message: message.clone() });
+            }
+        }
+        ending
+    }
+
+    /// Full jitter on an exponential back-off, so that what failed together does not return together.
+    fn backoff(&self) -> Duration {
+        let exponent = u32::from(self.run.attempt.unsigned_abs()).saturating_sub(1).min(20);
+        let longest = BACKOFF_FIRST.saturating_mul(1 << exponent).min(BACKOFF_MAX);
+        longest.mul_f64(rand::random_range(0.5..1.0))
+    }
+}
+
+/// Writes the outcomes of a batch, in the caller's transaction. Returns the indices of those that have
+/// to go through [`with_graph`]: they have dependents or effects, somebody holds their row's lock, or
+/// their lease is lost.
+pub async fn plain(
+    tx: &mut PgConnection,
+    worker: WorkerId,
+    batch: &[Finished],
+) -> Result<Vec<usize>, sqlx::Error> {
+    let mut written = vec![false; batch.len()];
+    let ends: Vec<usize> = (0..batch.len())
+        .filter(|&index| batch[index].is_plain() && !batch[index].goes_on())
+        .collect();
+    let again: Vec<usize> = (0..batch.len()).filter(|&index| batch[index].goes_on()).collect();
+    let done = end(tx, worker, ends.iter().map(|&index| &batch[index])).await?;
+    let back = again_later(tx, worker, again.iter().map(|&index| &batch[index])).await?;
+    for index in ends.into_iter().chain(again) {
+        let id = batch[index].run.id.0;
+        written[index] = done.contains(&id) || back.contains(&id);
+    }
+    let logged: Vec<&Finished> = batch
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| written[*index])
+        .map(|(_, finished)| finished)
+        .collect();
+    write_logs(tx, &logged).await?;
+    Ok((0..batch.len()).filter(|&index| !written[index]).collect())
+}
+
+async fn end(
+    tx: &mut PgConnection,
+    worker: WorkerId,
+    batch: impl Iterator<Item = &Finished>,
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    let batch: Vec<(i64, Ending)> =
+        batch.map(|finished| (finished.run.lease, finished.ending())).collect();
+    if batch.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<Uuid> = batch.iter().map(|(_, e)| e.id).collect();
+    let leases: Vec<i64> = batch.iter().map(|(lease, _)| *lease).collect();
+    let statuses: Vec<&str> = batch.iter().map(|(_, e)| e.status.as_str()).collect();
+    let summaries: Vec<Option<&str>> = batch.iter().map(|(_, e)| e.summary.as_deref()).collect();
+    let data: Vec<Option<&str>> = batch.iter().map(|(_, e)| e.data.as_deref()).collect();
+    let codes: Vec<Option<&str>> =
+        batch.iter().map(|(_, e)| e.error.as_ref().map(|p| p.code.as_str())).collect();
+    let messages: Vec<Option<&str>> =
+        batch.iter().map(|(_, e)| e.error.as_ref().map(|p| p.message.as_str())).collect();
+    let tokens: Vec<Option<i64>> = batch.iter().map(|(_, e)| e.tokens_used).collect();
+    let costs: Vec<Option<f64>> = batch.iter().map(|(_, e)| e.cost).collect();
+    let durations: Vec<Option<i64>> = batch.iter().map(|(_, e)| e.duration_us).collect();
+    let cpu: Vec<Option<i64>> = batch.iter().map(|(_, e)| e.cpu_us).collect();
+    let peaks: Vec<Option<i64>> = batch.iter().map(|(_, e)| e.memory_peak_bytes).collect();
+    sqlx::query_scalar!(
+        r#"
+        WITH ended AS MATERIALIZED (
+            SELECT *
+              FROM unnest($2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[],
+                          $8::text[], $9::bigint[], $10::float8[], $11::bigint[], $12::bigint[],
+                          $13::bigint[])
+                AS e (id, lease, status, summary, data, code, message, tokens, cost, duration, cpu, peak)
+        ), gone AS (
+            DELETE FROM eve.queue
+             WHERE id IN (
+                   SELECT q.id
+                     FROM eve.queue q
+                     JOIN ended e ON e.id = q.id AND e.lease = q.lease
+                    WHERE q.id = ANY ($2) AND q.worker_id = $1 AND NOT q.has_dependents AND NOT q.replies
+                      FOR UPDATE OF q SKIP LOCKED)
+            RETURNING id, org_id, generation, attempt, claimed_at
+        )
+        INSERT INTO eve.orchestration_results
+               (request_id, org_id, status, generation, attempt, summary, data, error_code, error_message,
+                tokens_used, cost, worker_id, started_at, duration_us, cpu_us, memory_peak_bytes)
+        SELECT g.id, g.org_id, e.status, g.generation, g.attempt, e.summary, e.data::jsonb, e.code,
+               e.message, e.tokens, e.cost, $1, g.claimed_at, e.duration, e.cpu, e.peak
+          FROM gone g
+          JOIN ended e ON e.id = g.id
+        RETURNING request_id
+        "#,
+        worker.0,
+        &ids,
+        &leases,
+        &statuses as &[&str],
+        &summaries as &[Option<&str>],
+        &data as &[Option<&str>],
+        &codes as &[Option<&str>],
+        &messages as &[Option<&str>],
+        &tokens as &[Option<i64>],
+        &costs as &[Option<f64>],
+        &durations as &[Option<i64>],
+        &cpu as &[Option<i64>],
+        &peaks as &[Option<i64>],
+    )
+    .fetch_all(&mut *tx)
+    .await
+}
+
+/// Schedules failed runs for another attempt, and records the one that failed.
+async fn again_later(
+    tx: &mut PgConnection,
+    worker: WorkerId,
+    batch: impl Iterator<Item = &Finished>,
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    let batch: Vec<(&Finished, Ending, i64)> = batch
+        .map(|finished| (finished, finished.ending(), finished.backoff().as_millis() as i64))
+        .collect();
+    if batch.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<Uuid> = batch.iter().map(|(_, e, _)| e.id).collect();
+    let leases: Vec<i64> = batch.iter().map(|(f, _, _)| f.run.lease).collect();
+    let waits: Vec<i64> = batch.iter().map(|(_, _, wait)| *wait).collect();
+    let problem = |e: &Ending| e.error.clone().unwrap_or(Problem { code: String::new(), message: String::new() });
+    let codes: Vec<String> = batch.iter().map(|(_, e, _)| problem(e).code).collect();
+    let messages: Vec<String> = batch.iter().map(|(_, e, _)| problem(e).message).collect();
+    let durations: Vec<Option<i64>> = batch.iter().map(|(_, e, _)| e.duration_us).collect();
+    let cpu: Vec<Option<i64>> = batch.iter().map(|(_, e, _)| e.cpu_us).collect();
+    let peaks: Vec<Option<i64>> = batch.iter().map(|(_, e, _)| e.memory_peak_bytes).collect();
+    sqlx::query_scalar!(
+        r#"
+        WITH ended AS MATERIALIZED (
+            SELECT *
+              FROM unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::bigint[],
+                          $8::bigint[], $9::bigint[])
+                AS e (id, lease, wait, code, message, duration, cpu, peak)
+        ), held AS MATERIALIZED (
+            SELECT q.id, q.claimed_at, e.wait, e.code, e.message, e.duration, e.cpu, e.peak
+              FROM eve.queue q
+              JOIN ended e ON e.id = q.id AND e.lease = q.lease
+             WHERE q.id = ANY ($2) AND q.worker_id = $1
+               FOR NO KEY UPDATE OF q SKIP LOCKED
+        ), back AS (
+            UPDATE eve.queue q
+               SET status = 'scheduled', run_at = clock_timestamp() + h.wait * interval '1 millisecond',
+                   worker_id = NULL, lease = NULL, claimed_at = NULL
+              FROM held h
+             WHERE q.id = h.id
+            RETURNING q.id, q.org_id, q.generation, q.attempt
+        )
+        INSERT INTO eve.attempts
+               (request_id, id, org_id, generation, attempt, kind, code, message, worker_id, started_at,
+                duration_us, cpu_us, memory_peak_bytes)
+        SELECT b.id, gen_random_uuid(), b.org_id, b.generation, b.attempt, 'failed', h.code, h.message, $1,
+               h.claimed_at, h.duration, h.cpu, h.peak
+          FROM back b
+          JOIN held h ON h.id = b.id
+        RETURNING request_id
+        "#,
+        worker.0,
+        &ids,
+        &leases,
+        &waits,
+        &codes,
+        &messages,
+        &durations as &[Option<i64>],
+        &cpu as &[Option<i64>],
+        &peaks as &[Option<i64>],
+    )
+    .fetch_all(&mut *tx)
+    .await
+}
+
+async fn write_logs(tx: &mut PgConnection, batch: &[&Finished]) -> Result<(), sqlx::Error> {
+    let written: Vec<&&Finished> = batch
+        .iter()
+        .filter(|finished| !finished.log.is_empty() || finished.log_dropped > 0)
+        .collect();
+    if written.is_empty() {
+        return Ok(());
+    }
+    let requests: Vec<Uuid> = written.iter().map(|f| f.run.id.0).collect();
+    let ids: Vec<Uuid> = written.iter().map(|_| Uuid::now_v7()).collect();
+    let orgs: Vec<Uuid> = written.iter().map(|f| f.run.org_id.0).collect();
+    let generations: Vec<i32> = written.iter().map(|f| f.run.generation).collect();
+    let attempts: Vec<i16> = written.iter().map(|f| f.run.attempt).collect();
+    let lines: Vec<sqlx::types::Json<&Vec<LogLine>>> =
+        written.iter().map(|f| sqlx::types::Json(&f.log)).collect();
+    let dropped: Vec<i64> = written.iter().map(|f| f.log_dropped as i64).collect();
+    sqlx::query!(
+        r#"
+        INSERT INTO eve.run_logs (request_id, id, org_id, generation, attempt, lines, dropped)
+        SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::smallint[],
+                             $6::jsonb[], $7::bigint[])
+        "#,
+        &requests,
+        &ids,
+        &orgs,
+        &generations,
+        &attempts,
+        &lines as &[sqlx::types::Json<&Vec<LogLine>>],
+        &dropped
+    )
+    .execute(&mut *tx)
+    .await?;
+    Ok(())
+}
+
+/// What came of writing one run through the graph.
+#[derive(Debug)]
+pub enum Written {
+    /// It is written.
+    Done(Ripple),
+    /// The lease is lost: the run was rescued or cancelled, or an earlier try of this very write had
+    /// committed before its connection broke. Nothing was changed.
+    LeaseLost,
+}
+
+/// Ends one run with all that follows: its effects, its dependents.
+pub async fn with_graph(
+    db: &Db,
+    worker: WorkerId,
+    finished: &Finished,
+) -> Result<Written, sqlx::Error> {
+    let mut tries = 0;
+    loop {
+        match try_with_graph(db, worker, finished).await {
+            Err(RequestError::Database { source, .. }) if is_deadlock(&source) && tries < 10 => {
+                tries += 1;
+            }
+            Err(RequestError::Database { source, .. }) => return Err(source),
+            // What the run asked for cannot be had any more: it fails, alone.
+            Err(refused) if !finished.is_plain() => {
+                let mut failed = finished.clone();
+                failed.creates.clear();
+                failed.cancels.clear();
+                failed.outcome = Outcome::Failed {
+                    code: FailureCode::EffectsInvalid,
+                    message: format!("what the run asked for could not be committed: {refused}"),
+                    retryable: false,
+                };
+                return Box::pin(with_graph(db, worker, &failed)).await;
+            }
+            Err(other) => {
+                return Err(sqlx::Error::Protocol(format!("ending a run was refused: {other}")));
+            }
+            Ok(written) => return Ok(written),
+        }
+    }
+}
+
+async fn try_with_graph(
+    db: &Db,
+    worker: WorkerId,
+    finished: &Finished,
+) -> Result<Written, RequestError> {
+    let failed = || RequestError::database("ending a run");
+    let mut tx: Tx = db.begin(Scope::Engine).await.map_err(failed())?;
+    sqlx::Executor::execute(&mut *tx, LOCK_TIMEOUT).await.map_err(failed())?;
+    let id = finished.run.id.0;
+    if finished.goes_on() {
+        // Only its own row: nothing else changes.
+        let reach = Reach { rows: vec![id], ..Reach::default() };
+        let graph = Graph::lock(&mut tx, &reach).await.map_err(failed())?;
+        if !holds_lease(&graph, worker, finished) {
+            return Ok(Written::LeaseLost);
+        }
+        again_later(&mut tx, worker, std::iter::once(finished)).await.map_err(failed())?;
+        write_logs(&mut tx, &[finished]).await.map_err(failed())?;
+        tx.commit().await.map_err(failed())?;
+        return Ok(Written::Done(Ripple::default()));
+    }
+
+    let prepared: Vec<Prepared> = finished
+        .creates
+        .iter()
+        .map(|(id, new)| Prepared { id: *id, new: new.clone() })
+        .collect();
+    let ending = finished.ending();
+    let mut reach = Reach { rows: create::external_blockers(&prepared), ..Reach::default() };
+    reach.failing.extend(finished.cancels.iter().map(|(target, _)| target.0));
+    match ending.status {
+        Status::Completed => reach.completing.push(id),
+        _ => reach.failing.push(id),
+    }
+    let mut graph = Graph::lock(&mut tx, &reach).await.map_err(failed())?;
+    if !holds_lease(&graph, worker, finished) {
+        return Ok(Written::LeaseLost);
+    }
+
+    // The organisation is the leased row's, not the worker's memory of it.
+    let tenant = Tenant::proven(crate::ids::OrgId(graph.live[&id].org_id));
+    let actor = Actor::Run { request: finished.run.id, user: finished.run.user_id };
+    let mut ripple = Ripple::default();
+    if !prepared.is_empty() {
+        let lineage = Lineage {
+            origin: Origin { actor },
+            parent: Some(Parent { id, root: finished.run.root_request_id.0 }),
+        };
+        ripple.absorb(create::insert(&mut tx, tenant, &lineage, &prepared, &graph).await?);
+    }
+    let mut endings = vec![ending];
+    for (target, reason) in &finished.cancels {
+        // Another organisation's request does not exist for it; one that ended meanwhile has ended.
+        let is_own = graph.live.get(&target.0).is_some_and(|live| live.org_id == tenant.org().0)
+            || finished.creates.iter().any(|(created, _)| created == target);
+        if is_own && target.0 != id {
+            let message = reason.clone().unwrap_or_else(|| format!("cancelled by request {id}"));
+            endings.push(Ending::without_run(target.0, Status::Cancelled, "cancelled", message));
+            audit::record(&mut tx, tenant, &actor, "request.cancel", &target.to_string())
+                .await
+                .map_err(failed())?;
+        }
+    }
+    ripple.absorb(graph.end(&mut tx, endings).await.map_err(failed())?);
+    ripple.interrupted.retain(|interrupted| *interrupted != id);
+    write_logs(&mut tx, &[finished]).await.map_err(failed())?;
+    tx.commit().await.map_err(failed())?;
+    Ok(Written::Done(ripple))
+}
+
+fn holds_lease(graph: &Graph, worker: WorkerId, finished: &Finished) -> bool {
+    graph.live.get(&finished.run.id.0).is_some_and(|live| {
+        live.worker_id == Some(worker.0) && live.lease == Some(finished.run.lease)
+    })
+}

@@ -1,0 +1,294 @@
+//! Leases belong to worker processes: one heartbeat a process, not a run.
+//!
+//! [`Heartbeat`] is the worker's side. [`Rescuer`] is the other: it gives the runs of a worker back to
+//! the queue when that worker was silent for 15 s. Only silence counts that was heard while the
+//! rescuer's own connection to Postgres was unbroken: after an outage nobody is dead yet. If the
+//! rescuer dies, the next one starts listening afresh.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use crate::db::{Db, Scope, Tx};
+use crate::ids::WorkerId;
+use crate::requests::graph::{Ending, Graph, Reach, Ripple};
+use crate::requests::{FailureCode, Status};
+
+/// How often a worker says that it lives.
+pub const BEAT: Duration = Duration::from_secs(3);
+/// How long a worker may be silent.
+pub const SILENCE: Duration = Duration::from_secs(15);
+/// How many workers may die under a request before it ends.
+pub const MAX_RESCUES: i16 = 3;
+/// How often a request is given back by a draining worker before that counts as an attempt.
+pub const MAX_DRAINS: i16 = 3;
+/// Rows rescued in one transaction.
+const RESCUE_BATCH: i64 = 500;
+
+/// A worker's entry in `eve.workers`.
+#[derive(Debug, Clone)]
+pub struct Heartbeat {
+    /// The process.
+    pub worker_id: WorkerId,
+    /// Its pool.
+    pub worker_type: String,
+    /// Where it runs: the pod's or the machine's name.
+    pub host: String,
+    /// The engine whose artifacts it can run.
+    pub fingerprint: String,
+    /// Runs at one time.
+    pub slots: usize,
+}
+
+impl Heartbeat {
+    /// Says that the worker lives. Also registers it: a worker that was given up for dead and is not
+    /// comes back under the same id, without its leases.
+    pub async fn beat(&self, db: &Db, draining: bool) -> Result<(), sqlx::Error> {
+        let mut tx = db.begin(Scope::Engine).await?;
+        sqlx::query!(
+            r#"
+            INSERT INTO eve.workers (id, worker_type, host, version, fingerprint, slots, draining)
+            VALUES ($1, $2, $3, $4, $5, $6, $7)
+            ON CONFLICT (id) DO UPDATE
+               SET last_seen_at = clock_timestamp(), beats = workers.beats + 1, draining = $7
+            "#,
+            self.worker_id.0,
+            self.worker_type,
+            self.host,
+            env!("CARGO_PKG_VERSION"),
+            self.fingerprint,
+            self.slots as i32,
+            draining
+        )
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await
+    }
+
+    /// Takes the entry back, after everything was finished or given back.
+    pub async fn leave(&self, db: &Db) -> Result<(), sqlx::Error> {
+        let mut tx = db.begin(Scope::Engine).await?;
+        sqlx::query!("DELETE FROM eve.workers WHERE id = $1", self.worker_id.0)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await
+    }
+}
+
+/// Which of `held` are still this worker's; and how many rows carry its name that it does not know
+/// of, because the answer to the claim was lost with its connection: those go back to the queue.
+pub async fn reconcile(
+    db: &Db,
+    worker: WorkerId,
+    held: &[(Uuid, i64)],
+) -> Result<HashSet<Uuid>, sqlx::Error> {
+    let (ids, leases): (Vec<Uuid>, Vec<i64>) = held.iter().copied().unzip();
+    let mut tx = db.begin(Scope::Engine).await?;
+    let orphans = sqlx::query_scalar!(
+        r#"
+        UPDATE eve.queue q
+           SET status = 'pending', attempt = q.attempt - 1, worker_id = NULL, lease = NULL,
+               claimed_at = NULL
+         WHERE q.worker_id = $1 AND q.status IN ('claimed', 'processing')
+           AND NOT EXISTS (SELECT FROM unnest($2::uuid[], $3::bigint[]) AS h (id, lease)
+                            WHERE h.id = q.id AND h.lease = q.lease)
+        RETURNING q.id
+        "#,
+        worker.0,
+        &ids,
+        &leases
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let kept = sqlx::query_scalar!(
+        r#"
+        SELECT q.id
+          FROM unnest($2::uuid[], $3::bigint[]) AS h (id, lease)
+          JOIN eve.queue q ON q.id = h.id AND q.lease = h.lease
+         WHERE q.worker_id = $1
+        "#,
+        worker.0,
+        &ids,
+        &leases
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    if !orphans.is_empty() {
+        tracing::warn!(count = orphans.len(), "gave back claims whose answer had been lost");
+    }
+    Ok(kept.into_iter().collect())
+}
+
+/// Gives runs back to the queue. `started` ones count as drained, and the third drain as an attempt;
+/// the others as if they had never been claimed.
+pub async fn give_back(
+    db: &Db,
+    worker: WorkerId,
+    unstarted: &[(Uuid, i64)],
+    started: &[(Uuid, i64)],
+) -> Result<(), sqlx::Error> {
+    let runs = unstarted.iter().map(|run| (run, false)).chain(started.iter().map(|run| (run, true)));
+    let mut ids = Vec::new();
+    let mut leases = Vec::new();
+    let mut ran = Vec::new();
+    for ((id, lease), was_started) in runs {
+        ids.push(*id);
+        leases.push(*lease);
+        ran.push(was_started);
+    }
+    let mut tx = db.begin(Scope::Engine).await?;
+    sqlx::query!(
+        r#"
+        UPDATE eve.queue q
+           SET status = 'pending', worker_id = NULL, lease = NULL, claimed_at = NULL,
+               drains = CASE WHEN h.ran AND q.drains + 1 < $5 THEN q.drains + 1 ELSE 0 END,
+               attempt = CASE WHEN h.ran AND q.drains + 1 >= $5 THEN q.attempt ELSE q.attempt - 1 END
+          FROM unnest($2::uuid[], $3::bigint[], $4::boolean[]) AS h (id, lease, ran)
+         WHERE q.id = h.id AND q.lease = h.lease AND q.worker_id = $1
+        "#,
+        worker.0,
+        &ids,
+        &leases,
+        &ran,
+        i32::from(MAX_DRAINS)
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await
+}
+
+/// What the rescuer has heard of each worker, by its own monotonic clock.
+#[derive(Debug, Default)]
+pub struct Rescuer {
+    heard: HashMap<Uuid, (i64, Instant)>,
+}
+
+impl Rescuer {
+    /// Forgets what it has heard: its own connection was broken, so silence means nothing.
+    pub fn lost_touch(&mut self) {
+        self.heard.clear();
+    }
+
+    /// Listens once. Returns the workers that have been silent for too long.
+    pub async fn silent(&mut self, tx: &mut Tx) -> Result<Vec<WorkerId>, sqlx::Error> {
+        // Workers in the table, and holders of leases that are not in it any more.
+        let rows = sqlx::query!(
+            r#"
+            SELECT w.id AS "id!", w.beats AS "beats!" FROM eve.workers w
+             UNION ALL
+            SELECT DISTINCT q.worker_id, -1::bigint FROM eve.queue q
+             WHERE q.status IN ('claimed', 'processing')
+               AND NOT EXISTS (SELECT FROM eve.workers w WHERE w.id = q.worker_id)
+            "#
+        )
+        .fetch_all(&mut **tx)
+        .await?;
+        let now = Instant::now();
+        let mut heard = HashMap::with_capacity(rows.len());
+        let mut silent = Vec::new();
+        for row in rows {
+            let since = match self.heard.get(&row.id) {
+                Some((beats, since)) if *beats == row.beats => *since,
+                _ => now,
+            };
+            if now.duration_since(since) >= SILENCE {
+                silent.push(WorkerId(row.id));
+            }
+            heard.insert(row.id, (row.beats, since));
+        }
+        self.heard = heard;
+        Ok(silent)
+    }
+
+    /// Gives a dead worker's runs back to the queue as suspects, and ends those under which too many
+    /// workers have died. One transaction a call; call until it returns `None`.
+    pub async fn rescue(
+        &mut self,
+        tx: &mut Tx,
+        worker: WorkerId,
+    ) -> Result<Option<Ripple>, sqlx::Error> {
+        let rows = sqlx::query!(
+            r#"
+            SELECT id, rescues
+              FROM eve.queue
+             WHERE worker_id = $1 AND status IN ('claimed', 'processing')
+             ORDER BY id
+             LIMIT $2
+               FOR NO KEY UPDATE SKIP LOCKED
+            "#,
+            worker.0,
+            RESCUE_BATCH
+        )
+        .fetch_all(&mut **tx)
+        .await?;
+        if rows.is_empty() {
+            sqlx::query!(
+                r#"
+                DELETE FROM eve.workers
+                 WHERE id = $1
+                   AND NOT EXISTS (SELECT FROM eve.queue
+                                    WHERE worker_id = $1 AND status IN ('claimed', 'processing'))
+                "#,
+                worker.0
+            )
+            .execute(&mut **tx)
+            .await?;
+            self.heard.remove(&worker.0);
+            return Ok(None);
+        }
+        // The poisonous ones are ended by themselves: ending takes the graph's locks in their order.
+        let poison: Vec<Uuid> =
+            rows.iter().filter(|row| row.rescues + 1 >= MAX_RESCUES).map(|row| row.id).collect();
+        let back: Vec<Uuid> =
+            rows.iter().filter(|row| row.rescues + 1 < MAX_RESCUES).map(|row| row.id).collect();
+        let pending = sqlx::query!(
+            r#"
+            WITH back AS (
+                UPDATE eve.queue q
+                   SET status = 'pending', attempt = q.attempt - 1, rescues = q.rescues + 1,
+                       worker_id = NULL, lease = NULL, claimed_at = NULL
+                  FROM (SELECT id, claimed_at FROM eve.queue WHERE id = ANY ($1)) old
+                 WHERE q.id = old.id
+                RETURNING q.id, q.org_id, q.generation, q.attempt, q.worker_type, old.claimed_at
+            ), recorded AS (
+                INSERT INTO eve.attempts
+                       (request_id, id, org_id, generation, attempt, kind, code, message, worker_id, started_at)
+                SELECT id, gen_random_uuid(), org_id, generation, attempt + 1, 'rescued', $2,
+                       'the worker that ran this died', $3, claimed_at
+                  FROM back
+            )
+            SELECT DISTINCT worker_type FROM back
+            "#,
+            &back,
+            FailureCode::WorkerLost.as_str(),
+            worker.0
+        )
+        .fetch_all(&mut **tx)
+        .await?;
+        let mut ripple = Ripple {
+            pending: pending.into_iter().map(|row| row.worker_type).collect(),
+            interrupted: Vec::new(),
+        };
+        if !poison.is_empty() {
+            let reach = Reach { failing: poison.clone(), ..Reach::default() };
+            let mut graph = Graph::lock(tx, &reach).await?;
+            let endings = poison
+                .into_iter()
+                .filter(|id| graph.live.contains_key(id))
+                .map(|id| {
+                    Ending::without_run(
+                        id,
+                        Status::Failed,
+                        FailureCode::WorkerLost.as_str(),
+                        format!("{MAX_RESCUES} workers died while they ran this"),
+                    )
+                })
+                .collect();
+            ripple.absorb(graph.end(tx, endings).await?);
+            ripple.interrupted.clear();
+        }
+        Ok(Some(ripple))
+    }
+}

@@ -1,0 +1,3 @@
+//! `eve dev`: the whole platform in one process, on a Postgres of its own.
+
+pub mod postgres;

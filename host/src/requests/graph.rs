@@ -1,0 +1,574 @@
+//! The one locking routine for every change of the graph.
+//!
+//! Ending a request changes others: dependents start, are held, or are cancelled and end in turn.
+//! Whoever changes the graph (a finishing run, a creation with blockers, a cancel, a retry):
+//! 1. *discovers*, without locks, which live requests it may touch;
+//! 2. *locks* them all in one statement, in the order of their ids;
+//! 3. *discovers again* in a later statement: an edge inserted meanwhile was outside the first
+//!    snapshot. If the set grew, it gives its locks back and starts over;
+//! 4. decides what follows (`propagate`, a pure function) and *applies* it set-based.
+//!
+//! Locks are `FOR NO KEY UPDATE`: `FOR SHARE` lets a stream of inserters on one blocker starve its
+//! finisher; unsorted locks deadlock.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use sqlx::Executor;
+use uuid::Uuid;
+
+use super::{OnFailure, Problem, Status};
+use crate::db::Tx;
+
+/// How long a dependent is held after its blocker failed, in hours.
+pub const HOLD_HOURS: i32 = 24;
+
+/// What a change of the graph means to touch.
+#[derive(Debug, Default, Clone)]
+pub struct Reach {
+    /// Requests to lock as they are: own rows, blockers to be.
+    pub rows: Vec<Uuid>,
+    /// Requests that complete: their dependents are touched.
+    pub completing: Vec<Uuid>,
+    /// Requests that fail or are cancelled: the cascade below them is touched.
+    pub failing: Vec<Uuid>,
+}
+
+/// A live request, locked.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// Its organisation.
+    pub org_id: Uuid,
+    /// Its pool.
+    pub worker_type: String,
+    /// Where it stands.
+    pub status: Status,
+    /// Its generation.
+    pub generation: i32,
+    /// Attempts begun.
+    pub attempt: i16,
+    /// The worker that has it.
+    pub worker_id: Option<Uuid>,
+    /// The lease under which it has it.
+    pub lease: Option<i64>,
+    /// Whether its claim has to be broken off.
+    pub is_running: bool,
+}
+
+/// An edge whose blocker has not ended yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Edge {
+    /// Waited for.
+    pub blocker: Uuid,
+    /// Waiting.
+    pub dependent: Uuid,
+    /// What happens when the blocker fails or is cancelled.
+    pub on_failure: OnFailure,
+}
+
+/// What follows from some requests' ending.
+#[derive(Debug, Default, PartialEq)]
+pub struct Propagation {
+    /// Edges that hold nobody back any more.
+    pub met: Vec<(Uuid, Uuid)>,
+    /// Edges that hold on after a failure.
+    pub held: Vec<(Uuid, Uuid)>,
+    /// How many open blockers each dependent loses.
+    pub released: BTreeMap<Uuid, i32>,
+    /// Dependents that are cancelled, and the blocker because of which.
+    pub cancelled: BTreeMap<Uuid, Uuid>,
+}
+
+/// Decides what becomes of the dependents of requests that end: `completing` well, `failing` badly.
+/// `live` says which dependents are still open. Each edge counts once.
+pub fn propagate(
+    completing: &[Uuid],
+    failing: &[Uuid],
+    edges: &[Edge],
+    live: &HashSet<Uuid>,
+) -> Propagation {
+    let mut below: HashMap<Uuid, Vec<&Edge>> = HashMap::new();
+    for edge in edges {
+        below.entry(edge.blocker).or_default().push(edge);
+    }
+    let mut outcome = Propagation::default();
+    let mut ended: HashSet<Uuid> = completing.iter().chain(failing).copied().collect();
+    let mut bad: Vec<Uuid> = failing.to_vec();
+    let mut loose = Vec::new();
+    for blocker in completing {
+        loose.extend(below.get(blocker).into_iter().flatten().copied());
+    }
+    // First the whole cascade, so that a dependent which is cancelled by one blocker is not released
+    // by another.
+    while let Some(blocker) = bad.pop() {
+        for edge in below.get(&blocker).into_iter().flatten().copied() {
+            if edge.on_failure == OnFailure::Cancel
+                && live.contains(&edge.dependent)
+                && ended.insert(edge.dependent)
+            {
+                outcome.cancelled.insert(edge.dependent, blocker);
+                bad.push(edge.dependent);
+            }
+            match edge.on_failure {
+                OnFailure::Cancel => {}
+                OnFailure::Run => loose.push(edge),
+                OnFailure::Hold => {
+                    if live.contains(&edge.dependent) {
+                        outcome.held.push((edge.blocker, edge.dependent));
+                    }
+                }
+            }
+        }
+    }
+    for edge in loose {
+        if live.contains(&edge.dependent) && !ended.contains(&edge.dependent) {
+            outcome.met.push((edge.blocker, edge.dependent));
+            *outcome.released.entry(edge.dependent).or_default() += 1;
+        }
+    }
+    outcome.held.retain(|(_, dependent)| !ended.contains(dependent));
+    outcome
+}
+
+/// How a request ends.
+#[derive(Debug, Clone)]
+pub struct Ending {
+    /// Which.
+    pub id: Uuid,
+    /// `Completed`, `Failed` or `Cancelled`.
+    pub status: Status,
+    /// A line for people.
+    pub summary: Option<String>,
+    /// JSON for programs.
+    pub data: Option<String>,
+    /// Why it did not complete.
+    pub error: Option<Problem>,
+    /// What the run says it used.
+    pub tokens_used: Option<i64>,
+    /// What the run says it cost.
+    pub cost: Option<f64>,
+    /// Wall-clock time of the run.
+    pub duration_us: Option<i64>,
+    /// CPU time of the run.
+    pub cpu_us: Option<i64>,
+    /// Peak memory of the run.
+    pub memory_peak_bytes: Option<i64>,
+}
+
+impl Ending {
+    /// An ending without a run: cancelled, or failed by the platform.
+    pub fn without_run(id: Uuid, status: Status, code: &str, message: impl Into<String>) -> Ending {
+        Ending {
+            id,
+            status,
+            summary: None,
+            data: None,
+            error: Some(Problem { code: code.into(), message: message.into() }),
+            tokens_used: None,
+            cost: None,
+            duration_us: None,
+            cpu_us: None,
+            memory_peak_bytes: None,
+        }
+    }
+}
+
+/// What a committed change means for others: whom to wake, whom to stop.
+#[derive(Debug, Default)]
+pub struct Ripple {
+    /// Worker types that have new pending requests.
+    pub pending: BTreeSet<String>,
+    /// Requests that were running when they ended from outside.
+    pub interrupted: Vec<Uuid>,
+}
+
+impl Ripple {
+    /// Adds what another change means.
+    pub fn absorb(&mut self, other: Ripple) {
+        self.pending.extend(other.pending);
+        self.interrupted.extend(other.interrupted);
+    }
+}
+
+/// Locked rows of the graph, inside a transaction that goes on to change them.
+#[derive(Debug)]
+pub struct Graph {
+    /// The live requests among those that were asked for; what is missing has ended or never was.
+    pub live: BTreeMap<Uuid, Live>,
+}
+
+impl Graph {
+    /// Locks everything within `reach`.
+    pub async fn lock(tx: &mut Tx, reach: &Reach) -> Result<Graph, sqlx::Error> {
+        let mut wanted = discover(tx, reach).await?;
+        loop {
+            tx.execute("SAVEPOINT graph").await?;
+            let live = lock_rows(tx, &wanted).await?;
+            let found = discover(tx, reach).await?;
+            if found.is_subset(&wanted) {
+                tx.execute("RELEASE SAVEPOINT graph").await?;
+                return Ok(Graph { live });
+            }
+            // Rolling back gives the locks back, so that the larger set is again locked in order.
+            tx.execute("ROLLBACK TO SAVEPOINT graph").await?;
+            wanted.extend(found);
+        }
+    }
+
+    /// Ends requests that this holds the locks of, with everything that follows. Edges that the
+    /// transaction itself has inserted count.
+    pub async fn end(&mut self, tx: &mut Tx, endings: Vec<Ending>) -> Result<Ripple, sqlx::Error> {
+        let (completing, failing): (Vec<&Ending>, Vec<&Ending>) =
+            endings.iter().partition(|ending| ending.status == Status::Completed);
+        let completing: Vec<Uuid> = completing.iter().map(|ending| ending.id).collect();
+        let failing: Vec<Uuid> = failing.iter().map(|ending| ending.id).collect();
+        let edges = open_edges(tx, &completing, &failing).await?;
+        // What this transaction has inserted is locked by being invisible to everybody else.
+        let unknown: BTreeSet<Uuid> = edges
+            .iter()
+            .map(|edge| edge.dependent)
+            .filter(|dependent| !self.live.contains_key(dependent))
+            .collect();
+        if !unknown.is_empty() {
+            self.live.extend(lock_rows(tx, &unknown).await?);
+        }
+        let live: HashSet<Uuid> = self.live.keys().copied().collect();
+        let follows = propagate(&completing, &failing, &edges, &live);
+
+        let mut ripple = Ripple::default();
+        let mut all = endings;
+        let mut causes: HashMap<Uuid, (Uuid, i32)> = HashMap::new();
+        for (dependent, blocker) in &follows.cancelled {
+            all.push(Ending::without_run(
+                *dependent,
+                Status::Cancelled,
+                "blocker_failed",
+                format!("cancelled because request {blocker}, which it waited for, did not complete"),
+            ));
+            let generation = self.live.get(blocker).map_or(1, |live| live.generation);
+            causes.insert(*dependent, (*blocker, generation));
+        }
+        for ending in &all {
+            if self.live.get(&ending.id).is_some_and(|live| live.is_running) {
+                ripple.interrupted.push(ending.id);
+            }
+        }
+        write_endings(tx, &all, &causes).await?;
+        settle_edges(tx, &follows).await?;
+        ripple.pending = release(tx, &follows.released).await?;
+        for ending in &all {
+            self.live.remove(&ending.id);
+        }
+        Ok(ripple)
+    }
+}
+
+/// The live requests within reach, without locking any.
+async fn discover(tx: &mut Tx, reach: &Reach) -> Result<BTreeSet<Uuid>, sqlx::Error> {
+    let mut found: BTreeSet<Uuid> =
+        reach.rows.iter().chain(&reach.completing).chain(&reach.failing).copied().collect();
+    let edges = open_edges(tx, &reach.completing, &reach.failing).await?;
+    found.extend(edges.iter().map(|edge| edge.dependent));
+    Ok(found)
+}
+
+/// Open edges below requests that end: one level below those that complete, and below those that
+/// fail as far down as `cancel` edges lead, with every edge that leaves the cascade.
+async fn open_edges(
+    tx: &mut Tx,
+    completing: &[Uuid],
+    failing: &[Uuid],
+) -> Result<Vec<Edge>, sqlx::Error> {
+    if completing.is_empty() && failing.is_empty() {
+        return Ok(Vec::new());
+    }
+    sqlx::query_as!(
+        Edge,
+        r#"
+        WITH RECURSIVE cascade (id) AS (
+            SELECT unnest($2::uuid[])
+             UNION
+            SELECT d.dependent_id
+              FROM cascade c
+              JOIN eve.dependencies d ON d.blocker_id = c.id
+             WHERE d.state = 'open' AND d.on_failure = 'cancel'
+        )
+        SELECT d.blocker_id AS blocker, d.dependent_id AS dependent, d.on_failure AS "on_failure: OnFailure"
+          FROM (SELECT id FROM cascade UNION SELECT unnest($1::uuid[])) ending (id)
+          JOIN eve.dependencies d ON d.blocker_id = ending.id
+         WHERE d.state = 'open'
+        "#,
+        completing,
+        failing
+    )
+    .fetch_all(&mut **tx)
+    .await
+}
+
+/// Locks rows in the order of their ids, the order of everybody.
+async fn lock_rows(
+    tx: &mut Tx,
+    ids: &BTreeSet<Uuid>,
+) -> Result<BTreeMap<Uuid, Live>, sqlx::Error> {
+    let ids: Vec<Uuid> = ids.iter().copied().collect();
+    let rows = sqlx::query!(
+        r#"
+        SELECT id, org_id, worker_type, status AS "status: Status", generation, attempt, worker_id, lease
+          FROM eve.queue
+         WHERE id = ANY ($1)
+         ORDER BY id
+           FOR NO KEY UPDATE
+        "#,
+        &ids
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            let live = Live {
+                org_id: row.org_id,
+                worker_type: row.worker_type,
+                status: row.status,
+                generation: row.generation,
+                attempt: row.attempt,
+                worker_id: row.worker_id,
+                lease: row.lease,
+                is_running: row.lease.is_some(),
+            };
+            (row.id, live)
+        })
+        .collect())
+}
+
+/// Moves requests from the queue to the results. The organisation comes from the row.
+async fn write_endings(
+    tx: &mut Tx,
+    endings: &[Ending],
+    causes: &HashMap<Uuid, (Uuid, i32)>,
+) -> Result<(), sqlx::Error> {
+    if endings.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = endings.iter().map(|e| e.id).collect();
+    let statuses: Vec<&str> = endings.iter().map(|e| e.status.as_str()).collect();
+    let summaries: Vec<Option<&str>> = endings.iter().map(|e| e.summary.as_deref()).collect();
+    let data: Vec<Option<&str>> = endings.iter().map(|e| e.data.as_deref()).collect();
+    let codes: Vec<Option<&str>> =
+        endings.iter().map(|e| e.error.as_ref().map(|p| p.code.as_str())).collect();
+    let messages: Vec<Option<&str>> =
+        endings.iter().map(|e| e.error.as_ref().map(|p| p.message.as_str())).collect();
+    let tokens: Vec<Option<i64>> = endings.iter().map(|e| e.tokens_used).collect();
+    let costs: Vec<Option<f64>> = endings.iter().map(|e| e.cost).collect();
+    let durations: Vec<Option<i64>> = endings.iter().map(|e| e.duration_us).collect();
+    let cpu: Vec<Option<i64>> = endings.iter().map(|e| e.cpu_us).collect();
+    let peaks: Vec<Option<i64>> = endings.iter().map(|e| e.memory_peak_bytes).collect();
+    let by: Vec<Option<Uuid>> = ids.iter().map(|id| causes.get(id).map(|c| c.0)).collect();
+    let by_generation: Vec<Option<i32>> = ids.iter().map(|id| causes.get(id).map(|c| c.1)).collect();
+    sqlx::query!(
+        r#"
+        WITH ended AS (
+            SELECT *
+              FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+                          $7::bigint[], $8::float8[], $9::bigint[], $10::bigint[], $11::bigint[],
+                          $12::uuid[], $13::integer[])
+                AS e (id, status, summary, data, code, message, tokens, cost, duration, cpu, peak,
+                      cancelled_by, cancelled_by_generation)
+        ), gone AS (
+            DELETE FROM eve.queue q
+             USING ended e
+             WHERE q.id = e.id
+            RETURNING q.id, q.org_id, q.generation, q.attempt, q.worker_id, q.claimed_at
+        )
+        INSERT INTO eve.orchestration_results
+               (request_id, org_id, status, generation, attempt, summary, data, error_code, error_message,
+                cancelled_by, cancelled_by_generation, tokens_used, cost, worker_id, started_at,
+                duration_us, cpu_us, memory_peak_bytes)
+        SELECT g.id, g.org_id, e.status, g.generation, g.attempt, e.summary, e.data::jsonb, e.code,
+               e.message, e.cancelled_by, e.cancelled_by_generation, e.tokens, e.cost, g.worker_id,
+               g.claimed_at, e.duration, e.cpu, e.peak
+          FROM gone g
+          JOIN ended e ON e.id = g.id
+        "#,
+        &ids,
+        &statuses as &[&str],
+        &summaries as &[Option<&str>],
+        &data as &[Option<&str>],
+        &codes as &[Option<&str>],
+        &messages as &[Option<&str>],
+        &tokens as &[Option<i64>],
+        &costs as &[Option<f64>],
+        &durations as &[Option<i64>],
+        &cpu as &[Option<i64>],
+        &peaks as &[Option<i64>],
+        &by as &[Option<Uuid>],
+        &by_generation as &[Option<i32>],
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Marks edges as met or held.
+async fn settle_edges(tx: &mut Tx, follows: &Propagation) -> Result<(), sqlx::Error> {
+    if !follows.met.is_empty() {
+        let (blockers, dependents): (Vec<Uuid>, Vec<Uuid>) = follows.met.iter().copied().unzip();
+        sqlx::query!(
+            r#"
+            UPDATE eve.dependencies d
+               SET state = 'met'
+              FROM unnest($1::uuid[], $2::uuid[]) AS e (blocker, dependent)
+             WHERE d.blocker_id = e.blocker AND d.dependent_id = e.dependent
+            "#,
+            &blockers,
+            &dependents
+        )
+        .execute(&mut **tx)
+        .await?;
+    }
+    if !follows.held.is_empty() {
+        let (blockers, dependents): (Vec<Uuid>, Vec<Uuid>) = follows.held.iter().copied().unzip();
+        sqlx::query!(
+            r#"
+            UPDATE eve.dependencies d
+               SET state = 'held', held_until = clock_timestamp() + make_interval(hours => $3)
+              FROM unnest($1::uuid[], $2::uuid[]) AS e (blocker, dependent)
+             WHERE d.blocker_id = e.blocker AND d.dependent_id = e.dependent
+            "#,
+            &blockers,
+            &dependents,
+            HOLD_HOURS
+        )
+        .execute(&mut **tx)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Takes open blockers off dependents; whoever has none left becomes pending, or scheduled if its
+/// time has not come. Counted per dependent first: an UPDATE … FROM applies a double match once.
+async fn release(
+    tx: &mut Tx,
+    released: &BTreeMap<Uuid, i32>,
+) -> Result<BTreeSet<String>, sqlx::Error> {
+    if released.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let ids: Vec<Uuid> = released.keys().copied().collect();
+    let counts: Vec<i32> = released.values().copied().collect();
+    let rows = sqlx::query!(
+        r#"
+        UPDATE eve.queue q
+           SET open_blockers = q.open_blockers - r.count,
+               status = CASE WHEN q.open_blockers > r.count THEN q.status
+                             WHEN q.run_at > clock_timestamp() THEN 'scheduled'
+                             ELSE 'pending' END
+          FROM unnest($1::uuid[], $2::integer[]) AS r (id, count)
+         WHERE q.id = r.id AND q.status = 'blocked'
+        RETURNING q.worker_type, q.status
+        "#,
+        &ids,
+        &counts
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    Ok(rows.into_iter().filter(|row| row.status == "pending").map(|row| row.worker_type).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(n: u128) -> Uuid {
+        Uuid::from_u128(n)
+    }
+
+    fn edge(blocker: u128, dependent: u128, on_failure: OnFailure) -> Edge {
+        Edge { blocker: id(blocker), dependent: id(dependent), on_failure }
+    }
+
+    fn live(ids: impl IntoIterator<Item = u128>) -> HashSet<Uuid> {
+        ids.into_iter().map(id).collect()
+    }
+
+    #[test]
+    fn a_failure_cancels_down_the_chain_and_spares_run_edges() {
+        let edges =
+            [edge(1, 2, OnFailure::Cancel), edge(2, 3, OnFailure::Cancel), edge(3, 4, OnFailure::Run)];
+        let follows = propagate(&[], &[id(1)], &edges, &live([2, 3, 4]));
+        assert_eq!(follows.cancelled, BTreeMap::from([(id(2), id(1)), (id(3), id(2))]));
+        assert_eq!(follows.released, BTreeMap::from([(id(4), 1)]));
+    }
+
+    #[test]
+    fn a_dependent_cancelled_by_one_blocker_is_not_released_by_another() {
+        let edges = [edge(1, 3, OnFailure::Cancel), edge(2, 3, OnFailure::Cancel)];
+        let follows = propagate(&[id(1)], &[id(2)], &edges, &live([3]));
+        assert_eq!(follows.cancelled, BTreeMap::from([(id(3), id(2))]));
+        assert!(follows.released.is_empty() && follows.met.is_empty());
+    }
+
+    #[test]
+    fn two_blockers_of_one_batch_count_twice() {
+        let edges = [edge(1, 3, OnFailure::Cancel), edge(2, 3, OnFailure::Run)];
+        let follows = propagate(&[id(1), id(2)], &[], &edges, &live([3]));
+        assert_eq!(follows.released, BTreeMap::from([(id(3), 2)]));
+    }
+
+    fn graphs() -> impl Strategy<Value = (Vec<Edge>, Vec<bool>, HashSet<Uuid>)> {
+        let policy = prop_oneof![
+            Just(OnFailure::Cancel),
+            Just(OnFailure::Run),
+            Just(OnFailure::Hold),
+        ];
+        (
+            prop::collection::btree_map((0u128..12, 12u128..40), policy.clone(), 0..40),
+            prop::collection::btree_map((12u128..25, 25u128..40), policy, 0..30),
+            prop::collection::vec(any::<bool>(), 12),
+            prop::collection::hash_set(12u128..40, 0..28),
+        )
+            .prop_map(|(top, bottom, outcomes, open)| {
+                let edges = top.into_iter().chain(bottom).map(|((b, d), p)| edge(b, d, p)).collect();
+                (edges, outcomes, live(open))
+            })
+    }
+
+    proptest! {
+        /// Against the definition, edge by edge, instead of the cascade's order.
+        #[test]
+        fn every_open_edge_below_an_ending_is_settled_exactly_once((edges, outcomes, live) in graphs()) {
+            let (well, badly): (Vec<u128>, Vec<u128>) =
+                (0..12u128).partition(|n| outcomes[*n as usize]);
+            let well: Vec<Uuid> = well.into_iter().map(id).collect();
+            let badly: Vec<Uuid> = badly.into_iter().map(id).collect();
+            let follows = propagate(&well, &badly, &edges, &live);
+
+            let failed = |n: &Uuid| badly.contains(n) || follows.cancelled.contains_key(n);
+            let mut released: BTreeMap<Uuid, i32> = BTreeMap::new();
+            for edge in &edges {
+                let dies = follows.cancelled.contains_key(&edge.dependent);
+                let must_die = failed(&edge.blocker)
+                    && edge.on_failure == OnFailure::Cancel
+                    && live.contains(&edge.dependent);
+                prop_assert!(!must_die || dies);
+                if !live.contains(&edge.dependent) || dies {
+                    prop_assert!(!follows.met.contains(&(edge.blocker, edge.dependent)));
+                    continue;
+                }
+                let met = well.contains(&edge.blocker)
+                    || (failed(&edge.blocker) && edge.on_failure == OnFailure::Run);
+                prop_assert_eq!(follows.met.contains(&(edge.blocker, edge.dependent)), met);
+                let held = failed(&edge.blocker) && edge.on_failure == OnFailure::Hold;
+                prop_assert_eq!(follows.held.contains(&(edge.blocker, edge.dependent)), held);
+                if met {
+                    *released.entry(edge.dependent).or_default() += 1;
+                }
+            }
+            prop_assert_eq!(&follows.released, &released);
+            for (dependent, blocker) in &follows.cancelled {
+                prop_assert!(live.contains(dependent) && failed(blocker));
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Retrying a request that failed or was cancelled: a new generation of it, and of those that were
+//! cancelled because of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use uuid::Uuid;
+
+use super::graph::{Graph, Reach, Ripple};
+use super::{OnFailure, Request, RequestError, Requests, Status};
+use crate::db::{Scope, Tx, is_deadlock};
+use crate::ids::RequestId;
+use crate::tenancy::{Actor, Tenant, audit};
+
+impl Requests {
+    /// Puts an ended request back into the queue. Its result moves to its attempts; dependents that
+    /// were cancelled because this generation of it did not complete are revived, and those that were
+    /// held wait for it again.
+    pub async fn retry(
+        &self,
+        tenant: Tenant,
+        actor: &Actor,
+        id: RequestId,
+    ) -> Result<Request, RequestError> {
+        let mut tries = 0;
+        loop {
+            match self.try_retry(tenant, actor, id).await {
+                Err(RequestError::Database { source, .. }) if is_deadlock(&source) && tries < 5 => {
+                    tries += 1;
+                }
+                Err(error) => return Err(error),
+                Ok(ripple) => {
+                    self.bell.ripple(&ripple);
+                    return self.get(tenant, id).await;
+                }
+            }
+        }
+    }
+
+    async fn try_retry(
+        &self,
+        tenant: Tenant,
+        actor: &Actor,
+        id: RequestId,
+    ) -> Result<Ripple, RequestError> {
+        let failed = || RequestError::database("retrying");
+        let mut tx = self.db.begin(Scope::Tenant(tenant)).await.map_err(failed())?;
+        // The blockers that still live, and dependents that are held, before the rows of the dead: the
+        // order in which an insertion locks.
+        let neighbours = sqlx::query_scalar!(
+            r#"
+            SELECT blocker_id AS "id!" FROM eve.dependencies WHERE dependent_id = $1
+             UNION
+            SELECT dependent_id FROM eve.dependencies WHERE blocker_id = $1 AND state = 'held'
+            "#,
+            id.0
+        )
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(failed())?;
+        Graph::lock(&mut tx, &Reach { rows: neighbours, ..Reach::default() })
+            .await
+            .map_err(failed())?;
+
+        let ended = sqlx::query!(
+            r#"
+            SELECT status AS "status: Status", generation, cancelled_by
+              FROM eve.orchestration_results
+             WHERE request_id = $1 AND org_id = $2
+               FOR UPDATE
+            "#,
+            id.0,
+            tenant.org().0
+        )
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(failed())?;
+        let Some(ended) = ended else {
+            drop(tx);
+            let request = self.get(tenant, id).await?;
+            return Err(RequestError::Conflict(format!(
+                "request {id} is {}: only a failed or cancelled one can be retried",
+                request.status
+            )));
+        };
+        if ended.status == Status::Completed {
+            return Err(RequestError::Conflict(format!("request {id} has completed")));
+        }
+        if let Some(blocker) = ended.cancelled_by {
+            let blocker_failed = sqlx::query_scalar!(
+                r#"
+                SELECT EXISTS (
+                    SELECT FROM eve.orchestration_results WHERE request_id = $1 AND status <> 'completed'
+                ) AS "failed!"
+                "#,
+                blocker
+            )
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(failed())?;
+            if blocker_failed {
+                return Err(RequestError::Conflict(format!(
+                    "request {id} was cancelled because {blocker} did not complete: retry that one, \
+                     and this one follows"
+                )));
+            }
+        }
+        let revived = cascade(&mut tx, id.0, ended.generation).await.map_err(failed())?;
+        let ripple = revive(&mut tx, id.0, &revived).await.map_err(failed())?;
+        audit::record(&mut tx, tenant, actor, "request.retry", &id.to_string())
+            .await
+            .map_err(failed())?;
+        tx.commit().await.map_err(failed())?;
+        Ok(ripple)
+    }
+}
+
+/// The request and everything that was cancelled because this generation of it did not complete,
+/// and so on down; locked.
+async fn cascade(tx: &mut Tx, id: Uuid, generation: i32) -> Result<Vec<Uuid>, sqlx::Error> {
+    let mut all = vec![id];
+    let mut level = vec![(id, generation)];
+    while !level.is_empty() {
+        let (ids, generations): (Vec<Uuid>, Vec<i32>) = level.into_iter().unzip();
+        let rows = sqlx::query!(
+            r#"
+            SELECT x.request_id, x.generation
+              FROM unnest($1::uuid[], $2::integer[]) AS cause (id, generation)
+              JOIN eve.orchestration_results x
+                ON x.cancelled_by = cause.id AND x.cancelled_by_generation = cause.generation
+             ORDER BY x.request_id
+               FOR UPDATE OF x
+            "#,
+            &ids,
+            &generations
+        )
+        .fetch_all(&mut **tx)
+        .await?;
+        level = rows.into_iter().map(|row| (row.request_id, row.generation)).collect();
+        all.extend(level.iter().map(|(id, _)| *id));
+    }
+    Ok(all)
+}
+
+/// Moves the results of `ids` to their attempts and puts them back into the queue, with as many open
+/// blockers as they now have.
+async fn revive(tx: &mut Tx, first: Uuid, ids: &[Uuid]) -> Result<Ripple, sqlx::Error> {
+    sqlx::query!(
+        r#"
+        WITH gone AS (
+            DELETE FROM eve.orchestration_results WHERE request_id = ANY ($1) RETURNING *
+        ), kept AS (
+            INSERT INTO eve.attempts
+                   (request_id, id, org_id, generation, attempt, kind, code, message, worker_id,
+                    started_at, ended_at, duration_us, cpu_us, memory_peak_bytes)
+            SELECT request_id, gen_random_uuid(), org_id, generation, attempt, 'retried', error_code,
+                   coalesce(error_message, ''), worker_id, started_at, finished_at, duration_us, cpu_us,
+                   memory_peak_bytes
+              FROM gone
+        )
+        INSERT INTO eve.queue
+               (id, org_id, worker_type, status, priority, generation, open_blockers, has_dependents, replies)
+        SELECT g.request_id, g.org_id, r.worker_type, 'pending', r.priority, g.generation + 1, 0,
+               EXISTS (SELECT FROM eve.dependencies d WHERE d.blocker_id = g.request_id),
+               r.reply_to IS NOT NULL
+          FROM gone g
+          JOIN eve.requests r ON r.id = g.request_id
+        "#,
+        ids
+    )
+    .execute(&mut **tx)
+    .await?;
+    // Whoever was held waits for a live blocker again.
+    sqlx::query!(
+        "UPDATE eve.dependencies SET state = 'open', held_until = NULL
+          WHERE blocker_id = ANY ($1) AND state = 'held'",
+        ids
+    )
+    .execute(&mut **tx)
+    .await?;
+    // Blockers may have ended while their dependent was dead, and nobody told its edges.
+    let edges = sqlx::query!(
+        r#"
+        SELECT d.blocker_id AS "blocker_id!", d.dependent_id AS "dependent_id!",
+               d.on_failure AS "on_failure!: OnFailure", x.status AS "ended?: Status"
+          FROM eve.dependencies d
+          LEFT JOIN eve.orchestration_results x ON x.request_id = d.blocker_id
+         WHERE d.dependent_id = ANY ($1) AND d.state <> 'met'
+        "#,
+        ids
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    let mut met: Vec<(Uuid, Uuid)> = Vec::new();
+    let mut open: BTreeMap<Uuid, i32> = BTreeMap::new();
+    for edge in edges {
+        let holds = match (edge.ended, edge.on_failure) {
+            (None, _) => true,
+            (Some(Status::Completed), _) | (Some(_), OnFailure::Run) => false,
+            // A second blocker failed too: it holds the dependent back until it is retried itself.
+            (Some(_), OnFailure::Hold | OnFailure::Cancel) => true,
+        };
+        match holds {
+            true => *open.entry(edge.dependent_id).or_default() += 1,
+            false => met.push((edge.blocker_id, edge.dependent_id)),
+        }
+    }
+    let (met_blockers, met_dependents): (Vec<Uuid>, Vec<Uuid>) = met.into_iter().unzip();
+    sqlx::query!(
+        r#"
+        UPDATE eve.dependencies d
+           SET state = 'met'
+          FROM unnest($1::uuid[], $2::uuid[]) AS e (blocker, dependent)
+         WHERE d.blocker_id = e.blocker AND d.dependent_id = e.dependent
+        "#,
+        &met_blockers,
+        &met_dependents
+    )
+    .execute(&mut **tx)
+    .await?;
+    let (blocked, counts): (Vec<Uuid>, Vec<i32>) = open.into_iter().unzip();
+    sqlx::query!(
+        r#"
+        UPDATE eve.queue q
+           SET open_blockers = b.count, status = 'blocked'
+          FROM unnest($1::uuid[], $2::integer[]) AS b (id, count)
+         WHERE q.id = b.id
+        "#,
+        &blocked,
+        &counts
+    )
+    .execute(&mut **tx)
+    .await?;
+    let pending = sqlx::query_scalar!(
+        "SELECT DISTINCT worker_type FROM eve.queue WHERE id = ANY ($1) AND status = 'pending'",
+        ids
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    tracing::debug!(request = %first, revived = ids.len(), "retried");
+    Ok(Ripple { pending: pending.into_iter().collect::<BTreeSet<_>>(), interrupted: Vec::new() })
+}

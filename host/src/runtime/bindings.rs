@@ -1,0 +1,21 @@
+//! `eve:skill` as Rust: generated from `wit/skill.wit`.
+#![allow(missing_docs, clippy::all)]
+
+wasmtime::component::bindgen!({
+    path: "../wit",
+    world: "skill",
+    imports: {
+        // What waits for the I/O runtime; everything else answers from memory, and a synchronous
+        // host function is cheaper.
+        "eve:skill/queue.create": async | trappable,
+        "eve:skill/queue.create-many": async | trappable,
+        "eve:skill/queue.get": async | trappable,
+        "eve:skill/queue.result": async | trappable,
+        "eve:skill/queue.list": async | trappable,
+        "eve:skill/queue.children": async | trappable,
+        "eve:skill/queue.blockers": async | trappable,
+        "eve:skill/queue.cancel": async | trappable,
+        default: trappable,
+    },
+    exports: { default: async },
+});

@@ -1,0 +1,45 @@
+# The scripts, by shorter names. `just` without a name lists them.
+
+export CARGO_TARGET_DIR := env("CARGO_TARGET_DIR", env("XDG_CACHE_HOME", env("HOME") / ".cache") / "eve-horizon" / "target")
+export SQLX_OFFLINE := "true"
+
+_list:
+    @just --list --unsorted
+
+# Install what is missing
+setup:
+    scripts/setup
+
+# Build eve, start it, and run a pipeline of real requests
+quickstart *args:
+    scripts/quickstart {{ args }}
+
+# Run every test; with arguments, `cargo test --workspace ARGS`
+test *args:
+    scripts/test {{ args }}
+
+# Format the code
+fmt:
+    cargo fmt --all
+
+# What scripts/test checks before it runs a test
+lint:
+    cargo fmt --all --check
+    cargo clippy --locked --workspace --all-targets -- -D warnings
+    scripts/sqlx-prepare --check
+
+# Bring .sqlx up to date with the statements in the code and with the migrations
+sqlx-prepare:
+    scripts/sqlx-prepare
+
+# Build the skills for WebAssembly
+skills:
+    scripts/skills
+
+# Run the platform here, on a Postgres of its own
+dev *args:
+    cargo run --locked -p eve-host --bin eve -- dev {{ args }}
+
+# Measure: release build, takes a while
+bench *args:
+    cargo bench --locked --workspace {{ args }}

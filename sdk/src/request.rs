@@ -1,0 +1,229 @@
+//! What this run was asked to do, and why it takes place.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::bindings::eve::skill::types;
+use crate::data::{self, DataError};
+use crate::platform;
+use crate::queue::Status;
+
+/// The id of a request: a UUID as text. It is what the platform says it is; an id that was made up
+/// or mistyped is refused by the call that it is passed to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RequestId(String);
+
+impl RequestId {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl AsRef<str> for RequestId {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for RequestId {
+    fn from(id: String) -> Self {
+        Self(id)
+    }
+}
+
+impl From<&str> for RequestId {
+    fn from(id: &str) -> Self {
+        Self(id.to_owned())
+    }
+}
+
+/// What this run was asked to do. Every getter asks the platform, and what is not asked for costs
+/// nothing.
+#[derive(Debug)]
+pub struct Request {
+    current: (),
+}
+
+impl Request {
+    pub(crate) fn current() -> Self {
+        Self { current: () }
+    }
+
+    /// The id of the request that runs.
+    pub fn id(&self) -> RequestId {
+        let () = self.current;
+        platform::request::id().into()
+    }
+
+    /// Which attempt this is: 1 for the first.
+    pub fn attempt(&self) -> u32 {
+        platform::request::attempt()
+    }
+
+    /// What was asked for, in words; may be empty.
+    pub fn prompt(&self) -> String {
+        platform::request::prompt()
+    }
+
+    /// What was asked for, read into a type of the skill's own. It is a JSON object, `{}` if
+    /// nothing was given.
+    ///
+    /// ```
+    /// use eve_sdk::prelude::*;
+    ///
+    /// #[derive(Deserialize)]
+    /// struct Context { text: String }
+    ///
+    /// fn run(request: Request) -> Result<Outcome, Failure> {
+    ///     let Context { text } = request.context()?;
+    ///     Ok(Outcome::completed(text))
+    /// }
+    /// # let run = eve_sdk::testing::Host::new().run(run);
+    /// # assert!(run.failure().message().contains("missing field `text`"));
+    /// ```
+    pub fn context<T: DeserializeOwned>(&self) -> Result<T, DataError> {
+        data::read("context", &platform::request::context())
+    }
+
+    /// The repository that the request is about.
+    pub fn repo_url(&self) -> Option<String> {
+        platform::request::repo_url()
+    }
+
+    /// The branch that the request is about.
+    pub fn branch(&self) -> Option<String> {
+        platform::request::branch()
+    }
+
+    /// The request's settings, a JSON object.
+    pub fn config<T: DeserializeOwned>(&self) -> Result<T, DataError> {
+        data::read("config", &platform::request::config())
+    }
+
+    /// The request's labels, a JSON object.
+    pub fn metadata<T: DeserializeOwned>(&self) -> Result<T, DataError> {
+        data::read("metadata", &platform::request::metadata())
+    }
+
+    /// Why this run takes place.
+    pub fn trigger(&self) -> Trigger {
+        platform::request::trigger().into()
+    }
+
+    /// Other events that came in meanwhile and are delivered with this run, oldest first.
+    pub fn additional_triggers(&self) -> Vec<Trigger> {
+        platform::request::additional_triggers().into_iter().map(Trigger::from).collect()
+    }
+
+    /// The request that created this one, if one did.
+    pub fn parent_id(&self) -> Option<RequestId> {
+        platform::request::parent_id().map(RequestId::from)
+    }
+
+    /// The worker type that runs this.
+    pub fn worker_type(&self) -> String {
+        platform::request::worker_type()
+    }
+
+    /// The organisation's short name. For display: it grants nothing.
+    pub fn org_slug(&self) -> String {
+        platform::request::org_slug()
+    }
+
+    /// Who sent the request. For display: it grants nothing.
+    pub fn user_id(&self) -> Option<String> {
+        platform::request::user_id()
+    }
+
+    /// When the run is stopped if it has not ended by itself.
+    pub fn deadline(&self) -> SystemTime {
+        platform::time(platform::request::deadline())
+    }
+}
+
+/// Why a run takes place.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Trigger {
+    /// The request's first run, or another attempt at it.
+    Initial,
+    /// A child that replies to this orchestrator ended.
+    ChildComplete(Completion),
+    /// A person answered, or the question expired.
+    HitlResponse(Answer),
+    /// A deployment that this orchestrator asked for settled.
+    DeploymentSettled(Settlement),
+    /// A timer that this orchestrator had set went off; its name.
+    Timer(String),
+    /// A schedule created this request; the schedule's name.
+    Cron(String),
+    /// Something that this version does not know by a case of its own.
+    Other(String),
+}
+
+/// A child that ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Completion {
+    /// The child.
+    pub request_id: RequestId,
+    /// `Completed`, `Failed` or `Cancelled`.
+    pub status: Status,
+}
+
+/// The answer to a question that the skill had put to a person.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// The question's id.
+    pub question_id: String,
+    /// What was answered, as JSON text; none when the question expired.
+    pub response: Option<String>,
+    /// The user who answered, for display; none when the question expired.
+    pub answered_by: Option<String>,
+}
+
+/// A deployment that came to rest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settlement {
+    /// The deployment's id.
+    pub deployment_id: String,
+    /// `running`, `failed` or `stopped`.
+    pub status: String,
+    /// Why, when it failed.
+    pub reason: Option<String>,
+}
+
+impl From<types::Trigger> for Trigger {
+    fn from(trigger: types::Trigger) -> Self {
+        match trigger {
+            types::Trigger::Initial => Trigger::Initial,
+            types::Trigger::ChildComplete(child) => Trigger::ChildComplete(Completion {
+                request_id: child.request_id.into(),
+                status: child.status,
+            }),
+            types::Trigger::HitlResponse(answer) => Trigger::HitlResponse(Answer {
+                question_id: answer.question_id,
+                response: answer.response,
+                answered_by: answer.answered_by,
+            }),
+            types::Trigger::DeploymentSettled(settled) => Trigger::DeploymentSettled(Settlement {
+                deployment_id: settled.deployment_id,
+                status: settled.status,
+                reason: settled.reason,
+            }),
+            types::Trigger::Timer(name) => Trigger::Timer(name),
+            types::Trigger::Cron(name) => Trigger::Cron(name),
+            types::Trigger::Other(name) => Trigger::Other(name),
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The binary: its roles as processes, its command line as calls.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::database::Database;
+use crate::process::Process;
+use crate::wait::PATIENCE;
+
+/// The platform on one database: starts its processes and calls its command line.
+#[derive(Debug)]
+pub struct Eve {
+    database_url: Option<String>,
+    env: Vec<(String, String)>,
+    /// Logs, and the command line's context: never the user's own.
+    folder: TempDir,
+}
+
+impl Eve {
+    /// On a database.
+    pub fn on(database: &Database) -> Result<Eve> {
+        Ok(Eve { database_url: Some(database.url().to_owned()), ..Self::without_database()? })
+    }
+
+    /// Without one: for `eve dev`, and for a command line far from any server.
+    pub fn without_database() -> Result<Eve> {
+        Ok(Eve { database_url: None, env: Vec::new(), folder: TempDir::new()? })
+    }
+
+    /// Sets a variable for whatever is started afterwards.
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Eve {
+        self.env.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Has the command line talk to `server` with `token`.
+    pub fn as_client_of(self, server: &Server, token: &str) -> Eve {
+        let url = server.url().to_owned();
+        self.env("EVE_URL", url).env("EVE_TOKEN", token)
+    }
+
+    /// A command that runs the binary in this surrounding, and in no other: variables of whoever
+    /// runs the tests that are meant for `eve` or for Postgres's clients do not reach it.
+    pub fn command<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = S>,
+    ) -> Result<Command> {
+        let mut command = Command::new(binary()?);
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("EVE_") || text.starts_with("PG") || text == "DATABASE_URL" {
+                command.env_remove(&name);
+            }
+        }
+        command.args(args).env("EVE_CONTEXT_FILE", self.folder.path().join("context"));
+        if let Some(url) = &self.database_url {
+            command.env("DATABASE_URL", url);
+        }
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        Ok(command)
+    }
+
+    /// `eve migrate`, which must succeed.
+    pub async fn migrate(&self) -> Result<()> {
+        let output = self.run(["migrate"]).await?;
+        ensure!(output.status.success(), "eve migrate failed: {output}");
+        Ok(())
+    }
+
+    /// Calls the command line and waits for its end.
+    pub async fn run<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = S>,
+    ) -> Result<Output> {
+        let command = self.command(args)?;
+        let shown = format!("{command:?}");
+        let mut command = tokio::process::Command::from(command);
+        let output = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output())
+            .await
+            .with_context(|| format!("{shown} does not end"))?
+            .with_context(|| shown)?;
+        Ok(Output {
+            status: output.status,
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    /// Calls the command line, which must succeed and print JSON.
+    pub async fn json<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = S>,
+    ) -> Result<Value> {
+        self.run(args).await?.json()
+    }
+
+    /// Starts a long-running command.
+    pub fn start<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = S>,
+    ) -> Result<Process> {
+        let args: Vec<_> = args.into_iter().collect();
+        let name = args.first().map_or("eve".into(), |arg| arg.as_ref().to_string_lossy());
+        let name = format!("eve {name}");
+        Process::start(name, self.command(args)?, self.folder.path())
+    }
+
+    /// `eve worker`, with room for `slots` runs at a time.
+    pub fn worker(&self, worker_type: &str, slots: u32) -> Result<Process> {
+        self.start(["worker", "--type", worker_type, "--slots", &slots.to_string()])
+    }
+
+    /// `eve serve` on a port of its own; returns once it is ready.
+    pub async fn serve(&self) -> Result<Server> {
+        // Between finding a free port and using it somebody else may be quicker.
+        for _ in 0..5 {
+            let address = free_address()?;
+            let process = self.start(["serve", "--listen", &address])?;
+            let mut server = Server { process, url: format!("http://{address}") };
+            match server.become_ready().await {
+                Ok(()) => return Ok(server),
+                Err(_) if server.process.log().contains("in use") => {}
+                Err(error) => return Err(error),
+            }
+        }
+        bail!("there was no port for eve serve");
+    }
+}
+
+/// A control plane that is ready.
+#[derive(Debug)]
+pub struct Server {
+    process: Process,
+    url: String,
+}
+
+impl Server {
+    /// Where it listens: `http://127.0.0.1:…`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The process, to kill it.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Waits until `/readyz` says so.
+    async fn become_ready(&mut self) -> Result<()> {
+        let client = http_client()?;
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let answer = client.get(format!("{}/readyz", self.url)).send().await;
+            if answer.is_ok_and(|answer| answer.status().is_success()) {
+                return Ok(());
+            }
+            if let Some(status) = self.process.ended()? {
+                bail!("eve serve ended ({status}):\n{}", self.process.log());
+            }
+            ensure!(
+                tokio::time::Instant::now() < deadline,
+                "eve serve is not ready:\n{}",
+                self.process.log()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// A client for the API, for what the command line cannot do.
+pub fn http_client() -> Result<reqwest::Client> {
+    // Fails only if a provider is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Ok(reqwest::Client::builder().timeout(PATIENCE).build()?)
+}
+
+fn free_address() -> Result<String> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+}
+
+/// What a call of the command line came to.
+#[derive(Debug)]
+pub struct Output {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// The answer.
+    pub stdout: String,
+    /// Notes and errors.
+    pub stderr: String,
+}
+
+impl Output {
+    /// The answer as JSON, of a call that succeeded.
+    pub fn json(&self) -> Result<Value> {
+        ensure!(self.status.success(), "it failed: {self}");
+        serde_json::from_str(&self.stdout).with_context(|| format!("it is not JSON: {self}"))
+    }
+}
+
+impl std::fmt::Display for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}\n-- stdout:\n{}\n-- stderr:\n{}", self.status, self.stdout, self.stderr)
+    }
+}
+
+/// The binary that is tested: `EVE_BIN`, or the one that lies where cargo puts it.
+pub fn binary() -> Result<PathBuf> {
+    let path = match std::env::var_os("EVE_BIN") {
+        Some(path) => path.into(),
+        None => profile_folder()?.join("eve"),
+    };
+    ensure!(
+        path.is_file(),
+        "{} is not there; build it: cargo build -p eve-host --bin eve",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// The folder of a skill or guest that `scripts/skills` has built: NAME.wasm and SKILL.md.
+pub fn skill(name: &str) -> Result<PathBuf> {
+    let folder = match std::env::var_os("EVE_SKILLS_OUT") {
+        Some(out) => PathBuf::from(out),
+        None => {
+            let profile = profile_folder()?;
+            profile.parent().unwrap_or(Path::new(".")).join("skills")
+        }
+    }
+    .join(name);
+    let wasm = folder.join(format!("{name}.wasm"));
+    ensure!(wasm.is_file(), "{} is not there; build it: scripts/skills {name}", wasm.display());
+    Ok(folder)
+}
+
+/// `target/debug`: tests run from `target/debug/deps`.
+fn profile_folder() -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let folder = test.ancestors().nth(2).context("the test binary lies nowhere")?;
+    Ok(folder.to_owned())
+}

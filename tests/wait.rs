@@ -1,0 +1,26 @@
+//! Waiting for a condition.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long a test waits for something before it gives up: for the slowest machine under load.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks `condition` again and again until it has an answer.
+///
+/// # Panics
+///
+/// When it has none for [`PATIENCE`]; then the test has failed, for lack of `what`.
+pub async fn wait_for<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    let mut pause = Duration::from_millis(2);
+    loop {
+        if let Some(answer) = condition().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain for {what}");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(100));
+    }
+}
