@@ -33,13 +33,13 @@ use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Engine, Store, UpdateDeadline};
 
 pub use capabilities::queue::{Effects, QueueError, QueueFilter, QueueHost, Reservation};
-pub use capabilities::{Capability, Grants, RefusedImport};
+pub use capabilities::{Capability, Grants, Import, RefusedImport};
 pub use job::{Job, Output, Report, Trigger, Usage, Verdict};
 pub use limits::{Limits, MemoryBudget};
 
 use crate::requests::FailureCode;
 use crate::skills::artifact::VerifiedArtifact;
-use bindings::SkillPre;
+pub(crate) use bindings::SkillPre;
 use capabilities::log::SharedLog;
 use capabilities::queue::Queue;
 use context::Context;

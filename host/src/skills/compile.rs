@@ -1,1 +1,513 @@
+//! Checks a component and compiles it, in a child process that cannot take more than its share.
+//!
+//! Flow: [`compile`] starts our own binary again with the hidden command `compile-skill`, which is
+//! [`child_main`]: it limits itself, reads the component from standard input, checks it, compiles
+//! it, and writes a report and the machine code to standard output. [`Workshop::build`] adds what
+//! the parent does with that: vouch for it, and load it once to see that it fits.
+//!
+//! Invariants:
+//! - No byte of an upload is parsed in the parent.
+//! - The child has no environment, no files beyond its pipes, and limits on CPU, memory and time.
+//! - What is wrong with an upload is said in words for the skill's author.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::process::{Resource, Rlimit, setrlimit};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use wasmtime::Engine;
+use wasmtime::component::types::{ComponentItem, Type};
+use wasmtime::component::{Component, types};
+
+use super::artifact::{self, ArtifactCache, ArtifactError, Claim, Signer, Statement};
+use crate::runtime::{
+    self, Capability, Grants, Import, LoadError, RefusedImport, Runtime, SkillPre, engine,
+};
+
+/// The hidden command whose `main` is [`child_main`].
+pub const COMMAND: &str = "compile-skill";
+/// The largest component: JavaScript's are 12 MB, Python's 18 MB.
+pub const MAX_COMPONENT: usize = 64 << 20;
+
+/// Address space of the child: the largest real component takes 346 MB of it.
+const ADDRESS_SPACE: u64 = 1 << 30;
+/// CPU time of the child: the slowest real component takes 11 s.
+const CPU_SECONDS: u64 = 60;
+/// Open files of the child: its pipes, and what the standard library opens for a moment.
+const OPEN_FILES: u64 = 16;
+/// Wall-clock time of the child.
+const WALL: Duration = Duration::from_secs(120);
+/// What is kept of the child's standard error, for our own log.
+const STDERR: u64 = 16 << 10;
+/// Text of a rejection.
+const REASON: usize = 2 << 10;
+/// Begins what the child writes, so that stray output is never taken for machine code.
+const MAGIC: &[u8; 8] = b"EVECOMP1";
+
+/// Why a component was not compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// It is no good; the text is for whoever uploaded it, and needs no context.
+    #[error("{0}")]
+    Rejected(String),
+    /// The child could not be started, talked to or understood: our problem.
+    #[error("the compiler process {0}")]
+    Child(&'static str, #[source] Option<std::io::Error>),
+    /// It was compiled, but could not be vouched for or loaded.
+    #[error("keeping the compiled skill")]
+    Artifact(#[from] ArtifactError),
+}
+
+/// A component that was checked and compiled.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// Machine code.
+    pub artifact: Vec<u8>,
+    /// Its imports that bring functions, as the component names them.
+    pub imports: Vec<String>,
+    /// What it must be granted to run.
+    pub capabilities: Vec<Capability>,
+    /// The engine that can load it.
+    pub fingerprint: String,
+}
+
+/// What the child says before the machine code.
+#[derive(Serialize, Deserialize)]
+enum Answer {
+    Compiled { imports: Vec<String>, capabilities: Vec<Capability>, fingerprint: String, len: u64 },
+    Rejected(String),
+}
+
+/// Checks and compiles a component in a child process made of `exe`, our own binary.
+pub async fn compile(wasm: &[u8], exe: &Path) -> Result<Compiled, CompileError> {
+    if wasm.len() > MAX_COMPONENT {
+        return Err(CompileError::Rejected(format!(
+            "the component has {} bytes; at most {MAX_COMPONENT} are allowed",
+            wasm.len()
+        )));
+    }
+    let failed = |what| move |error| CompileError::Child(what, Some(error));
+    let mut child = tokio::process::Command::new(exe)
+        .arg(COMMAND)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed("could not be started"))?;
+    let (Some(mut stdin), Some(stdout), Some(stderr)) =
+        (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
+        return Err(CompileError::Child("has no pipes", None));
+    };
+
+    let feed = async move {
+        // It may well say no before it has read everything.
+        let _ = stdin.write_all(wasm).await;
+        drop(stdin);
+    };
+    let mut written = Vec::new();
+    let mut complaints = Vec::new();
+    let work = async {
+        let mut stdout = stdout.take(artifact::MAX_ARTIFACT + (1 << 20));
+        let mut stderr = stderr.take(STDERR);
+        let (_, read, _) = tokio::join!(
+            feed,
+            stdout.read_to_end(&mut written),
+            stderr.read_to_end(&mut complaints)
+        );
+        // Closed pipes: whatever it still wants to say, it is told that nobody listens.
+        drop((stdout, stderr));
+        read?;
+        child.wait().await
+    };
+    let status = match tokio::time::timeout(WALL, work).await {
+        Ok(status) => status.map_err(failed("could not be read from"))?,
+        Err(_) => {
+            let seconds = WALL.as_secs();
+            return Err(CompileError::Rejected(format!(
+                "the component takes more than {seconds} s to compile"
+            )));
+        }
+    };
+    if !status.success() {
+        tracing::warn!(%status, stderr = %String::from_utf8_lossy(&complaints), "a skill's compiler died");
+        return Err(CompileError::Rejected(death(status).to_owned()));
+    }
+    understand(&written)
+}
+
+/// What a dead child says about the upload. Its limits are generous, so it is the upload.
+fn death(status: std::process::ExitStatus) -> &'static str {
+    const KILLED: i32 = 9;
+    const ABORTED: i32 = 6;
+    const CPU_LIMIT: i32 = 24;
+    match status.signal() {
+        Some(KILLED | CPU_LIMIT) => "the component takes more than 60 s of CPU time to compile",
+        Some(ABORTED) => "the component takes more than 1 GiB of memory to compile",
+        _ => "the component makes the compiler fail",
+    }
+}
+
+fn understand(written: &[u8]) -> Result<Compiled, CompileError> {
+    let garbled = || CompileError::Child("wrote something else than an answer", None);
+    let rest = written.strip_prefix(MAGIC).ok_or_else(garbled)?;
+    let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(garbled)?;
+    let (answer, code) =
+        rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(garbled)?;
+    match serde_json::from_slice(answer).map_err(|_| garbled())? {
+        Answer::Rejected(reason) => Err(CompileError::Rejected(reason)),
+        Answer::Compiled { imports, capabilities, fingerprint, len } => {
+            if len != code.len() as u64 {
+                return Err(garbled());
+            }
+            Ok(Compiled { artifact: code.to_vec(), imports, capabilities, fingerprint })
+        }
+    }
+}
+
+/// What the hidden command does. Reads a component from standard input, writes to standard output.
+pub fn child_main() -> ExitCode {
+    if let Err(error) = confine() {
+        eprintln!("limiting the compiler process: {error}");
+        return ExitCode::FAILURE;
+    }
+    let mut wasm = Vec::new();
+    let mut input = std::io::stdin().lock().take(MAX_COMPONENT as u64 + 1);
+    if let Err(error) = input.read_to_end(&mut wasm) {
+        eprintln!("reading the component: {error}");
+        return ExitCode::FAILURE;
+    }
+    let (answer, code) = match check_and_compile(&wasm) {
+        Ok(Compiled { artifact, imports, capabilities, fingerprint }) => {
+            let len = artifact.len() as u64;
+            (Answer::Compiled { imports, capabilities, fingerprint, len }, artifact)
+        }
+        Err(reason) => {
+            let cut = reason.floor_char_boundary(REASON);
+            (Answer::Rejected(reason[..cut].to_owned()), Vec::new())
+        }
+    };
+    match say(&answer, &code) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("writing the answer: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn confine() -> std::io::Result<()> {
+    let limits = [
+        (Resource::As, ADDRESS_SPACE),
+        (Resource::Cpu, CPU_SECONDS),
+        (Resource::Core, 0),
+        (Resource::Fsize, 0),
+        (Resource::Nofile, OPEN_FILES),
+    ];
+    for (resource, limit) in limits {
+        setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
+    }
+    Ok(())
+}
+
+fn say(answer: &Answer, code: &[u8]) -> std::io::Result<()> {
+    let answer = serde_json::to_vec(answer)?;
+    let length = u32::try_from(answer.len()).map_err(std::io::Error::other)?;
+    let mut out = std::io::stdout().lock();
+    out.write_all(MAGIC)?;
+    out.write_all(&length.to_le_bytes())?;
+    out.write_all(&answer)?;
+    out.write_all(code)?;
+    out.flush()
+}
+
+/// Everything that can be wrong with an upload, in the order in which an author meets it.
+fn check_and_compile(wasm: &[u8]) -> Result<Compiled, String> {
+    check_kind(wasm)?;
+    // Names are read first, and told first: where an import is foreign, what the validator says
+    // about its types helps nobody.
+    let foreign = foreign_import(wasm);
+    let engine = engine::compiling().map_err(describe)?;
+    let component = Component::new(&engine, wasm).map_err(|error| match &foreign {
+        Some(refused) => format!("the component {refused}"),
+        None => format!("the component is not valid: {}", innermost(&error)),
+    })?;
+    let imports = runtime::functional_imports(&engine, &component);
+    Grants::all()
+        .check(imports.iter().map(String::as_str))
+        .map_err(|refused| format!("the component {refused}"))?;
+    check_exports(&engine, &component)?;
+    let linker = runtime::linker(&engine).map_err(|error| innermost(&error))?;
+    let pre = linker.instantiate_pre(&component).map_err(|error| {
+        format!("the component's imports do not match this version of the host: {error:#}")
+    })?;
+    SkillPre::new(pre)
+        .map_err(|error| format!("the component's exports do not match: {error:#}"))?;
+
+    let mut capabilities: Vec<Capability> = imports
+        .iter()
+        .filter_map(|name| match Import::of(name) {
+            Ok(Import::Capability(capability)) => Some(capability),
+            _ => None,
+        })
+        .collect();
+    capabilities.sort_unstable();
+    capabilities.dedup();
+    let artifact = component.serialize().map_err(|error| innermost(&error))?;
+    Ok(Compiled { artifact, imports, capabilities, fingerprint: engine::fingerprint(&engine) })
+}
+
+fn check_kind(wasm: &[u8]) -> Result<(), String> {
+    if wasm.is_empty() {
+        return Err("the file is empty".into());
+    }
+    if wasm.len() > MAX_COMPONENT {
+        return Err(format!("the component has more than {MAX_COMPONENT} bytes"));
+    }
+    if wasmparser::Parser::is_component(wasm) {
+        return Ok(());
+    }
+    if wasmparser::Parser::is_core_wasm(wasm) {
+        return Err("the file is a core WebAssembly module, not a component: build it with \
+                    `eve skill build`, or for a target that makes components, such as \
+                    `wasm32-wasip2`"
+            .into());
+    }
+    if wasm.starts_with(b"\0asm") {
+        return Err("the file is WebAssembly of a version that is neither a module's nor a \
+                    component's"
+            .into());
+    }
+    let text = wasm.trim_ascii_start();
+    if text.starts_with(b"(component") || text.starts_with(b"(module") || text.starts_with(b";;") {
+        return Err(
+            "the file is WebAssembly as text; skills are uploaded as binary components".into()
+        );
+    }
+    Err("the file is not a WebAssembly component".into())
+}
+
+/// The first of the component's own imports that is not one of ours.
+fn foreign_import(wasm: &[u8]) -> Option<RefusedImport> {
+    let mut nesting = 0_usize;
+    for payload in wasmparser::Parser::new(0).parse_all(wasm) {
+        match payload.ok()? {
+            wasmparser::Payload::ComponentSection { .. }
+            | wasmparser::Payload::ModuleSection { .. } => nesting += 1,
+            wasmparser::Payload::End(_) => nesting = nesting.saturating_sub(1),
+            wasmparser::Payload::ComponentImportSection(imports) if nesting == 0 => {
+                for import in imports {
+                    if let Err(refused) = Import::of(import.ok()?.name.name) {
+                        return Some(refused);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// `handler.run` as the contract has it, in [`notation`].
+const RUN: &str = "func() -> result<variant{completed(record{summary:string,data:option<string>,\
+                   tokens-used:option<u64>,cost:option<f64>}),waiting(record{deadline:option<u64>\
+                   })},variant{retryable(string),permanent(string)}>";
+
+fn check_exports(engine: &Engine, component: &Component) -> Result<(), String> {
+    let ty = component.component_type();
+    let mut others = Vec::new();
+    for (name, item) in ty.exports(engine) {
+        let Some(version) = name.strip_prefix("eve:skill/handler@") else {
+            others.push(name.escape_debug().to_string());
+            continue;
+        };
+        if !version.starts_with("0.1.") {
+            return Err(format!(
+                "the component exports `{}`; this host runs version 0.1 of the contract",
+                name.escape_debug()
+            ));
+        }
+        let ComponentItem::ComponentInstance(handler) = item.ty else {
+            return Err("the component exports `eve:skill/handler`, but not as an interface".into());
+        };
+        return match handler.get_export(engine, "run").map(|item| item.ty) {
+            Some(ComponentItem::ComponentFunc(run)) => {
+                let found = signature(&run);
+                if found == RUN {
+                    Ok(())
+                } else {
+                    Err(format!("the component's `run` is `{found}`; it must be `{RUN}`"))
+                }
+            }
+            _ => Err("the component's `eve:skill/handler` has no function `run`".into()),
+        };
+    }
+    let instead = match others.len() {
+        0 => "nothing".to_owned(),
+        1..=5 => format!("only {}", others.join(", ")),
+        more => format!("only {} and {} more", others[..5].join(", "), more - 5),
+    };
+    Err(format!(
+        "the component does not export `eve:skill/handler@0.1.0`, but {instead}: \
+         is it a skill, built against `eve-sdk`?"
+    ))
+}
+
+fn signature(function: &types::ComponentFunc) -> String {
+    let mut text = String::from("func(");
+    for (index, (name, ty)) in function.params().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        text.push_str(name);
+        text.push(':');
+        notation(&ty, &mut text);
+    }
+    text.push(')');
+    for ty in function.results() {
+        text.push_str(" -> ");
+        notation(&ty, &mut text);
+    }
+    text
+}
+
+/// Writes a type down without names of its own. Stops where it gets longer than any type of ours:
+/// types share parts, so a small file can describe an endless one.
+fn notation(ty: &Type, text: &mut String) {
+    if text.len() > REASON / 2 {
+        return;
+    }
+    let mut list = |open: &str, parts: &mut dyn Iterator<Item = (String, Option<Type>)>| {
+        text.push_str(open);
+        for (index, (part, ty)) in parts.enumerate() {
+            if index > 0 {
+                text.push(',');
+            }
+            text.push_str(&part);
+            if let Some(ty) = ty {
+                let record = open.starts_with("record");
+                text.push_str(if record { ":" } else { "(" });
+                notation(&ty, text);
+                text.push_str(if record { "" } else { ")" });
+            }
+        }
+        text.push('}');
+    };
+    match ty {
+        Type::Record(record) => list(
+            "record{",
+            &mut record.fields().map(|field| (field.name.to_owned(), Some(field.ty))),
+        ),
+        Type::Variant(variant) => {
+            list("variant{", &mut variant.cases().map(|case| (case.name.to_owned(), case.ty)));
+        }
+        Type::Option(option) => {
+            text.push_str("option<");
+            notation(&option.ty(), text);
+            text.push('>');
+        }
+        Type::Result(result) => {
+            text.push_str("result<");
+            for (index, part) in [result.ok(), result.err()].into_iter().enumerate() {
+                if index > 0 {
+                    text.push(',');
+                }
+                match part {
+                    Some(ty) => notation(&ty, text),
+                    None => text.push('_'),
+                }
+            }
+            text.push('>');
+        }
+        Type::String => text.push_str("string"),
+        Type::U64 => text.push_str("u64"),
+        Type::Float64 => text.push_str("f64"),
+        // Nothing of ours has any other type.
+        other => text
+            .push_str(&format!("{other:?}").split(['(', ' ']).next().unwrap_or("?").to_lowercase()),
+    }
+}
+
+fn innermost(error: &wasmtime::Error) -> String {
+    error.root_cause().to_string()
+}
+
+fn describe(error: engine::EngineError) -> String {
+    let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+    format!("{error}: {source}")
+}
+
+/// Where uploads become something that a worker can run.
+#[derive(Clone)]
+pub struct Workshop {
+    /// Our own binary.
+    pub exe: PathBuf,
+    /// Vouches for what was compiled.
+    pub signer: Arc<Signer>,
+    /// Where artifacts are kept and mapped from.
+    pub cache: Arc<ArtifactCache>,
+    /// The engine that an artifact must fit.
+    pub runtime: Runtime,
+}
+
+/// A component ready to be stored: everything that goes into the database about its machine code.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// What is vouched for.
+    pub claim: Claim,
+    /// The machine code, packed.
+    pub packed: Vec<u8>,
+    /// Its imports that bring functions.
+    pub imports: Vec<String>,
+    /// What it must be granted to run.
+    pub capabilities: Vec<Capability>,
+}
+
+impl Workshop {
+    /// Checks, compiles, signs and packs a component, and loads it once to see that it fits.
+    pub async fn build(&self, wasm: Bytes) -> Result<Built, CompileError> {
+        let compiled = compile(&wasm, &self.exe).await?;
+        if compiled.fingerprint != self.runtime.fingerprint() {
+            return Err(CompileError::Artifact(ArtifactError::Fingerprint {
+                artifact: compiled.fingerprint,
+                runtime: self.runtime.fingerprint().to_owned(),
+            }));
+        }
+        let Self { signer, cache, runtime, .. } = self.clone();
+        let fit = move || -> Result<Built, CompileError> {
+            let Compiled { artifact, imports, capabilities, fingerprint } = compiled;
+            let claim = signer.sign(Statement::about(&artifact, &wasm, &fingerprint));
+            let packed = artifact::pack(&artifact)?;
+            cache.put(&claim, &packed)?;
+            let artifact = cache
+                .get(&runtime, &claim)?
+                .ok_or(ArtifactError::Content("it was gone again at once"))?;
+            match runtime.load(&artifact, &Grants::all()) {
+                Ok(_) => Ok(Built { claim, packed, imports, capabilities }),
+                Err(LoadError::Refused(refused)) => {
+                    Err(CompileError::Rejected(format!("the component {refused}")))
+                }
+                Err(LoadError::Unfit(error)) => Err(CompileError::Rejected(format!(
+                    "the component does not fit into a worker: {}",
+                    innermost(&error)
+                ))),
+            }
+        };
+        // Packing and hashing take up to seconds.
+        match tokio::task::spawn_blocking(fit).await {
+            Ok(built) => built,
+            Err(error) => {
+                Err(CompileError::Child("has compiled what crashed us", Some(error.into())))
+            }
+        }
+    }
+}

@@ -1,1 +1,239 @@
+//! SKILL.md: what a skill says about itself. YAML front matter between two lines of `---`, then
+//! Markdown for people.
+//!
+//! ```text
+//! ---
+//! name: text-stats
+//! description: Counts lines, words and characters.
+//! worker_types: [general]
+//! capabilities: [queue]
+//! ---
+//! Send it a text …
+//! ```
 
+use serde::{Deserialize, Serialize};
+
+use crate::requests::validate::{self, Invalid};
+use crate::runtime::Capability;
+
+/// The whole file.
+pub const MAX_BYTES: usize = 64 << 10;
+/// The line that lists of skills show.
+const DESCRIPTION_BYTES: usize = 1_024;
+/// A version's label, such as `1.4.0`.
+const VERSION_BYTES: usize = 64;
+/// Worker types, schemas.
+const LIST: usize = 32;
+
+/// Why a SKILL.md is no good, for its author.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// Too much of it.
+    #[error("SKILL.md has {0} bytes; at most {MAX_BYTES} are allowed")]
+    TooLarge(usize),
+    /// No front matter.
+    #[error("SKILL.md must begin with front matter: a line `---`, YAML, and another line `---`")]
+    NoFrontMatter,
+    /// The front matter is not what it should be.
+    #[error("SKILL.md: {0}")]
+    Yaml(String),
+    /// A value is not what it should be.
+    #[error("SKILL.md: {0}")]
+    Value(#[from] Invalid),
+}
+
+/// A SKILL.md that was read and checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Manifest {
+    /// The skill's name: `[a-z0-9][a-z0-9-]{0,62}`.
+    pub name: String,
+    /// One line about it.
+    pub description: String,
+    /// The author's own label for the version, if any; ours is the content's hash.
+    pub version: Option<String>,
+    /// The pools that may run it; none means any.
+    pub worker_types: Vec<String>,
+    /// Logical database schemas that it uses.
+    pub schemas: Vec<String>,
+    /// What it needs to be granted.
+    pub capabilities: Vec<Capability>,
+    /// The Markdown below the front matter.
+    pub body: String,
+}
+
+/// The front matter as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FrontMatter {
+    name: String,
+    description: String,
+    version: Option<String>,
+    #[serde(default)]
+    worker_types: Vec<String>,
+    schema: Option<String>,
+    #[serde(default)]
+    schemas: Vec<String>,
+    #[serde(default)]
+    capabilities: Vec<String>,
+}
+
+impl Manifest {
+    /// Reads a SKILL.md.
+    pub fn parse(text: &str) -> Result<Self, ManifestError> {
+        if text.len() > MAX_BYTES {
+            return Err(ManifestError::TooLarge(text.len()));
+        }
+        let (yaml, body) = split(text).ok_or(ManifestError::NoFrontMatter)?;
+        let front: FrontMatter = serde_saphyr::from_str_with_options(yaml, options())
+            .map_err(|error| ManifestError::Yaml(error.to_string()))?;
+
+        validate::name("name", &front.name)?;
+        one_line("description", &front.description, DESCRIPTION_BYTES)?;
+        if let Some(version) = &front.version {
+            one_line("version", version, VERSION_BYTES)?;
+        }
+        names("worker_types", &front.worker_types, validate::name)?;
+        let mut schemas = front.schemas;
+        schemas.extend(front.schema);
+        names("schemas", &schemas, schema_name)?;
+        let capabilities = front
+            .capabilities
+            .iter()
+            .map(|name| name.parse())
+            .collect::<Result<Vec<Capability>, String>>()
+            .map_err(|problem| Invalid(format!("capabilities: {problem}")))?;
+        validate::text("body", body, MAX_BYTES)?;
+        Ok(Self {
+            name: front.name,
+            description: front.description.trim().to_owned(),
+            version: front.version,
+            worker_types: front.worker_types,
+            schemas,
+            capabilities,
+            body: body.to_owned(),
+        })
+    }
+}
+
+/// Front matter and body. Lines may end in CRLF, and a byte order mark may come first.
+fn split(text: &str) -> Option<(&str, &str)> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let yaml_and_body = text.strip_prefix("---\n").or_else(|| text.strip_prefix("---\r\n"))?;
+    let mut start = 0;
+    for line in yaml_and_body.split_inclusive('\n') {
+        if line.trim_end_matches(['\r', '\n']) == "---" {
+            let body = &yaml_and_body[start + line.len()..];
+            return Some((&yaml_and_body[..start], body));
+        }
+        start += line.len();
+    }
+    None
+}
+
+/// Anchors, aliases and merge keys are for tricks, not for six lines of front matter.
+fn options() -> serde_saphyr::Options {
+    let mut options = serde_saphyr::Options::default();
+    options.with_snippet = false;
+    options.strict_booleans = true;
+    if let Some(budget) = &mut options.budget {
+        budget.max_anchors = 0;
+        budget.max_aliases = 0;
+        budget.max_depth = 8;
+        budget.max_nodes = 500;
+        budget.max_documents = 1;
+    }
+    options
+}
+
+fn one_line(field: &str, text: &str, bytes: usize) -> Result<(), Invalid> {
+    validate::text(field, text, bytes)?;
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(Invalid(format!("{field}: must not be empty")));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Invalid(format!("{field}: must be one line")));
+    }
+    Ok(())
+}
+
+fn names(
+    field: &str,
+    list: &[String],
+    check: impl Fn(&str, &str) -> Result<(), Invalid>,
+) -> Result<(), Invalid> {
+    if list.len() > LIST {
+        return Err(Invalid(format!("{field}: at most {LIST} are allowed")));
+    }
+    for (index, name) in list.iter().enumerate() {
+        check(field, name)?;
+        if list[..index].contains(name) {
+            return Err(Invalid(format!("{field}: `{name}` is named twice")));
+        }
+    }
+    Ok(())
+}
+
+/// A logical schema, such as `devops_projects`: becomes part of a Postgres identifier.
+fn schema_name(field: &str, name: &str) -> Result<(), Invalid> {
+    let fits = (1..=48).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    if fits {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(48).collect();
+    Err(Invalid(format!(
+        "{field}: `{}` is not a schema's name: lower-case letters, digits and `_`, at most 48, \
+         beginning with a letter",
+        shown.escape_debug()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "---\nname: text-stats\ndescription: Counts words.\nversion: \"1.0\"\n\
+                        worker_types: [general]\nschema: devops_projects\n\
+                        capabilities:\n  - queue\n---\n# Body\n---\nmore\n";
+
+    #[test]
+    fn a_whole_manifest() {
+        let manifest = Manifest::parse(GOOD).unwrap();
+        assert_eq!(manifest.name, "text-stats");
+        assert_eq!(manifest.version.as_deref(), Some("1.0"));
+        assert_eq!(manifest.worker_types, ["general"]);
+        assert_eq!(manifest.schemas, ["devops_projects"]);
+        assert_eq!(manifest.capabilities, [Capability::Queue]);
+        assert_eq!(manifest.body, "# Body\n---\nmore\n");
+        let windows = Manifest::parse(&GOOD.replace('\n', "\r\n")).unwrap();
+        assert_eq!(windows.name, manifest.name);
+        assert_eq!(Manifest::parse(&format!("\u{feff}{GOOD}")).unwrap(), manifest);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (text, problem) in [
+            ("", "front matter"),
+            ("# Hello", "front matter"),
+            ("---\nname: a\n", "front matter"),
+            ("---\nname: a\n---\n", "description"),
+            ("---\nname: A b\ndescription: x\n---\n", "not a name"),
+            ("---\nname: a\ndescription: x\ncolour: red\n---\n", "colour"),
+            ("---\nname: a\nname: b\ndescription: x\n---\n", "uplicate"),
+            ("---\nname: a\ndescription: \"\"\n---\n", "empty"),
+            ("---\nname: a\ndescription: \"x\\ny\"\n---\n", "one line"),
+            ("---\nname: a\ndescription: x\ncapabilities: [magic]\n---\n", "not a capability"),
+            ("---\nname: a\ndescription: x\nworker_types: [a, a]\n---\n", "twice"),
+            ("---\nname: a\ndescription: x\nschema: Bad-Name\n---\n", "schema"),
+            ("---\nname: &a x\ndescription: *a\n---\n", "nchor"),
+            ("---\n- a\n---\n", ""),
+        ] {
+            let message = Manifest::parse(text).unwrap_err().to_string();
+            assert!(message.contains(problem), "{text:?}: {message}");
+        }
+        let large = format!("{GOOD}{}", "x".repeat(MAX_BYTES));
+        assert!(matches!(Manifest::parse(&large), Err(ManifestError::TooLarge(_))));
+    }
+}
