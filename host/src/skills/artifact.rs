@@ -188,6 +188,11 @@ impl Signer {
         file.sync_all().map_err(failed)
     }
 
+    /// The seed in base64, as [`Signer::from_base64`] takes it. Secret.
+    pub fn seed(&self) -> String {
+        BASE64.encode(self.key.to_bytes())
+    }
+
     /// What workers need to verify: 32 bytes in base64.
     pub fn public_key(&self) -> String {
         BASE64.encode(self.key.verifying_key().to_bytes())
