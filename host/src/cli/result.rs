@@ -3,6 +3,7 @@
 use super::Globals;
 use super::error::{Error, Exit};
 use super::output::{Format, Output, Render, View, cell, plain_text, size, text_cell};
+use super::request::create::request_id;
 use crate::ids::RequestId;
 use crate::requests::RequestResult;
 
@@ -18,6 +19,7 @@ Examples:
   eve result get \"$ID\" --data | jq .words")]
     Get {
         /// The request's id, which is its result's too
+        #[arg(value_parser = request_id)]
         id: RequestId,
         /// Only the data that the run handed back, as JSON; fails if the request did not complete
         #[arg(long)]

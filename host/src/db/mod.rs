@@ -38,6 +38,8 @@ pub enum Scope {
     Engine,
     /// Identity look-ups and platform administration.
     Control,
+    /// How many requests stand where, by worker type, and nothing else.
+    Metrics,
 }
 
 /// How a process talks to Postgres.
@@ -92,6 +94,7 @@ impl Db {
         match scope {
             Scope::Engine => tx.execute("SET LOCAL ROLE eve_engine").await?,
             Scope::Control => tx.execute("SET LOCAL ROLE eve_control").await?,
+            Scope::Metrics => tx.execute("SET LOCAL ROLE eve_metrics").await?,
             Scope::Tenant(tenant) => enter_org(&mut tx, "eve_tenant", tenant).await?,
             Scope::Guest(tenant) => enter_org(&mut tx, "eve_guest", tenant).await?,
         };

@@ -101,7 +101,7 @@ impl Manifest {
             .iter()
             .map(|name| name.parse())
             .collect::<Result<Vec<Capability>, String>>()
-            .map_err(|problem| Invalid(format!("capabilities: {problem}")))?;
+            .map_err(|problem| Invalid::new("capabilities", problem))?;
         validate::text("body", body, MAX_BYTES)?;
         Ok(Self {
             name: front.name,
@@ -149,10 +149,10 @@ fn one_line(field: &str, text: &str, bytes: usize) -> Result<(), Invalid> {
     validate::text(field, text, bytes)?;
     let text = text.trim();
     if text.is_empty() {
-        return Err(Invalid(format!("{field}: must not be empty")));
+        return Err(Invalid::new(field, "must not be empty"));
     }
     if text.chars().any(char::is_control) {
-        return Err(Invalid(format!("{field}: must be one line")));
+        return Err(Invalid::new(field, "must be one line"));
     }
     Ok(())
 }
@@ -163,12 +163,12 @@ fn names(
     check: impl Fn(&str, &str) -> Result<(), Invalid>,
 ) -> Result<(), Invalid> {
     if list.len() > LIST {
-        return Err(Invalid(format!("{field}: at most {LIST} are allowed")));
+        return Err(Invalid::new(field, format_args!("at most {LIST} are allowed")));
     }
     for (index, name) in list.iter().enumerate() {
         check(field, name)?;
         if list[..index].contains(name) {
-            return Err(Invalid(format!("{field}: `{name}` is named twice")));
+            return Err(Invalid::new(field, format_args!("`{name}` is named twice")));
         }
     }
     Ok(())

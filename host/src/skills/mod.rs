@@ -2,7 +2,7 @@
 //!
 //! Flow: SKILL.md is read (`manifest`); the component is checked and compiled in a child process
 //! (`compile`); the machine code is loaded once for its fit, signed and packed (`artifact`), stored
-//! and made active. A worker fetches an active artifact once, verifies it and maps it (`artifact`).
+//! and made active (`upload`, `store`). A worker fetches an active artifact once, verifies it and maps it (`artifact`).
 //!
 //! Invariants:
 //! - Bytes of a guest are parsed and compiled in a child with CPU, memory and time limits only.
@@ -14,3 +14,5 @@ pub mod artifact;
 pub mod compile;
 pub mod loader;
 pub mod manifest;
+pub mod store;
+pub mod upload;

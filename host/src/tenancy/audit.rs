@@ -1,5 +1,6 @@
 //! What people, tokens and guests changed: one row in the same transaction as the change.
 
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Actor, Tenant};
@@ -13,14 +14,28 @@ pub async fn record(
     action: &'static str,
     target: &str,
 ) -> Result<(), sqlx::Error> {
+    record_details(tx, tenant, actor, action, target, json!({})).await
+}
+
+/// As [`record`], with what the change consisted of: never a secret.
+pub async fn record_details(
+    tx: &mut Tx,
+    tenant: Tenant,
+    actor: &Actor,
+    action: &'static str,
+    target: &str,
+    details: Value,
+) -> Result<(), sqlx::Error> {
     let actor = serde_json::to_value(actor).expect("an Actor always serialises");
     sqlx::query!(
-        "INSERT INTO eve.audit_log (id, org_id, actor, action, target) VALUES ($1, $2, $3, $4, $5)",
+        "INSERT INTO eve.audit_log (id, org_id, actor, action, target, details)
+         VALUES ($1, $2, $3, $4, $5, $6)",
         Uuid::now_v7(),
         tenant.org().0,
         actor,
         action,
-        target
+        target,
+        details,
     )
     .execute(&mut **tx)
     .await?;

@@ -12,11 +12,23 @@
 //!   transaction (`audit`).
 
 pub mod audit;
+pub mod auth;
+mod error;
+mod jwt;
+pub mod members;
+pub mod orgs;
+pub mod tokens;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::ids::{OrgId, RequestId, TokenId, UserId};
+
+pub use error::TenancyError;
+pub use jwt::JwtConfig;
+
+/// The platform's own organisation, which owns the skills that everybody may run.
+pub const PLATFORM_ORG: OrgId = OrgId(uuid::Uuid::nil());
 
 /// An organisation on whose behalf something is done, proven by authentication or by a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -53,7 +53,7 @@ pub struct Create {
     pub context: Option<String>,
 
     /// Requests that must end first; repeatable, or separated by commas
-    #[arg(long, value_name = "ID", value_delimiter = ',', value_parser = blocker_id)]
+    #[arg(long, value_name = "ID", value_delimiter = ',', value_parser = request_id)]
     pub blocked_by: Vec<RequestId>,
 
     /// If one of them fails or is cancelled: cancel this request, run it anyway, or hold it back
@@ -111,13 +111,13 @@ pub struct Create {
     pub wait: bool,
 }
 
-/// Reads an id after `--blocked-by`. An empty one is what a failed command in `$(…)` leaves behind.
-fn blocker_id(text: &str) -> Result<RequestId, String> {
+/// Reads a request's id. An empty one is what a failed command in `$(…)` leaves behind.
+pub fn request_id(text: &str) -> Result<RequestId, String> {
     let text = text.trim();
     if text.is_empty() {
         return Err("it is empty; did the command that should have printed the id fail?".into());
     }
-    text.parse().map_err(|_| "a request id is a UUID, as `eve request create` prints it".into())
+    text.parse().map_err(|_| "an id is a UUID, as `eve request create` prints it".into())
 }
 
 /// The policies of an edge, by their words in the API.
@@ -278,7 +278,7 @@ mod tests {
         let empty = parsed(&["--worker-type", "general", "--blocked-by", ""]).expect_err("empty");
         assert!(empty.contains("did the command that should have printed the id fail?"), "{empty}");
         let null = parsed(&["--worker-type", "general", "--blocked-by", "null"]).expect_err("null");
-        assert!(null.contains("a request id is a UUID"), "{null}");
+        assert!(null.contains("an id is a UUID"), "{null}");
     }
 
     #[test]

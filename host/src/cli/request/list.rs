@@ -7,6 +7,7 @@ use super::super::Globals;
 use super::super::error::Error;
 use super::super::json::Inputs;
 use super::super::output::{Output, Render, View};
+use super::create::request_id;
 use super::view;
 use crate::ids::RequestId;
 use crate::requests::{Request, Status};
@@ -41,11 +42,11 @@ pub struct List {
     context_filter: Option<String>,
 
     /// Only what this request has brought about, directly or not
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = request_id)]
     root: Option<RequestId>,
 
     /// Only what this request has created itself
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = request_id)]
     parent: Option<RequestId>,
 
     /// At most so many

@@ -9,6 +9,7 @@ use super::super::Globals;
 use super::super::client::Client;
 use super::super::error::Error;
 use super::super::output::{Format, Output, Render, View, plain, plain_text};
+use super::create::request_id;
 use super::watch::Patience;
 use crate::ids::RequestId;
 use crate::requests::{LogLine, Request, RunLog};
@@ -30,6 +31,7 @@ Examples:
 With -f JSON output is one line of the log a line.")]
 pub struct Logs {
     /// The request's id
+    #[arg(value_parser = request_id)]
     id: RequestId,
     /// Stay until the request has ended, printing lines as they come
     #[arg(long, short)]

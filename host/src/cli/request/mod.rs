@@ -1,7 +1,7 @@
 //! `eve request …`: create requests, alone or in numbers, and see what becomes of them.
 
 mod batch;
-mod create;
+pub mod create;
 mod list;
 mod logs;
 mod view;
@@ -36,6 +36,7 @@ Examples:
   eve request get \"$ID\" | jq -r .status")]
     Get {
         /// The request's id
+        #[arg(value_parser = create::request_id)]
         id: RequestId,
     },
     Watch(watch::Watch),
@@ -46,6 +47,7 @@ Examples:
     #[command(after_help = "Example:\n  eve request blockers \"$ID\"")]
     Blockers {
         /// The request's id
+        #[arg(value_parser = create::request_id)]
         id: RequestId,
     },
     /// Cancel a request, and what depends on it
@@ -58,6 +60,7 @@ Examples:
   eve request cancel \"$ID\" --reason 'wrong version'")]
     Cancel {
         /// The request's id
+        #[arg(value_parser = create::request_id)]
         id: RequestId,
         /// Why, for whoever finds it cancelled
         #[arg(long, value_name = "TEXT")]
@@ -70,6 +73,7 @@ Examples:
     #[command(after_help = "Example:\n  eve request retry \"$ID\" && eve request watch \"$ID\"")]
     Retry {
         /// The request's id
+        #[arg(value_parser = create::request_id)]
         id: RequestId,
     },
     Logs(logs::Logs),

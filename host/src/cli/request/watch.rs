@@ -14,6 +14,7 @@ use super::super::Globals;
 use super::super::client::Client;
 use super::super::error::{Error, Exit};
 use super::super::output::{Format, Output, plain};
+use super::create::request_id;
 use crate::ids::RequestId;
 use crate::requests::{Request, Status};
 
@@ -40,7 +41,7 @@ Exit codes: 0 all have completed, 1 one has failed or was cancelled, 3 there is 
 5 the server could not be reached for a minute.")]
 pub struct Watch {
     /// The requests' ids
-    #[arg(required = true, value_name = "ID")]
+    #[arg(required = true, value_name = "ID", value_parser = request_id)]
     ids: Vec<RequestId>,
 }
 
@@ -261,8 +262,9 @@ enum Board<'a> {
     Json(&'a Output),
     /// A line of text a change.
     Lines(&'a Output),
-    /// A line a request on the terminal, and a summary of the rest.
-    Bars(MultiProgress),
+    /// A moving line for each open request; what has ended is left as a line of the answer, where
+    /// the changes are the answer.
+    Bars(MultiProgress, Option<&'a Output>),
     /// Nothing.
     Silent,
 }
@@ -272,7 +274,9 @@ impl<'a> Board<'a> {
         match (shown, out.format()) {
             (Shown::Changes, Format::Json) => Board::Json(out),
             (Shown::Changes, Format::Table) if !out.is_terminal() => Board::Lines(out),
-            _ if out.is_live() && requests <= BARS => Board::Bars(MultiProgress::new()),
+            _ if out.is_live() && requests <= BARS => {
+                Board::Bars(MultiProgress::new(), (shown == Shown::Changes).then_some(out))
+            }
             (Shown::Changes, Format::Table) if !out.is_quiet() => Board::Lines(out),
             _ => Board::Silent,
         }
@@ -283,7 +287,7 @@ impl<'a> Board<'a> {
             Board::Json(out) => Line::Json(out),
             Board::Lines(out) => Line::Text(out),
             Board::Silent => Line::Silent,
-            Board::Bars(all) => {
+            Board::Bars(all, out) => {
                 let bar = all.add(ProgressBar::new_spinner());
                 if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} {wide_msg}") {
                     bar.set_style(style.tick_chars("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏ "));
@@ -291,7 +295,7 @@ impl<'a> Board<'a> {
                 bar.set_prefix(id.to_string());
                 bar.set_message("…");
                 bar.enable_steady_tick(Duration::from_millis(100));
-                Line::Bar(bar)
+                Line::Bar { bar, all: all.clone(), out: *out }
             }
         }
     }
@@ -301,7 +305,7 @@ impl<'a> Board<'a> {
 enum Line<'a> {
     Json(&'a Output),
     Text(&'a Output),
-    Bar(ProgressBar),
+    Bar { bar: ProgressBar, all: MultiProgress, out: Option<&'a Output> },
     Silent,
 }
 
@@ -310,17 +314,15 @@ impl Line<'_> {
         match self {
             Line::Json(out) => out.json_line(request),
             Line::Text(out) => out.text(&format!("{} {}", request.id, state(request))),
-            Line::Bar(bar) => {
-                if request.status.is_terminal() {
-                    let mark = if request.status == Status::Completed { "✓" } else { "✗" };
-                    if let Ok(style) = ProgressStyle::with_template("{msg}") {
-                        bar.set_style(style);
-                    }
-                    bar.finish_with_message(format!("{mark} {} {}", request.id, state(request)));
-                } else {
-                    bar.set_message(state(request));
-                }
+            Line::Bar { bar, .. } if !request.status.is_terminal() => {
+                bar.set_message(state(request));
                 Ok(())
+            }
+            Line::Bar { bar, all, out } => {
+                bar.finish_and_clear();
+                let mark = if request.status == Status::Completed { "✓" } else { "✗" };
+                let line = format!("{mark} {} {}", request.id, state(request));
+                out.map_or(Ok(()), |out| all.suspend(|| out.text(&line)))
             }
             Line::Silent => Ok(()),
         }

@@ -1,0 +1,82 @@
+//! What surrounds every handler: the request's id, the shape of errors, time limits, panics.
+
+use std::any::Any;
+use std::time::{Duration, Instant};
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tracing::Instrument;
+use uuid::Uuid;
+
+use super::problem::{Kind, Problem};
+
+/// Names a request in responses and in the log.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Longest id that is taken over from a client.
+const MAX_REQUEST_ID: usize = 64;
+
+/// The outermost layer: gives the request its id, and errors their shape.
+pub async fn frame(request: Request, next: Next) -> Response {
+    let id = request_id(&request);
+    let method = request.method().clone();
+    // The route, not the path: what counts requests must not grow with what clients make up.
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let span = tracing::info_span!("http", %method, route, request_id = id);
+    let started = Instant::now();
+    let mut response = next.run(request).instrument(span).await;
+    if let Some(problem) = Problem::of(&mut response) {
+        problem.log(&id);
+        response = problem.render(&id, response);
+    }
+    let labels = [
+        ("method", method.as_str().to_owned()),
+        ("route", route.unwrap_or_else(|| "none".to_owned())),
+        ("status", response.status().as_u16().to_string()),
+    ];
+    metrics::counter!("eve_http_requests_total", &labels).increment(1);
+    metrics::histogram!("eve_http_request_duration_seconds", &labels).record(started.elapsed());
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+/// The client's own id if it is a harmless one, else a new one.
+fn request_id(request: &Request) -> String {
+    request
+        .headers()
+        .get(REQUEST_ID)
+        .and_then(|value| value.to_str().ok())
+        .filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len()))
+        .filter(|id| id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)))
+        .map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
+}
+
+/// Ends a handler that takes longer than `limit`. A stream that it has begun goes on.
+pub async fn time_limit(limit: Duration, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let detail = format!("this took longer than {} seconds", limit.as_secs());
+            Problem::new(Kind::Unavailable, detail).into_response()
+        }
+    }
+}
+
+/// A panic is a bug: the client gets an internal error, the log the message.
+pub fn caught_panic(panic: Box<dyn Any + Send>) -> Response {
+    #[derive(Debug, thiserror::Error)]
+    #[error("a handler panicked: {0}")]
+    struct Panicked(String);
+
+    let message = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    let source: std::sync::Arc<dyn std::error::Error + Send + Sync> =
+        std::sync::Arc::new(Panicked(message));
+    Problem::internal(source).into_response()
+}

@@ -1,0 +1,154 @@
+//! The HTTP API: thin handlers over the nouns' modules, and what they share.
+//!
+//! Flow: `layers` give a request its id and its limits; an extractor authenticates the caller and
+//! checks what the operation asks of them (`extract`); a handler in `routes` calls one function of a
+//! noun's module; whatever goes wrong becomes a problem document (`problem`).
+//!
+//! Invariants:
+//! - Every error is problem details, with the request's id and nothing of our insides.
+//! - Every operation under `/v1` but the document itself asks for a credential.
+//! - Every body, wait and stream has a limit.
+
+mod cursor;
+mod extract;
+mod layers;
+mod openapi;
+mod problem;
+mod routes;
+mod watch;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::openapi::OpenApi;
+
+pub use problem::{Kind, Problem, ProblemDetails};
+
+use crate::db::Db;
+use crate::requests::Requests;
+use crate::skills::upload::Uploads;
+use crate::tenancy::auth::Authenticator;
+use extract::BodyLimit;
+use watch::Hub;
+
+/// Largest JSON body of a single thing: a request's context may have 1 MiB, its prompt 256 KiB.
+const BODY_LIMIT: usize = 2 << 20;
+/// Largest JSON body of a batch.
+const BATCH_BODY_LIMIT: usize = 16 << 20;
+/// Most of an upload's body that is read at all: past the component's own limit the rest is thrown
+/// away, so that the client hears why instead of a broken pipe.
+const UPLOAD_BODY_LIMIT: usize = 256 << 20;
+/// How long a handler may take, reading the body included.
+const TIME_LIMIT: Duration = Duration::from_secs(30);
+/// How long a batch may take.
+const BATCH_TIME_LIMIT: Duration = Duration::from_secs(60);
+/// How long an upload may take: slow lines, the wait for other compilations, its own.
+const UPLOAD_TIME_LIMIT: Duration = Duration::from_secs(300);
+/// How long requests in progress may go on after a shutdown was asked for.
+const DRAIN_TIME: Duration = Duration::from_secs(20);
+
+/// What handlers work with. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    pub(crate) db: Db,
+    pub(crate) requests: Requests,
+    pub(crate) auth: Authenticator,
+    pub(crate) uploads: Uploads,
+    hub: Hub,
+    gauges: routes::Gauges,
+    prometheus: Option<PrometheusHandle>,
+    document: Arc<OpenApi>,
+    shutdown: CancellationToken,
+}
+
+impl AppState {
+    /// Starts what runs beside the handlers: the hub that watches requests. It, event streams and
+    /// readiness end with `shutdown`. Must be called inside a tokio runtime.
+    pub fn new(
+        db: Db,
+        requests: Requests,
+        auth: Authenticator,
+        uploads: Uploads,
+        prometheus: Option<PrometheusHandle>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let hub = Hub::start(db.clone(), requests.clone(), shutdown.clone());
+        let document = Arc::new(document());
+        let gauges = routes::Gauges::default();
+        Self { db, requests, auth, uploads, hub, gauges, prometheus, document, shutdown }
+    }
+}
+
+/// The OpenAPI document of all operations.
+pub fn document() -> OpenApi {
+    let mut document = routes::all().into_openapi();
+    openapi::complete(&mut document);
+    document
+}
+
+/// The whole API.
+pub fn router(state: AppState) -> Router {
+    let (router, _) = routes::all().split_for_parts();
+    router
+        .layer(CatchPanicLayer::custom(layers::caught_panic))
+        .layer(middleware::from_fn(layers::frame))
+        .with_state(state)
+}
+
+/// Serves until `shutdown`; then accepts no more, ends event streams, and lets what is in progress
+/// finish for a while.
+pub async fn serve(
+    listener: TcpListener,
+    state: AppState,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    // Whichever of the two is cancelled, both are: streams and readiness hang on the state's.
+    let streams = state.shutdown.clone();
+    let stopped = shutdown.clone();
+    let cancelled = async move {
+        tokio::select! {
+            () = stopped.cancelled() => streams.cancel(),
+            () = streams.cancelled() => stopped.cancel(),
+        }
+    };
+    let serving = axum::serve(listener, router(state)).with_graceful_shutdown(cancelled);
+    let overdue = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(DRAIN_TIME).await;
+    };
+    tokio::select! {
+        served = serving => served,
+        () = overdue => {
+            tracing::warn!("some requests did not end in time; they are cut off");
+            Ok(())
+        }
+    }
+}
+
+/// Limits of a group of routes.
+fn limited<S>(
+    router: utoipa_axum::router::OpenApiRouter<S>,
+    body: usize,
+    time: Duration,
+) -> utoipa_axum::router::OpenApiRouter<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    router
+        .route_layer(DefaultBodyLimit::max(body))
+        .route_layer(axum::Extension(BodyLimit(body)))
+        .route_layer(middleware::from_fn(move |request, next| {
+            layers::time_limit(time, request, next)
+        }))
+}
+
+#[cfg(test)]
+mod tests;

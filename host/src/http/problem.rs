@@ -1,0 +1,328 @@
+//! Problem details ([RFC 9457]): the one shape of every error that a client sees.
+//!
+//! A handler returns a [`Problem`]; the outermost layer (`layers::frame`) adds the request's id,
+//! logs what is ours to mend, and writes the body. What went wrong inside is logged, never sent.
+//!
+//! [RFC 9457]: https://www.rfc-editor.org/rfc/rfc9457
+
+use std::sync::Arc;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::db;
+use crate::requests::RequestError;
+use crate::skills::store::SkillError;
+use crate::skills::upload::UploadError;
+use crate::tenancy::TenancyError;
+use crate::tenancy::auth::AuthError;
+use crate::worker_types::WorkerTypeError;
+
+/// What `type`s begin with.
+const TYPE_BASE: &str = "https://eve-horizon.dev/problems/";
+/// How long a client should wait before it tries again when we are not able to serve it.
+const RETRY_AFTER_SECONDS: u64 = 2;
+
+/// The kinds of problem. Their words are part of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// No credential, or one that does not hold.
+    Unauthenticated,
+    /// Not with the caller's role in their own organisation.
+    Forbidden,
+    /// It does not exist, for this caller.
+    NotFound,
+    /// The request is still open.
+    ResultNotReady,
+    /// The path is there; the method is not.
+    MethodNotAllowed,
+    /// Well-formed, and not acceptable.
+    Invalid,
+    /// Not even well-formed.
+    Malformed,
+    /// It contradicts the state that things are in.
+    Conflict,
+    /// The body is larger than is read.
+    TooLarge,
+    /// The body is of a type that is not understood here.
+    UnsupportedMediaType,
+    /// Not now.
+    Unavailable,
+    /// A bug or an outage of ours.
+    Internal,
+}
+
+impl Kind {
+    fn parts(self) -> (&'static str, StatusCode, &'static str) {
+        match self {
+            Kind::Unauthenticated => ("unauthenticated", StatusCode::UNAUTHORIZED, "Not signed in"),
+            Kind::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "Not allowed"),
+            Kind::NotFound => ("not-found", StatusCode::NOT_FOUND, "Not found"),
+            Kind::ResultNotReady => ("result-not-ready", StatusCode::NOT_FOUND, "No result yet"),
+            Kind::MethodNotAllowed => {
+                ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
+            }
+            Kind::Invalid => {
+                ("invalid", StatusCode::UNPROCESSABLE_ENTITY, "Not acceptable as it is")
+            }
+            Kind::Malformed => ("malformed", StatusCode::BAD_REQUEST, "Malformed"),
+            Kind::Conflict => {
+                ("conflict", StatusCode::CONFLICT, "In conflict with the state of things")
+            }
+            Kind::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE, "Too large"),
+            Kind::UnsupportedMediaType => (
+                "unsupported-media-type",
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "Unsupported media type",
+            ),
+            Kind::Unavailable => {
+                ("unavailable", StatusCode::SERVICE_UNAVAILABLE, "Not available just now")
+            }
+            Kind::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),
+        }
+    }
+
+    /// Its status.
+    pub fn status(self) -> StatusCode {
+        self.parts().1
+    }
+
+    /// The kind of a response that carries no problem of ours: axum's and hyper's own.
+    fn of(status: StatusCode) -> Self {
+        match status {
+            StatusCode::UNAUTHORIZED => Kind::Unauthenticated,
+            StatusCode::FORBIDDEN => Kind::Forbidden,
+            StatusCode::NOT_FOUND => Kind::NotFound,
+            StatusCode::METHOD_NOT_ALLOWED => Kind::MethodNotAllowed,
+            StatusCode::CONFLICT => Kind::Conflict,
+            StatusCode::PAYLOAD_TOO_LARGE => Kind::TooLarge,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => Kind::UnsupportedMediaType,
+            StatusCode::UNPROCESSABLE_ENTITY => Kind::Invalid,
+            StatusCode::SERVICE_UNAVAILABLE => Kind::Unavailable,
+            status if status.is_client_error() => Kind::Malformed,
+            _ => Kind::Internal,
+        }
+    }
+}
+
+/// Something that went wrong, on its way to a client.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    kind: Kind,
+    detail: String,
+    extras: Map<String, Value>,
+    /// For the log only.
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+/// Problem details as they are sent. `type` tells programs what happened; `detail` tells people.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ProblemDetails {
+    /// `https://eve-horizon.dev/problems/` and a word such as `not-found`.
+    #[serde(rename = "type")]
+    pub type_uri: String,
+    /// The same for all problems of the type.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What was wrong, and what to do about it.
+    pub detail: String,
+    /// The request's id, as in the header `x-request-id`.
+    pub instance: String,
+    /// Where the type has more to say: `field`, `line`, `column`, `limit`.
+    #[serde(flatten)]
+    pub extras: Map<String, Value>,
+}
+
+impl Problem {
+    /// A problem of a kind; `detail` is for people.
+    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), extras: Map::new(), source: None }
+    }
+
+    /// What was sent is not acceptable, and where.
+    pub fn invalid(field: &str, message: impl std::fmt::Display) -> Self {
+        Self::new(Kind::Invalid, format!("{field}: {message}")).with("field", field)
+    }
+
+    /// Adds a member.
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.extras.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// A failure that is ours: the client learns that it happened, the log what it was.
+    pub fn internal(source: impl Into<Arc<dyn std::error::Error + Send + Sync>>) -> Self {
+        let detail = "something went wrong here; the request's id leads us to what it was";
+        Self { source: Some(source.into()), ..Self::new(Kind::Internal, detail) }
+    }
+
+    fn from_status(status: StatusCode) -> Self {
+        let kind = Kind::of(status);
+        let detail = match kind {
+            Kind::NotFound => "there is nothing at this path",
+            Kind::MethodNotAllowed => "this path does not answer to this method",
+            Kind::TooLarge => "the body is too large",
+            _ => status.canonical_reason().unwrap_or("the request could not be served"),
+        };
+        Self::new(kind, detail)
+    }
+
+    /// A failure with Postgres at its root: gone or overloaded is not a bug.
+    fn of_failure(outage: bool, error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        let error: Arc<dyn std::error::Error + Send + Sync> = Arc::new(error);
+        if !outage {
+            return Self::internal(error);
+        }
+        let detail = "the database cannot be reached or is overloaded: try again shortly";
+        Self { source: Some(error), ..Self::new(Kind::Unavailable, detail) }
+    }
+
+    /// Logs what is ours to mend, once.
+    pub(super) fn log(&self, request_id: &str) {
+        let source = self.source.as_deref().map(|source| source as &dyn std::error::Error);
+        match self.kind {
+            Kind::Internal => tracing::error!(error = source, request_id, "a request failed"),
+            Kind::Unavailable => tracing::warn!(
+                error = source,
+                request_id,
+                detail = self.detail,
+                "a request was turned away"
+            ),
+            _ => {}
+        }
+    }
+
+    /// The response with its body.
+    pub(super) fn render(self, request_id: &str, mut from: Response) -> Response {
+        let (slug, status, title) = self.kind.parts();
+        let details = ProblemDetails {
+            type_uri: format!("{TYPE_BASE}{slug}"),
+            title: title.to_owned(),
+            status: status.as_u16(),
+            detail: self.detail,
+            instance: request_id.to_owned(),
+            extras: self.extras,
+        };
+        let body = serde_json::to_vec(&details).unwrap_or_default();
+        let headers = from.headers_mut();
+        headers.remove(header::CONTENT_LENGTH);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.kind == Kind::Unauthenticated {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.kind == Kind::Unavailable {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        let (mut parts, _) = from.into_parts();
+        parts.status = status;
+        Response::from_parts(parts, body.into())
+    }
+
+    /// The problem that a response carries, or that its bare status stands for; none if it is fine.
+    pub(super) fn of(response: &mut Response) -> Option<Self> {
+        if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+            return Some(problem);
+        }
+        let status = response.status();
+        (status.is_client_error() || status.is_server_error()).then(|| Self::from_status(status))
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.kind.status().into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Whether Postgres is gone or overloaded, rather than asked for something wrong.
+pub(super) fn is_outage(error: &sqlx::Error) -> bool {
+    /// SQLSTATEs: statement timeout, and too many connections.
+    const BUSY: [&str; 2] = ["57014", "53300"];
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| BUSY.contains(&code.as_ref()))
+        || matches!(error, sqlx::Error::PoolClosed)
+        || db::is_connection_loss(error)
+        || db::is_deadlock(error)
+}
+
+impl From<AuthError> for Problem {
+    fn from(error: AuthError) -> Self {
+        let kind = match &error {
+            AuthError::Database(source) => return Problem::of_failure(is_outage(source), error),
+            AuthError::WhichOrg => {
+                return Problem::new(Kind::Invalid, error.to_string()).with("field", "Eve-Org");
+            }
+            AuthError::NoSuchOrg(_) => Kind::NotFound,
+            AuthError::NoOrg => Kind::Forbidden,
+            AuthError::KeysUnavailable => Kind::Unavailable,
+            _ => Kind::Unauthenticated,
+        };
+        Problem::new(kind, error.to_string())
+    }
+}
+
+impl From<RequestError> for Problem {
+    fn from(error: RequestError) -> Self {
+        match &error {
+            RequestError::NotFound(_) => Problem::new(Kind::NotFound, error.to_string()),
+            RequestError::Open(_) => Problem::new(Kind::ResultNotReady, error.to_string()),
+            RequestError::Invalid { field, message } => Problem::invalid(field, message),
+            RequestError::Conflict(message) => Problem::new(Kind::Conflict, message),
+            RequestError::Database { source, .. } => Problem::of_failure(is_outage(source), error),
+        }
+    }
+}
+
+impl From<TenancyError> for Problem {
+    fn from(error: TenancyError) -> Self {
+        match &error {
+            TenancyError::NotFound { .. } => Problem::new(Kind::NotFound, error.to_string()),
+            TenancyError::Forbidden(message) => Problem::new(Kind::Forbidden, message),
+            TenancyError::Invalid { field, message } => Problem::invalid(field, message),
+            TenancyError::Conflict(message) => Problem::new(Kind::Conflict, message),
+            TenancyError::Database { source, .. } => Problem::of_failure(is_outage(source), error),
+        }
+    }
+}
+
+impl From<SkillError> for Problem {
+    fn from(error: SkillError) -> Self {
+        match &error {
+            SkillError::NotFound { .. } => Problem::new(Kind::NotFound, error.to_string()),
+            SkillError::Invalid { field, message } => Problem::invalid(field, message),
+            SkillError::Conflict(message) => Problem::new(Kind::Conflict, message),
+            SkillError::Corrupt(_) => Problem::of_failure(false, error),
+            SkillError::Database { source, .. } => Problem::of_failure(is_outage(source), error),
+        }
+    }
+}
+
+impl From<UploadError> for Problem {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Busy => Problem::new(Kind::Unavailable, error.to_string()),
+            UploadError::Refused { field, message } => Problem::invalid(field, message),
+            UploadError::Store(error) => error.into(),
+            UploadError::Internal { .. } => Problem::of_failure(false, error),
+        }
+    }
+}
+
+impl From<WorkerTypeError> for Problem {
+    fn from(error: WorkerTypeError) -> Self {
+        match &error {
+            WorkerTypeError::NotFound(_) => Problem::new(Kind::NotFound, error.to_string()),
+            WorkerTypeError::Invalid { field, message } => Problem::invalid(field, message),
+            WorkerTypeError::InUse(_) => Problem::new(Kind::Conflict, error.to_string()),
+            WorkerTypeError::Database { source, .. } => {
+                Problem::of_failure(is_outage(source), error)
+            }
+        }
+    }
+}

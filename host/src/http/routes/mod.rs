@@ -1,0 +1,70 @@
+//! The operations, one file a noun.
+
+mod me;
+mod members;
+mod meta;
+mod orgs;
+#[allow(unused_qualifications, reason = "utoipa's macro qualifies the names of query parameters")]
+mod requests;
+#[allow(unused_qualifications, reason = "utoipa's macro qualifies the names of query parameters")]
+mod skills;
+mod tokens;
+mod worker_types;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{
+    AppState, BATCH_BODY_LIMIT, BATCH_TIME_LIMIT, BODY_LIMIT, TIME_LIMIT, UPLOAD_BODY_LIMIT,
+    UPLOAD_TIME_LIMIT, limited, openapi,
+};
+
+pub use meta::Gauges;
+
+/// Everything there is, in one list. Lists that are not paged come whole.
+#[derive(Serialize, ToSchema)]
+struct Items<T> {
+    /// The things themselves.
+    items: Vec<T>,
+}
+
+/// All operations with their paths and limits.
+pub fn all() -> OpenApiRouter<AppState> {
+    let usual = OpenApiRouter::with_openapi(openapi::base())
+        .routes(routes!(meta::healthz))
+        .routes(routes!(meta::readyz))
+        .routes(routes!(meta::metrics))
+        .routes(routes!(meta::openapi))
+        .routes(routes!(me::get_me))
+        .routes(routes!(requests::create_request, requests::list_requests))
+        .routes(routes!(requests::get_request))
+        .routes(routes!(requests::get_request_result))
+        .routes(routes!(requests::get_result))
+        .routes(routes!(requests::list_blockers))
+        .routes(routes!(requests::get_logs))
+        .routes(routes!(requests::watch_request))
+        .routes(routes!(requests::cancel_request))
+        .routes(routes!(requests::retry_request))
+        .routes(routes!(skills::list_skills))
+        .routes(routes!(skills::get_skill, skills::delete_skill))
+        .routes(routes!(skills::activate_version))
+        .routes(routes!(worker_types::list_worker_types))
+        .routes(routes!(
+            worker_types::get_worker_type,
+            worker_types::put_worker_type,
+            worker_types::delete_worker_type
+        ))
+        .routes(routes!(orgs::list_orgs, orgs::create_org))
+        .routes(routes!(orgs::get_org))
+        .routes(routes!(members::list_members))
+        .routes(routes!(members::put_member, members::delete_member))
+        .routes(routes!(tokens::list_tokens, tokens::create_token))
+        .routes(routes!(tokens::revoke_token));
+    let batches = OpenApiRouter::new().routes(routes!(requests::create_batch));
+    let uploads = OpenApiRouter::new().routes(routes!(skills::push_version, skills::list_versions));
+    limited(usual, BODY_LIMIT, TIME_LIMIT)
+        .merge(limited(batches, BATCH_BODY_LIMIT, BATCH_TIME_LIMIT))
+        .merge(limited(uploads, UPLOAD_BODY_LIMIT, UPLOAD_TIME_LIMIT))
+}

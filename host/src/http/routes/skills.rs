@@ -1,0 +1,246 @@
+//! Skills and their versions.
+
+use axum::extract::multipart::{Field, Multipart, MultipartError, MultipartRejection};
+use axum::extract::{FromRequest, Request, State};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+use super::Items;
+use crate::http::AppState;
+use crate::http::extract::{
+    Allowed, AnyMember, Json, ManageSkills, Path, PushSkills, Query, require_platform_admin,
+    too_large,
+};
+use crate::http::problem::{Kind, Problem};
+use crate::skills::store::{self, Activation, Pushed, Skill, SkillDetail, Version};
+use crate::skills::upload::{MAX_COMPONENT_BYTES, MAX_MANIFEST_BYTES, Upload};
+use crate::tenancy::auth::Caller;
+use crate::tenancy::{OrgRole, PLATFORM_ORG, Tenant};
+
+/// Whose skill is meant.
+#[derive(Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct OwnerQuery {
+    /// The platform's own instead of the organisation's; for administrators of the platform.
+    #[serde(default)]
+    platform: bool,
+}
+
+/// How to push.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct PushQuery {
+    /// Whether it runs at once: true when absent. Activating takes an admin.
+    #[serde(default = "yes")]
+    activate: bool,
+    /// The platform's own instead of the organisation's; for administrators of the platform.
+    #[serde(default)]
+    platform: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// For whom a change is made: the caller's organisation, or the platform.
+fn owner(caller: &Caller, platform: bool) -> Result<Tenant, Problem> {
+    if !platform {
+        return Ok(caller.tenant);
+    }
+    require_platform_admin(caller.platform_admin)?;
+    Ok(Tenant::proven(PLATFORM_ORG))
+}
+
+/// Lists the organisation's skills and the platform's.
+#[utoipa::path(
+    get, path = "/v1/skills", tag = "skills",
+    responses((status = 200, description = "By name", body = inline(Items<Skill>)))
+)]
+pub async fn list_skills(
+    State(state): State<AppState>,
+    Allowed(caller, _): Allowed<AnyMember>,
+) -> Result<Json<Items<Skill>>, Problem> {
+    Ok(Json(Items { items: store::list(&state.db, caller.tenant).await? }))
+}
+
+/// Shows a skill with its versions and its SKILL.md.
+#[utoipa::path(
+    get, path = "/v1/skills/{name}", tag = "skills", params(("name" = String, Path)),
+    responses((status = 200, description = "The skill", body = SkillDetail))
+)]
+pub async fn get_skill(
+    State(state): State<AppState>,
+    Allowed(caller, _): Allowed<AnyMember>,
+    Path(name): Path<String>,
+) -> Result<Json<SkillDetail>, Problem> {
+    Ok(Json(store::get(&state.db, caller.tenant, &printable("name", name)?).await?))
+}
+
+/// Lists a skill's versions, newest first.
+#[utoipa::path(
+    get, path = "/v1/skills/{name}/versions", tag = "skills", params(("name" = String, Path)),
+    responses((status = 200, description = "Its versions", body = inline(Items<Version>)))
+)]
+pub async fn list_versions(
+    State(state): State<AppState>,
+    Allowed(caller, _): Allowed<AnyMember>,
+    Path(name): Path<String>,
+) -> Result<Json<Items<Version>>, Problem> {
+    let items = store::versions(&state.db, caller.tenant, &printable("name", name)?).await?;
+    Ok(Json(Items { items }))
+}
+
+/// Deletes a skill with all its versions.
+#[utoipa::path(
+    delete, path = "/v1/skills/{name}", tag = "skills", params(("name" = String, Path), OwnerQuery),
+    responses((status = 204, description = "Deleted"))
+)]
+pub async fn delete_skill(
+    State(state): State<AppState>,
+    Allowed(caller, _): Allowed<ManageSkills>,
+    Path(name): Path<String>,
+    Query(query): Query<OwnerQuery>,
+) -> Result<StatusCode, Problem> {
+    let tenant = owner(&caller, query.platform)?;
+    store::delete(&state.db, tenant, &caller.actor, &printable("name", name)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Makes another version the one that runs; runs in progress end as they began.
+#[utoipa::path(
+    post, path = "/v1/skills/{name}/versions/{version}/activate", tag = "skills",
+    params(
+        ("name" = String, Path),
+        ("version" = String, Path, description = "Its label, or at least 8 digits of its SHA-256"),
+        OwnerQuery,
+    ),
+    responses(
+        (status = 200, description = "The version, active", body = Version),
+        (status = 409, description = "Several versions begin with these digits (`conflict`)"),
+    )
+)]
+pub async fn activate_version(
+    State(state): State<AppState>,
+    Allowed(caller, _): Allowed<ManageSkills>,
+    Path((name, version)): Path<(String, String)>,
+    Query(query): Query<OwnerQuery>,
+) -> Result<Json<Version>, Problem> {
+    let tenant = owner(&caller, query.platform)?;
+    let (name, version) = (printable("name", name)?, printable("version", version)?);
+    Ok(Json(store::activate(&state.db, tenant, &caller.actor, &name, &version).await?))
+}
+
+/// An upload.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "only described: the parts are read as they come")]
+pub struct UploadForm {
+    /// The WebAssembly component, at most 64 MiB.
+    #[schema(format = Binary, content_media_type = "application/wasm")]
+    component: String,
+    /// SKILL.md as text, at most 64 KiB.
+    manifest: Option<String>,
+}
+
+/// Pushes a version of a skill.
+///
+/// The component is checked and compiled before anything is stored: what is refused changes nothing.
+/// The version's label is the manifest's `version`, or the beginning of the component's SHA-256.
+#[utoipa::path(
+    post, path = "/v1/skills/{name}/versions", tag = "skills",
+    params(("name" = String, Path), PushQuery),
+    request_body(content = UploadForm, content_type = "multipart/form-data"),
+    responses(
+        (status = 201, description = "A new version", body = Version),
+        (status = 200, description = "The same content was there already", body = Version),
+        (status = 409, description = "The label is another content's (`conflict`)"),
+    )
+)]
+pub async fn push_version(
+    State(state): State<AppState>,
+    Allowed(caller, _): Allowed<PushSkills>,
+    Path(name): Path<String>,
+    Query(query): Query<PushQuery>,
+    request: Request,
+) -> Result<impl IntoResponse, Problem> {
+    let tenant = owner(&caller, query.platform)?;
+    let activation = if query.activate { Activation::Activate } else { Activation::Keep };
+    if activation == Activation::Activate && caller.role < OrgRole::Admin {
+        let detail =
+            "activating a version takes an admin: push it with `activate=false`, and ask one";
+        return Err(Problem::new(Kind::Forbidden, detail));
+    }
+    let _place = state.uploads.admit()?;
+    let upload = read(printable("name", name)?, request, &state).await?;
+    Ok(match state.uploads.push(tenant, &caller.actor, upload, activation).await? {
+        Pushed::Created(version) => (StatusCode::CREATED, Json(version)),
+        Pushed::Existing(version) => (StatusCode::OK, Json(version)),
+    })
+}
+
+/// Reads the parts as they come, none beyond its limit.
+async fn read(name: String, request: Request, state: &AppState) -> Result<Upload, Problem> {
+    let mut parts = Multipart::from_request(request, state).await.map_err(|error| match error {
+        MultipartRejection::InvalidBoundary(_) => Problem::new(
+            Kind::UnsupportedMediaType,
+            "send `multipart/form-data` with the parts `component` and, optionally, `manifest`",
+        ),
+        _ => Problem::new(Kind::Malformed, "the body is not multipart/form-data"),
+    })?;
+    let (mut component, mut manifest) = (None, None);
+    while let Some(field) = parts.next_field().await.map_err(unreadable)? {
+        match field.name() {
+            Some("component") if component.is_none() => {
+                component = Some(part(field, "component", MAX_COMPONENT_BYTES).await?);
+            }
+            Some("manifest") if manifest.is_none() => {
+                let bytes = part(field, "manifest", MAX_MANIFEST_BYTES).await?;
+                let text = String::from_utf8(bytes)
+                    .map_err(|_| Problem::invalid("manifest", "SKILL.md must be UTF-8"))?;
+                manifest = Some(text);
+            }
+            other => {
+                let name: String = other.unwrap_or_default().chars().take(50).collect();
+                let message = format!("the part `{name}` is not expected, or comes twice");
+                return Err(Problem::invalid("parts", message));
+            }
+        }
+    }
+    let component = component.filter(|bytes| !bytes.is_empty()).ok_or_else(|| {
+        Problem::invalid("component", "the part with the WebAssembly component is missing")
+    })?;
+    Ok(Upload { name, component, manifest })
+}
+
+/// One part. What goes beyond the limit is read and thrown away, so that the client hears of it.
+async fn part(mut field: Field<'_>, name: &str, limit: usize) -> Result<Vec<u8>, Problem> {
+    let mut bytes = Vec::new();
+    let mut exceeded = false;
+    while let Some(chunk) = field.chunk().await.map_err(unreadable)? {
+        exceeded |= bytes.len() + chunk.len() > limit;
+        if exceeded {
+            bytes = Vec::new();
+        } else {
+            bytes.extend_from_slice(&chunk);
+        }
+    }
+    if exceeded { Err(too_large(name, limit)) } else { Ok(bytes) }
+}
+
+fn unreadable(error: MultipartError) -> Problem {
+    match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => too_large("the upload", MAX_COMPONENT_BYTES),
+        _ => Problem::new(Kind::Malformed, "the body breaks off, or is not multipart/form-data"),
+    }
+}
+
+/// Postgres would refuse U+0000 where we only look something up.
+fn printable(field: &str, text: String) -> Result<String, Problem> {
+    if text.contains(char::is_control) {
+        return Err(Problem::invalid(field, "must be printable"));
+    }
+    Ok(text)
+}

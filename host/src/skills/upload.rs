@@ -1,0 +1,294 @@
+//! Uploads: from the bytes that a client sent to an active version.
+//!
+//! Flow: [`Uploads::admit`] before the bytes are read; then names and labels are checked, the
+//! component is compiled in a child process, signed, packed, and stored in one transaction.
+//! [`Uploads::compile_missing`] does the middle part again for engines that are new.
+//!
+//! Invariant: what is refused changes nothing, and the version that was active stays so.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::artifact::{Signer, Statement, pack};
+use super::compile::{CompileError, compile};
+use super::manifest::Manifest;
+use super::store::{self, Activation, NewArtifact, NewVersion, Pushed, SkillError};
+use crate::db::{Db, Scope};
+use crate::ids::{OrgId, VersionId};
+use crate::tenancy::{Actor, Tenant};
+
+/// Largest component.
+pub const MAX_COMPONENT_BYTES: usize = 64 << 20;
+/// Largest SKILL.md.
+pub const MAX_MANIFEST_BYTES: usize = 64 << 10;
+/// Compilations at a time: each may take a core for a minute and 1 GiB of address space.
+const COMPILING_MOST: usize = 2;
+/// Uploads at a time, waiting ones included: each holds its component in memory.
+const ADMITTED_MOST: usize = 8;
+/// Digits of the SHA-256 that serve as a label where the manifest gives none.
+const LABEL_DIGITS: usize = 12;
+/// The level packs a component to a third at some 200 MB/s.
+const ZSTD_LEVEL: i32 = 3;
+
+/// Why an upload was refused. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// Too many at one time.
+    #[error("too many uploads are being compiled: try again in a few seconds")]
+    Busy,
+    /// The component or its SKILL.md is not acceptable.
+    #[error("{field}: {message}")]
+    Refused {
+        /// `component`, `manifest` or `name`.
+        field: &'static str,
+        /// What is wrong, in words for its author.
+        message: String,
+    },
+    /// It could not be stored.
+    #[error(transparent)]
+    Store(#[from] SkillError),
+    /// A failure of ours, not of the component.
+    #[error("{doing} failed")]
+    Internal {
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// What a client sent.
+#[derive(Clone, Debug)]
+pub struct Upload {
+    /// The skill's name, from the path.
+    pub name: String,
+    /// The component.
+    pub component: Vec<u8>,
+    /// SKILL.md, if there is one.
+    pub manifest: Option<String>,
+}
+
+/// Compiles and stores uploads. Cheap to clone.
+#[derive(Clone)]
+pub struct Uploads {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    db: Db,
+    signer: Signer,
+    /// The `eve` binary, which compiles in a child process.
+    exe: PathBuf,
+    admitted: Arc<Semaphore>,
+    compiling: Semaphore,
+}
+
+/// A component that was compiled.
+struct Built {
+    imports: Vec<String>,
+    capabilities: Vec<String>,
+    artifact: NewArtifact,
+}
+
+impl Uploads {
+    /// Compiles with `exe` and signs with `signer`.
+    pub fn new(db: Db, signer: Signer, exe: PathBuf) -> Self {
+        let admitted = Arc::new(Semaphore::new(ADMITTED_MOST));
+        let compiling = Semaphore::new(COMPILING_MOST);
+        Self { inner: Arc::new(Inner { db, signer, exe, admitted, compiling }) }
+    }
+
+    /// A place in the queue, to be had before the upload is read and kept until it is stored.
+    pub fn admit(&self) -> Result<OwnedSemaphorePermit, UploadError> {
+        self.inner.admitted.clone().try_acquire_owned().map_err(|_| UploadError::Busy)
+    }
+
+    /// Checks, compiles, signs and stores. The same content again is the version that is there.
+    pub async fn push(
+        &self,
+        tenant: Tenant,
+        actor: &Actor,
+        upload: Upload,
+        activation: Activation,
+    ) -> Result<Pushed, UploadError> {
+        let db = &self.inner.db;
+        check_name(&upload.name)?;
+        let document = Document::read(&upload)?;
+        let component = Arc::new(upload.component);
+        let hashed = component.clone();
+        let sha256: [u8; 32] =
+            blocking("hashing", move || Ok(Sha256::digest(&*hashed).into())).await?;
+        let label =
+            document.version.unwrap_or_else(|| hex::encode(sha256)[..LABEL_DIGITS].to_owned());
+        let again = store::push_again(db, tenant, actor, &upload.name, &label, &sha256, activation);
+        if let Some(version) = again.await? {
+            return Ok(Pushed::Existing(version));
+        }
+        let built = self.build(component.clone()).await?;
+        let size_bytes = component.len() as i64;
+        let packed_wasm = blocking("packing the component", move || {
+            Ok(zstd::bulk::compress(&component, ZSTD_LEVEL)?)
+        })
+        .await?;
+        let new = NewVersion {
+            name: upload.name,
+            description: document.description,
+            version: label,
+            sha256,
+            size_bytes,
+            packed_wasm,
+            manifest: document.front_matter,
+            readme: document.readme,
+            imports: built.imports,
+            capabilities: built.capabilities,
+            artifact: built.artifact,
+        };
+        Ok(store::push(db, tenant, actor, &new, activation).await?)
+    }
+
+    /// Compiles active versions that have no machine code for an engine yet: done by a control plane
+    /// when it starts. Every version is stored as it is done, so dying half-way loses one at most;
+    /// two that do it at once do some of the work twice, and no harm. Returns how many were compiled.
+    pub async fn compile_missing(&self, fingerprint: &str) -> Result<usize, UploadError> {
+        let mut compiled = 0;
+        for (org, version) in store::missing_artifacts(&self.inner.db, fingerprint).await? {
+            match self.compile_stored(org, version).await {
+                Ok(()) => compiled += 1,
+                // One that cannot be compiled any more must not hold up the others.
+                Err(error) => tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    %org,
+                    %version,
+                    "compiling a stored version for this engine failed"
+                ),
+            }
+        }
+        Ok(compiled)
+    }
+
+    async fn compile_stored(&self, org: OrgId, version: VersionId) -> Result<(), UploadError> {
+        let doing = "compiling a stored version";
+        let failed = |source| SkillError::Database { doing, source };
+        let mut tx = self.inner.db.begin(Scope::Control).await.map_err(failed)?;
+        let wasm = store::wasm(&mut tx, version).await?;
+        tx.commit().await.map_err(failed)?;
+        // Deleted in the meantime.
+        let Some(wasm) = wasm else { return Ok(()) };
+        let built = self.build(Arc::new(wasm)).await?;
+        let mut tx = self.inner.db.begin(Scope::Control).await.map_err(failed)?;
+        store::store_artifact(&mut tx, org, version, &built.artifact).await.map_err(failed)?;
+        tx.commit().await.map_err(failed)?;
+        Ok(())
+    }
+
+    /// Compiles in a child process, signs and packs; a few at a time.
+    async fn build(&self, wasm: Arc<Vec<u8>>) -> Result<Built, UploadError> {
+        let doing = "compiling a component";
+        let _permit = self
+            .inner
+            .compiling
+            .acquire()
+            .await
+            .map_err(|error| UploadError::Internal { doing, source: error.into() })?;
+        let compiled = compile(&wasm, &self.inner.exe).await.map_err(|error| match error {
+            CompileError::Refused(message) => UploadError::Refused { field: "component", message },
+        })?;
+        let statement = Statement::about(&compiled.artifact, &wasm, &compiled.fingerprint);
+        let length = compiled.artifact.len() as i64;
+        let claim = self.inner.signer.sign(statement);
+        let packed =
+            blocking("packing machine code", move || Ok(pack(&compiled.artifact)?)).await?;
+        Ok(Built {
+            imports: compiled.imports,
+            capabilities: compiled.capabilities,
+            artifact: NewArtifact {
+                fingerprint: claim.statement.fingerprint,
+                packed,
+                length,
+                sha256: claim.statement.artifact_sha256,
+                signature: claim.signature,
+            },
+        })
+    }
+}
+
+/// What SKILL.md says.
+struct Document {
+    description: String,
+    version: Option<String>,
+    front_matter: Value,
+    readme: String,
+}
+
+impl Document {
+    fn read(upload: &Upload) -> Result<Self, UploadError> {
+        let refused = |message: String| UploadError::Refused { field: "manifest", message };
+        let Some(text) = &upload.manifest else {
+            let (description, readme) = (String::new(), String::new());
+            return Ok(Self { description, version: None, front_matter: json!({}), readme });
+        };
+        if text.contains('\0') {
+            return Err(refused("SKILL.md must not contain the character U+0000".into()));
+        }
+        let manifest = Manifest::parse(text).map_err(|error| refused(error.to_string()))?;
+        if manifest.name != upload.name {
+            return Err(refused(format!(
+                "SKILL.md is of the skill `{}`, but it was pushed as `{}`",
+                manifest.name, upload.name
+            )));
+        }
+        if manifest.version.as_ref().is_some_and(|label| !is_label(label)) {
+            return Err(refused(
+                "version: must be 1 to 64 letters, digits, dots, hyphens, underscores or pluses"
+                    .into(),
+            ));
+        }
+        let front_matter =
+            serde_json::to_value(&manifest).map_err(|error| refused(error.to_string()))?;
+        Ok(Self {
+            description: manifest.description,
+            version: manifest.version,
+            front_matter,
+            readme: manifest.readme,
+        })
+    }
+}
+
+/// A label stands in URLs and on the command line.
+fn is_label(label: &str) -> bool {
+    (1..=64).contains(&label.len())
+        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_+".contains(&b))
+}
+
+/// The rule of the schema's CHECK, in words.
+fn check_name(name: &str) -> Result<(), UploadError> {
+    let fine = (1..=63).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-');
+    if fine {
+        return Ok(());
+    }
+    Err(UploadError::Refused {
+        field: "name",
+        message: "a skill's name is 1 to 63 lower-case letters, digits and hyphens, no hyphen at \
+                  either end"
+            .into(),
+    })
+}
+
+/// Work that would hold up other requests: done where blocking is allowed.
+async fn blocking<T: Send + 'static>(
+    doing: &'static str,
+    work: impl FnOnce() -> Result<T, Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+) -> Result<T, UploadError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(|source| UploadError::Internal { doing, source }),
+        Err(error) => Err(UploadError::Internal { doing, source: error.into() }),
+    }
+}
