@@ -1,5 +1,7 @@
 //! What a process says about itself: its log on standard error, its metrics for Prometheus.
 
+use std::io::IsTerminal as _;
+
 use anyhow::Context as _;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
@@ -12,7 +14,10 @@ pub fn start() -> anyhow::Result<PrometheusHandle> {
         .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
         .from_env()
         .context("EVE_LOG is not a filter such as `info` or `eve_host=debug`")?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match std::env::var("EVE_LOG_FORMAT").as_deref() {
         Ok("json") => log.json().init(),
         _ => log.with_target(false).init(),

@@ -77,6 +77,9 @@ struct FrontMatter {
     capabilities: Vec<String>,
 }
 
+/// Interfaces that every skill may import: naming them asks for nothing.
+const ALWAYS_GRANTED: [&str; 2] = ["log", "request"];
+
 impl Manifest {
     /// Reads a SKILL.md.
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
@@ -99,6 +102,8 @@ impl Manifest {
         let capabilities = front
             .capabilities
             .iter()
+            // What every skill has may be named, and needs no grant.
+            .filter(|name| !ALWAYS_GRANTED.contains(&name.as_str()))
             .map(|name| name.parse())
             .collect::<Result<Vec<Capability>, String>>()
             .map_err(|problem| Invalid { field: "capabilities".into(), message: problem })?;
