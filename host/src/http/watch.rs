@@ -12,25 +12,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
-use sqlx::postgres::PgListener;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::problem::{Kind, Problem};
 use crate::db::Db;
 use crate::ids::RequestId;
+use crate::notify;
 use crate::requests::{Request, Requests};
 use crate::tenancy::Tenant;
 
-/// The channel on which changes are announced; the payload is empty.
-const CHANNEL: &str = "eve_changed";
 /// A lost notification costs this long.
 const POLL: Duration = Duration::from_secs(2);
 /// Rounds begin at least this far apart.
 const ROUND: Duration = Duration::from_millis(100);
-/// Pause before listening anew when the connection cannot be had.
-const RELISTEN: Duration = Duration::from_secs(1);
 /// Organisations that are asked about at one time.
 const PARALLEL: usize = 4;
 /// Most watchers of a process: each is an open connection.
@@ -64,7 +60,12 @@ impl Hub {
     pub fn start(db: Db, requests: Requests, shutdown: CancellationToken) -> Self {
         let inner = Arc::new(Inner { watched: Mutex::default(), wake: Notify::new() });
         let hub = Self { inner };
-        tokio::spawn(shutdown.clone().run_until_cancelled_owned(listen(hub.clone(), db)));
+        let woken = hub.clone();
+        let stop = shutdown.clone();
+        tokio::spawn(async move {
+            let wake = |_: &str, _: &str| woken.inner.wake.notify_one();
+            notify::listen(db.pool().clone(), &[notify::CHANGED], stop, wake).await;
+        });
         tokio::spawn(shutdown.run_until_cancelled_owned(hub.clone().rounds(requests)));
         hub
     }
@@ -163,28 +164,5 @@ impl Drop for Subscription {
         if watched.get(&self.key).is_some_and(|sender| sender.receiver_count() <= 1) {
             watched.remove(&self.key);
         }
-    }
-}
-
-/// Wakes the loop at every notification; listens anew, for ever, when the connection is lost.
-async fn listen(hub: Hub, db: Db) {
-    loop {
-        if let Err(error) = listen_once(&hub, &db).await {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "listening for changes was interrupted"
-            );
-        }
-        sleep(RELISTEN).await;
-    }
-}
-
-async fn listen_once(hub: &Hub, db: &Db) -> Result<(), sqlx::Error> {
-    let mut listener = PgListener::connect_with(db.pool()).await?;
-    listener.listen(CHANNEL).await?;
-    loop {
-        // None means that notifications may have been missed while it connected anew: look as well.
-        listener.try_recv().await?;
-        hub.inner.wake.notify_one();
     }
 }

@@ -3,12 +3,11 @@
 //! Prepared skills are kept in memory, their machine code in a directory of mapped files. What is in
 //! neither is fetched from the database, verified, and kept. Several runs that miss at once load once.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use quick_cache::sync::Cache;
 
-use super::artifact::{ArtifactCache, ArtifactError, Claim, Statement, Verifier};
+use super::artifact::{ArtifactCache, ArtifactError, Claim, Statement};
 use crate::db::{Db, Scope};
 use crate::ids::VersionId;
 use crate::requests::FailureCode;
@@ -67,15 +66,9 @@ struct Inner {
 }
 
 impl Loader {
-    /// Keeps machine code under `directory`, and trusts what `verifier`'s keys have signed.
-    pub fn new(
-        db: Db,
-        runtime: Runtime,
-        directory: &Path,
-        verifier: Verifier,
-    ) -> Result<Loader, ArtifactError> {
-        let files = ArtifactCache::open(directory, verifier)?;
-        Ok(Loader { inner: Arc::new(Inner { db, runtime, files, prepared: Cache::new(PREPARED) }) })
+    /// Loads from `db` into `runtime`, and keeps machine code in `files`.
+    pub fn new(db: Db, runtime: Runtime, files: ArtifactCache) -> Loader {
+        Loader { inner: Arc::new(Inner { db, runtime, files, prepared: Cache::new(PREPARED) }) }
     }
 
     /// A version, granted no more than `grants`.

@@ -77,6 +77,9 @@ struct FrontMatter {
     capabilities: Vec<String>,
 }
 
+/// Interfaces that every skill may import: naming them asks for nothing.
+const ALWAYS_GRANTED: [&str; 2] = ["log", "request"];
+
 impl Manifest {
     /// Reads a SKILL.md.
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
@@ -99,9 +102,11 @@ impl Manifest {
         let capabilities = front
             .capabilities
             .iter()
+            // What every skill has may be named, and needs no grant.
+            .filter(|name| !ALWAYS_GRANTED.contains(&name.as_str()))
             .map(|name| name.parse())
             .collect::<Result<Vec<Capability>, String>>()
-            .map_err(|problem| Invalid::new("capabilities", problem))?;
+            .map_err(|problem| Invalid { field: "capabilities".into(), message: problem })?;
         validate::text("body", body, MAX_BYTES)?;
         Ok(Self {
             name: front.name,
@@ -149,10 +154,10 @@ fn one_line(field: &str, text: &str, bytes: usize) -> Result<(), Invalid> {
     validate::text(field, text, bytes)?;
     let text = text.trim();
     if text.is_empty() {
-        return Err(Invalid::new(field, "must not be empty"));
+        return Err(Invalid { field: field.into(), message: "must not be empty".into() });
     }
     if text.chars().any(char::is_control) {
-        return Err(Invalid::new(field, "must be one line"));
+        return Err(Invalid { field: field.into(), message: "must be one line".into() });
     }
     Ok(())
 }
@@ -163,12 +168,12 @@ fn names(
     check: impl Fn(&str, &str) -> Result<(), Invalid>,
 ) -> Result<(), Invalid> {
     if list.len() > LIST {
-        return Err(Invalid::new(field, format_args!("at most {LIST} are allowed")));
+        return Err(Invalid { field: field.into(), message: format!("at most {LIST} are allowed") });
     }
     for (index, name) in list.iter().enumerate() {
         check(field, name)?;
         if list[..index].contains(name) {
-            return Err(Invalid::new(field, format_args!("`{name}` is named twice")));
+            return Err(Invalid { field: field.into(), message: format!("`{name}` is named twice") });
         }
     }
     Ok(())
@@ -183,11 +188,9 @@ fn schema_name(field: &str, name: &str) -> Result<(), Invalid> {
         return Ok(());
     }
     let shown: String = name.chars().take(48).collect();
-    Err(Invalid(format!(
-        "{field}: `{}` is not a schema's name: lower-case letters, digits and `_`, at most 48, \
+    Err(Invalid { field: field.into(), message: format!("`{}` is not a schema's name: lower-case letters, digits and `_`, at most 48, \
          beginning with a letter",
-        shown.escape_debug()
-    )))
+        shown.escape_debug()) })
 }
 
 #[cfg(test)]

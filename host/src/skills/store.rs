@@ -14,6 +14,7 @@ use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::artifact::{Claim, Statement};
 use crate::db::{Db, Scope, Tx};
 use crate::ids::{OrgId, SkillId, VersionId};
 use crate::tenancy::{Actor, PLATFORM_ORG, Tenant, audit};
@@ -200,6 +201,22 @@ pub struct StoredArtifact {
     pub signature: Vec<u8>,
     /// SHA-256 of the component that it was compiled from.
     pub wasm_sha256: Vec<u8>,
+}
+
+impl StoredArtifact {
+    /// What the control plane is said to vouch for; none if a column has not the right length, and
+    /// then no signature could hold.
+    pub fn claim(&self, fingerprint: &str) -> Option<Claim> {
+        Some(Claim {
+            statement: Statement {
+                artifact_sha256: self.sha256.as_slice().try_into().ok()?,
+                artifact_len: self.length.try_into().ok()?,
+                wasm_sha256: self.wasm_sha256.as_slice().try_into().ok()?,
+                fingerprint: fingerprint.to_owned(),
+            },
+            signature: self.signature.as_slice().try_into().ok()?,
+        })
+    }
 }
 
 /// Whether a pushed version is to run at once.

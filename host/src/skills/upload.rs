@@ -6,25 +6,25 @@
 //!
 //! Invariant: what is refused changes nothing, and the version that was active stays so.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::artifact::{Signer, Statement, pack};
-use super::compile::{CompileError, compile};
-use super::manifest::Manifest;
+use super::compile::{self, CompileError, Workshop};
+use super::manifest::{self, Manifest};
 use super::store::{self, Activation, NewArtifact, NewVersion, Pushed, SkillError};
 use crate::db::{Db, Scope};
 use crate::ids::{OrgId, VersionId};
+use crate::requests::validate;
 use crate::tenancy::{Actor, Tenant};
 
 /// Largest component.
-pub const MAX_COMPONENT_BYTES: usize = 64 << 20;
+pub const MAX_COMPONENT_BYTES: usize = compile::MAX_COMPONENT;
 /// Largest SKILL.md.
-pub const MAX_MANIFEST_BYTES: usize = 64 << 10;
+pub const MAX_MANIFEST_BYTES: usize = manifest::MAX_BYTES;
 /// Compilations at a time: each may take a core for a minute and 1 GiB of address space.
 const COMPILING_MOST: usize = 2;
 /// Uploads at a time, waiting ones included: each holds its component in memory.
@@ -68,7 +68,7 @@ pub struct Upload {
     /// The skill's name, from the path.
     pub name: String,
     /// The component.
-    pub component: Vec<u8>,
+    pub component: Bytes,
     /// SKILL.md, if there is one.
     pub manifest: Option<String>,
 }
@@ -81,9 +81,7 @@ pub struct Uploads {
 
 struct Inner {
     db: Db,
-    signer: Signer,
-    /// The `eve` binary, which compiles in a child process.
-    exe: PathBuf,
+    workshop: Workshop,
     admitted: Arc<Semaphore>,
     compiling: Semaphore,
 }
@@ -96,11 +94,11 @@ struct Built {
 }
 
 impl Uploads {
-    /// Compiles with `exe` and signs with `signer`.
-    pub fn new(db: Db, signer: Signer, exe: PathBuf) -> Self {
+    /// Compiles in `workshop`.
+    pub fn new(db: Db, workshop: Workshop) -> Self {
         let admitted = Arc::new(Semaphore::new(ADMITTED_MOST));
         let compiling = Semaphore::new(COMPILING_MOST);
-        Self { inner: Arc::new(Inner { db, signer, exe, admitted, compiling }) }
+        Self { inner: Arc::new(Inner { db, workshop, admitted, compiling }) }
     }
 
     /// A place in the queue, to be had before the upload is read and kept until it is stored.
@@ -117,12 +115,15 @@ impl Uploads {
         activation: Activation,
     ) -> Result<Pushed, UploadError> {
         let db = &self.inner.db;
-        check_name(&upload.name)?;
+        validate::name("name", &upload.name).map_err(|invalid| UploadError::Refused {
+            field: "name",
+            message: invalid.message,
+        })?;
         let document = Document::read(&upload)?;
-        let component = Arc::new(upload.component);
+        let component = upload.component;
         let hashed = component.clone();
         let sha256: [u8; 32] =
-            blocking("hashing", move || Ok(Sha256::digest(&*hashed).into())).await?;
+            blocking("hashing", move || Ok(Sha256::digest(&hashed).into())).await?;
         let label =
             document.version.unwrap_or_else(|| hex::encode(sha256)[..LABEL_DIGITS].to_owned());
         let again = store::push_again(db, tenant, actor, &upload.name, &label, &sha256, activation);
@@ -152,10 +153,11 @@ impl Uploads {
     }
 
     /// Compiles active versions that have no machine code for an engine yet: done by a control plane
-    /// when it starts. Every version is stored as it is done, so dying half-way loses one at most;
+    /// when it starts, for its own engine. Every version is stored as it is done, so dying half-way loses one at most;
     /// two that do it at once do some of the work twice, and no harm. Returns how many were compiled.
-    pub async fn compile_missing(&self, fingerprint: &str) -> Result<usize, UploadError> {
+    pub async fn compile_missing(&self) -> Result<usize, UploadError> {
         let mut compiled = 0;
+        let fingerprint = self.inner.workshop.runtime.fingerprint();
         for (org, version) in store::missing_artifacts(&self.inner.db, fingerprint).await? {
             match self.compile_stored(org, version).await {
                 Ok(()) => compiled += 1,
@@ -179,7 +181,7 @@ impl Uploads {
         tx.commit().await.map_err(failed)?;
         // Deleted in the meantime.
         let Some(wasm) = wasm else { return Ok(()) };
-        let built = self.build(Arc::new(wasm)).await?;
+        let built = self.build(wasm.into()).await?;
         let mut tx = self.inner.db.begin(Scope::Control).await.map_err(failed)?;
         store::store_artifact(&mut tx, org, version, &built.artifact).await.map_err(failed)?;
         tx.commit().await.map_err(failed)?;
@@ -187,31 +189,27 @@ impl Uploads {
     }
 
     /// Compiles in a child process, signs and packs; a few at a time.
-    async fn build(&self, wasm: Arc<Vec<u8>>) -> Result<Built, UploadError> {
-        let doing = "compiling a component";
-        let _permit = self
-            .inner
-            .compiling
-            .acquire()
-            .await
-            .map_err(|error| UploadError::Internal { doing, source: error.into() })?;
-        let compiled = compile(&wasm, &self.inner.exe).await.map_err(|error| match error {
-            CompileError::Refused(message) => UploadError::Refused { field: "component", message },
+    async fn build(&self, wasm: Bytes) -> Result<Built, UploadError> {
+        let internal = |source: Box<dyn std::error::Error + Send + Sync>| UploadError::Internal {
+            doing: "compiling a component",
+            source,
+        };
+        let _permit =
+            self.inner.compiling.acquire().await.map_err(|error| internal(error.into()))?;
+        let built = self.inner.workshop.build(wasm).await.map_err(|error| match error {
+            CompileError::Rejected(message) => UploadError::Refused { field: "component", message },
+            ours => internal(ours.into()),
         })?;
-        let statement = Statement::about(&compiled.artifact, &wasm, &compiled.fingerprint);
-        let length = compiled.artifact.len() as i64;
-        let claim = self.inner.signer.sign(statement);
-        let packed =
-            blocking("packing machine code", move || Ok(pack(&compiled.artifact)?)).await?;
+        let statement = built.claim.statement;
         Ok(Built {
-            imports: compiled.imports,
-            capabilities: compiled.capabilities,
+            imports: built.imports,
+            capabilities: built.capabilities.iter().map(ToString::to_string).collect(),
             artifact: NewArtifact {
-                fingerprint: claim.statement.fingerprint,
-                packed,
-                length,
-                sha256: claim.statement.artifact_sha256,
-                signature: claim.signature,
+                fingerprint: statement.fingerprint,
+                packed: built.packed,
+                length: i64::try_from(statement.artifact_len).unwrap_or(i64::MAX),
+                sha256: statement.artifact_sha256,
+                signature: built.claim.signature,
             },
         })
     }
@@ -232,9 +230,6 @@ impl Document {
             let (description, readme) = (String::new(), String::new());
             return Ok(Self { description, version: None, front_matter: json!({}), readme });
         };
-        if text.contains('\0') {
-            return Err(refused("SKILL.md must not contain the character U+0000".into()));
-        }
         let manifest = Manifest::parse(text).map_err(|error| refused(error.to_string()))?;
         if manifest.name != upload.name {
             return Err(refused(format!(
@@ -248,13 +243,17 @@ impl Document {
                     .into(),
             ));
         }
-        let front_matter =
+        let mut front_matter =
             serde_json::to_value(&manifest).map_err(|error| refused(error.to_string()))?;
+        // Kept apart, as the readme.
+        if let Some(members) = front_matter.as_object_mut() {
+            members.remove("body");
+        }
         Ok(Self {
             description: manifest.description,
             version: manifest.version,
             front_matter,
-            readme: manifest.readme,
+            readme: manifest.body,
         })
     }
 }
@@ -263,23 +262,6 @@ impl Document {
 fn is_label(label: &str) -> bool {
     (1..=64).contains(&label.len())
         && label.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_+".contains(&b))
-}
-
-/// The rule of the schema's CHECK, in words.
-fn check_name(name: &str) -> Result<(), UploadError> {
-    let fine = (1..=63).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && !name.starts_with('-')
-        && !name.ends_with('-');
-    if fine {
-        return Ok(());
-    }
-    Err(UploadError::Refused {
-        field: "name",
-        message: "a skill's name is 1 to 63 lower-case letters, digits and hyphens, no hyphen at \
-                  either end"
-            .into(),
-    })
 }
 
 /// Work that would hold up other requests: done where blocking is allowed.

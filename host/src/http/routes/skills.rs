@@ -212,7 +212,7 @@ async fn read(name: String, request: Request, state: &AppState) -> Result<Upload
     let component = component.filter(|bytes| !bytes.is_empty()).ok_or_else(|| {
         Problem::invalid("component", "the part with the WebAssembly component is missing")
     })?;
-    Ok(Upload { name, component, manifest })
+    Ok(Upload { name, component: component.into(), manifest })
 }
 
 /// One part. What goes beyond the limit is read and thrown away, so that the client hears of it.

@@ -11,6 +11,8 @@
 pub mod log;
 pub mod memory_queue;
 pub mod queue;
+#[cfg(test)]
+mod queue_tests;
 pub mod request;
 
 use std::fmt;

@@ -15,6 +15,7 @@
 //! | `allocate` | takes memory until there is none, and aborts | |
 //! | `allocate-gently` | the same, but completes with the MiB that it got | |
 //! | `recurse` | overflows its stack | |
+//! | `recurse-in-memory` | overflows the stack that the compiler keeps in linear memory: a trap | |
 //! | `trap` | executes `unreachable` | |
 //! | `panic` | panics with a message | |
 //! | `print`, `print-error` | prints (WASI) | `lines`, for ever if absent |
@@ -35,6 +36,7 @@
 #![cfg(target_arch = "wasm32")]
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use eve_sdk::__export;
@@ -114,6 +116,7 @@ fn obey(request: Request) -> Result<Outcome, Failure> {
         "allocate" => allocate(),
         "allocate-gently" => allocate_gently(),
         "recurse" => Ok(Outcome::completed(recurse(1).to_string())),
+        "recurse-in-memory" => Ok(Outcome::completed(recurse_in_memory(1).to_string())),
         "trap" => core::arch::wasm32::unreachable(),
         "panic" => panic!("as told"),
         "print" => print(orders.lines, false),
@@ -218,7 +221,7 @@ fn spin(milliseconds: u64) {
 #[cfg(not(target_os = "wasi"))]
 fn spin(milliseconds: u64) {
     let mut state = 1u64;
-    for _ in 0..milliseconds.saturating_mul(500_000) {
+    for _ in 0..milliseconds.saturating_mul(1_000_000) {
         state = black_box(state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
     }
 }
@@ -290,11 +293,24 @@ fn allocate_gently() -> Result<Outcome, Failure> {
     Ok(Outcome::completed("refused").data(&json!({ "mebibytes": mebibytes })))
 }
 
+/// Read where the compiler cannot know it, so that the recursion below stays one.
+static STEP: AtomicU64 = AtomicU64::new(1);
+
+/// Keeps nothing in memory: what runs out is the stack that the runtime keeps.
 #[expect(unconditional_recursion, reason = "it is told to")]
 #[inline(never)]
 fn recurse(depth: u64) -> u64 {
+    recurse(depth + STEP.load(Ordering::Relaxed)).rotate_left(5) ^ depth
+}
+
+/// Keeps an array in every frame: what runs out is the megabyte of linear memory that the compiler
+/// uses as a second stack, below which there is nothing. To the runtime it is an access out of
+/// bounds like any other.
+#[expect(unconditional_recursion, reason = "it is told to")]
+#[inline(never)]
+fn recurse_in_memory(depth: u64) -> u64 {
     let frame = black_box([depth; 16]);
-    recurse(depth + 1) + frame[3]
+    recurse_in_memory(depth + 1) + frame[3]
 }
 
 fn create(request: &Request, orders: &Orders, reply: bool) -> Result<Vec<RequestId>, Failure> {
