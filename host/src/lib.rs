@@ -13,4 +13,6 @@ pub mod requests;
 pub mod runtime;
 pub mod skills;
 pub mod tenancy;
+#[cfg(test)]
+mod testing;
 pub mod worker_types;
