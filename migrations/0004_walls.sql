@@ -38,6 +38,11 @@ BEGIN
         EXECUTE format('CREATE POLICY views ON eve.%I FOR SELECT TO eve_views USING (true)', tenant_table);
     END LOOP;
 
+    -- A key that a guest gives is reserved before its run commits.
+    EXECUTE format(
+        'CREATE POLICY guest ON eve.idempotency_keys TO eve_guest USING (org_id = %s) WITH CHECK (org_id = %s)',
+        org, org);
+
     -- Skills of the platform are everybody's to see and run.
     FOREACH tenant_table IN ARRAY ARRAY['skills', 'skill_versions'] LOOP
         EXECUTE format(
@@ -67,6 +72,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON eve.dependencies, eve.inbox TO eve_tenan
 GRANT SELECT, INSERT ON eve.attempts, eve.run_logs, eve.idempotency_keys TO eve_tenant, eve_engine;
 GRANT SELECT ON eve.requests, eve.queue, eve.orchestration_results, eve.dependencies, eve.skills,
                 eve.skill_versions, eve.worker_types TO eve_guest;
+GRANT SELECT, INSERT ON eve.idempotency_keys TO eve_guest;
 GRANT SELECT, INSERT, UPDATE, DELETE ON eve.workers, eve.leadership TO eve_engine;
 GRANT SELECT ON eve.worker_types, eve.skills, eve.skill_versions, eve.artifacts, eve.organizations TO eve_engine;
 GRANT SELECT ON eve.worker_types, eve.organizations TO eve_tenant;

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # what is set here is used there
 # Sourced by the other scripts: where things are, and how they speak.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -45,7 +45,7 @@ postgres_bin() {
             /usr/local/opt/postgresql*/bin "$(pg_config --bindir 2>/dev/null || true)")
     fi
     for folder in "${folders[@]}"; do
-        [ -x "$folder/initdb" ] && [ -x "$folder/psql" ] || continue
+        if [ ! -x "$folder/initdb" ] || [ ! -x "$folder/psql" ]; then continue; fi
         version=$("$folder/postgres" --version | sed -n 's/.*(PostgreSQL) \([0-9]*\).*/\1/p')
         if [ "${version:-0}" -ge "$oldest_postgres" ] && [ "$version" -gt "$best" ]; then
             best=$version found=$folder

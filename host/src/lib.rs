@@ -3,6 +3,7 @@
 //!
 //! One folder per noun; `ARCHITECTURE.md` walks a request and an upload through them.
 
+pub mod cli;
 pub mod db;
 pub mod delivery;
 pub mod dev;
@@ -10,9 +11,13 @@ pub mod http;
 pub mod ids;
 pub mod notify;
 pub mod requests;
+pub mod roles;
 pub mod runtime;
+pub mod scheduler;
 pub mod skills;
+pub mod telemetry;
 pub mod tenancy;
 #[cfg(test)]
 mod testing;
+pub mod worker;
 pub mod worker_types;

@@ -88,3 +88,8 @@ pub use request::{Answer, Completion, Request, RequestId, Settlement, Trigger};
 /// # assert_eq!(eve_sdk::testing::Host::new().prompt("hello").run(run).summary(), "hello");
 /// ```
 pub use eve_sdk_macros::skill;
+
+/// The pages for authors: their code is compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/skills.md")]
+struct Pages;

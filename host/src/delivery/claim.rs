@@ -31,6 +31,8 @@ pub struct Claimed {
     pub generation: i32,
     /// Workers that died under it.
     pub rescues: i16,
+    /// The pool that claimed it.
+    pub worker_type: String,
     /// The organisation's short name.
     pub org_slug: String,
     /// On whose behalf.
@@ -249,7 +251,7 @@ async fn load(
 ) -> Result<Vec<Claimed>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"
-        SELECT q.id, q.org_id, q.attempt, q.generation, q.rescues, q.claimed_at AS "claimed_at!",
+        SELECT q.id, q.org_id, q.worker_type, q.attempt, q.generation, q.rescues, q.claimed_at AS "claimed_at!",
                o.slug, r.user_id, r.prompt, r.context::text AS "context!", r.repo_url, r.branch,
                r.config::text AS "config!", r.metadata::text AS "metadata!", r.max_attempts,
                r.timeout_ms, r.root_request_id, r.parent_request_id,
@@ -283,6 +285,7 @@ async fn load(
             attempt: row.attempt,
             generation: row.generation,
             rescues: row.rescues,
+            worker_type: row.worker_type,
             org_slug: row.slug,
             user_id: row.user_id.map(UserId),
             prompt: row.prompt,

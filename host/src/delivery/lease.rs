@@ -129,8 +129,7 @@ pub async fn give_back(
     unstarted: &[(Uuid, i64)],
     started: &[(Uuid, i64)],
 ) -> Result<(), sqlx::Error> {
-    let runs =
-        unstarted.iter().map(|run| (run, false)).chain(started.iter().map(|run| (run, true)));
+    let runs = unstarted.iter().map(|run| (run, false)).chain(started.iter().map(|run| (run, true)));
     let mut ids = Vec::new();
     let mut leases = Vec::new();
     let mut ran = Vec::new();
@@ -210,9 +209,12 @@ impl Rescuer {
         tx: &mut Tx,
         worker: WorkerId,
     ) -> Result<Option<Ripple>, sqlx::Error> {
-        let rows = sqlx::query!(
+        if let Some(ripple) = end_poison(tx, worker).await? {
+            return Ok(Some(ripple));
+        }
+        let back = sqlx::query_scalar!(
             r#"
-            SELECT id, rescues
+            SELECT id
               FROM eve.queue
              WHERE worker_id = $1 AND status IN ('claimed', 'processing')
              ORDER BY id
@@ -224,7 +226,7 @@ impl Rescuer {
         )
         .fetch_all(&mut **tx)
         .await?;
-        if rows.is_empty() {
+        if back.is_empty() {
             sqlx::query!(
                 r#"
                 DELETE FROM eve.workers
@@ -239,11 +241,6 @@ impl Rescuer {
             self.heard.remove(&worker.0);
             return Ok(None);
         }
-        // The poisonous ones are ended by themselves: ending takes the graph's locks in their order.
-        let poison: Vec<Uuid> =
-            rows.iter().filter(|row| row.rescues + 1 >= MAX_RESCUES).map(|row| row.id).collect();
-        let back: Vec<Uuid> =
-            rows.iter().filter(|row| row.rescues + 1 < MAX_RESCUES).map(|row| row.id).collect();
         let pending = sqlx::query!(
             r#"
             WITH back AS (
@@ -268,28 +265,46 @@ impl Rescuer {
         )
         .fetch_all(&mut **tx)
         .await?;
-        let mut ripple = Ripple {
+        Ok(Some(Ripple {
             pending: pending.into_iter().map(|row| row.worker_type).collect(),
             interrupted: Vec::new(),
-        };
-        if !poison.is_empty() {
-            let reach = Reach { failing: poison.clone(), ..Reach::default() };
-            let mut graph = Graph::lock(tx, &reach).await?;
-            let endings = poison
-                .into_iter()
-                .filter(|id| graph.live.contains_key(id))
-                .map(|id| {
-                    Ending::without_run(
-                        id,
-                        Status::Failed,
-                        FailureCode::WorkerLost.as_str(),
-                        format!("{MAX_RESCUES} workers died while they ran this"),
-                    )
-                })
-                .collect();
-            ripple.absorb(graph.end(tx, endings).await?);
-            ripple.interrupted.clear();
-        }
-        Ok(Some(ripple))
+        }))
     }
+}
+
+/// Ends the runs of a dead worker under which too many have died; none if there are none. Before any
+/// other lock is taken: ending takes the graph's locks in their own order.
+async fn end_poison(tx: &mut Tx, worker: WorkerId) -> Result<Option<Ripple>, sqlx::Error> {
+    let poison = sqlx::query_scalar!(
+        r#"
+        SELECT id FROM eve.queue
+         WHERE worker_id = $1 AND status IN ('claimed', 'processing') AND rescues + 1 >= $2
+         LIMIT $3
+        "#,
+        worker.0,
+        i32::from(MAX_RESCUES),
+        RESCUE_BATCH
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    if poison.is_empty() {
+        return Ok(None);
+    }
+    let reach = Reach { failing: poison.clone(), ..Reach::default() };
+    let mut graph = Graph::lock(tx, &reach).await?;
+    let endings = poison
+        .into_iter()
+        .filter(|id| graph.live.get(id).is_some_and(|live| live.worker_id == Some(worker.0)))
+        .map(|id| {
+            Ending::without_run(
+                id,
+                Status::Failed,
+                FailureCode::WorkerLost.as_str(),
+                format!("{MAX_RESCUES} workers died while they ran this"),
+            )
+        })
+        .collect();
+    let mut ripple = graph.end(tx, endings).await?;
+    ripple.interrupted.clear();
+    Ok(Some(ripple))
 }

@@ -14,5 +14,6 @@
 
 pub mod claim;
 pub mod finish;
+pub mod guest;
 
 pub mod lease;

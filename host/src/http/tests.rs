@@ -160,6 +160,15 @@ impl Api {
         (tenant, owner, sign_in(owner))
     }
 
+    /// The platform's skill `echo`, for requests to name.
+    async fn echo(&self) {
+        let platform = Tenant::proven(crate::tenancy::PLATFORM_ORG);
+        let echo = version("echo", "1", 0xec);
+        store::push(&self.database.db, platform, &Actor::Platform, &echo, Activation::Activate)
+            .await
+            .unwrap();
+    }
+
     async fn platform_admin(&self, user: UserId) {
         self.database
             .execute(format!("INSERT INTO eve.platform_admins (user_id) VALUES ('{user}')"))
@@ -538,6 +547,7 @@ async fn two_owners_cannot_remove_each_other_at_once() {
 #[tokio::test]
 async fn platform_administrators_make_organisations_and_worker_types() {
     let api = Api::start().await;
+    api.echo().await;
     let (_, root_id, root) = api.org("acme").await;
     api.platform_admin(root_id).await;
     let created = api.post("/v1/orgs", &root, json!({ "slug": "new-org", "name": "New" })).await;
@@ -612,6 +622,7 @@ async fn platform_administrators_make_organisations_and_worker_types() {
 #[tokio::test]
 async fn requests_are_created_listed_and_ended() {
     let api = Api::start().await;
+    api.echo().await;
     let (_, _, ada) = api.org("acme").await;
     let (_, _, eve) = api.org("other").await;
     let new = json!({ "worker_type": "general", "skill": "echo", "context": { "team": { "name": "x" }, "n": 1 } });
@@ -674,6 +685,7 @@ async fn requests_are_created_listed_and_ended() {
 #[tokio::test]
 async fn an_idempotency_key_creates_one_request() {
     let api = Api::start().await;
+    api.echo().await;
     let (_, _, ada) = api.org("acme").await;
     let post = |key: &str, body: Value| {
         request(Method::POST, "/v1/requests")
@@ -717,6 +729,7 @@ async fn next_status(
 #[tokio::test]
 async fn a_request_is_watched_until_it_ends() {
     let api = Api::start().await;
+    api.echo().await;
     let (_, _, ada) = api.org("acme").await;
     let watch = async |id: &str| {
         let request = request(Method::GET, &format!("/v1/requests/{id}/watch"))
@@ -981,6 +994,7 @@ async fn artifacts_come_back_as_they_were_stored() {
 #[tokio::test]
 async fn metrics_count_pending_requests_by_worker_type() {
     let api = Api::start().await;
+    api.echo().await;
     let (_, _, ada) = api.org("acme").await;
     for _ in 0..3 {
         api.post("/v1/requests", &ada, json!({ "worker_type": "general", "skill": "echo" })).await;

@@ -7,7 +7,10 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::graph::{Graph, HOLD_HOURS, Reach, Ripple};
-use super::{BlockerRef, Created, NewRequest, OnFailure, Origin, RequestError, Requests, Status};
+use super::read::Reader;
+use super::{
+    BlockerRef, Created, NewRequest, OnFailure, Origin, RequestError, Requests, Status,
+};
 use crate::db::{Scope, Tx, is_deadlock};
 use crate::ids::RequestId;
 use crate::tenancy::Tenant;
@@ -84,12 +87,12 @@ impl Requests {
                 });
             }
         }
-        self.known(tenant, &new).await?;
+        self.known(Reader::Member, tenant, &new).await?;
 
         let key = key.or(new[0].idempotency_key.as_deref()).map(str::to_owned);
         let mut ids: Vec<RequestId> = new.iter().map(|_| RequestId::generate()).collect();
         if let Some(key) = &key {
-            let reserved = self.reserve(tenant, key, &body_hash(&new), &ids).await?;
+            let reserved = self.reserve(Reader::Member, tenant, key, &body_hash(&new), &ids).await?;
             ids = reserved;
             // A replay answers with what exists. If the first call died between the reservation and
             // the creation, this one creates, with the reserved ids.
@@ -114,9 +117,7 @@ impl Requests {
         match outcome {
             Ok(ripple) => self.bell.ripple(&ripple),
             // The same key at the same time: the other call has just inserted the reserved ids.
-            Err(RequestError::Database { source, .. })
-                if key.is_some() && is_duplicate(&source) =>
-            {
+            Err(RequestError::Database { source, .. }) if key.is_some() && is_duplicate(&source) => {
                 let requests = self.snapshot(tenant, &ids).await?;
                 return Ok(Created { requests, replayed: true });
             }
@@ -151,18 +152,18 @@ impl Requests {
     /// Whether the worker types and skills that are named exist.
     pub(crate) async fn known(
         &self,
+        reader: Reader,
         tenant: Tenant,
         new: &[NewRequest],
     ) -> Result<(), RequestError> {
-        let types: BTreeSet<&str> =
-            new.iter().map(|request| request.worker_type.as_str()).collect();
+        let types: BTreeSet<&str> = new.iter().map(|request| request.worker_type.as_str()).collect();
         let skills: BTreeSet<&str> =
             new.iter().filter_map(|request| request.skill.as_deref()).collect();
         let types: Vec<&str> = types.into_iter().collect();
         let skills: Vec<&str> = skills.into_iter().collect();
         let mut tx = self
             .db
-            .begin(Scope::Tenant(tenant))
+            .begin(reader.scope(tenant))
             .await
             .map_err(RequestError::database("looking worker types up"))?;
         let defaults: HashMap<String, Option<String>> =
@@ -180,10 +181,7 @@ impl Requests {
                 known.sort_unstable();
                 return Err(RequestError::Invalid {
                     field: "worker_type".into(),
-                    message: format!(
-                        "there is no worker type `{name}`; there are {}",
-                        known.join(", ")
-                    ),
+                    message: format!("there is no worker type `{name}`; there are {}", known.join(", ")),
                 });
             };
             let needs_default =
@@ -227,6 +225,7 @@ impl Requests {
     /// for: the proposed ones, or those of the first call.
     pub(crate) async fn reserve(
         &self,
+        reader: Reader,
         tenant: Tenant,
         key: &str,
         body_hash: &[u8],
@@ -241,7 +240,7 @@ impl Requests {
         let proposed: Vec<Uuid> = proposed.iter().map(|id| id.0).collect();
         let failed = RequestError::database("reserving an idempotency key");
         let stored = async {
-            let mut tx = self.db.begin(Scope::Tenant(tenant)).await?;
+            let mut tx = self.db.begin(reader.scope(tenant)).await?;
             sqlx::query!(
                 "INSERT INTO eve.idempotency_keys (org_id, key, body_hash, request_ids)
                  VALUES ($1, $2, $3, $4)
@@ -644,3 +643,4 @@ async fn bury(
 fn is_duplicate(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(error) if error.is_unique_violation())
 }
+

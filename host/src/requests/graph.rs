@@ -38,20 +38,12 @@ pub struct Reach {
 pub struct Live {
     /// Its organisation.
     pub org_id: Uuid,
-    /// Its pool.
-    pub worker_type: String,
-    /// Where it stands.
-    pub status: Status,
     /// Its generation.
     pub generation: i32,
-    /// Attempts begun.
-    pub attempt: i16,
     /// The worker that has it.
     pub worker_id: Option<Uuid>,
-    /// The lease under which it has it.
+    /// The lease under which it has it; none while it does not run.
     pub lease: Option<i64>,
-    /// Whether its claim has to be broken off.
-    pub is_running: bool,
 }
 
 /// An edge whose blocker has not ended yet.
@@ -242,15 +234,13 @@ impl Graph {
                 *dependent,
                 Status::Cancelled,
                 "blocker_failed",
-                format!(
-                    "cancelled because request {blocker}, which it waited for, did not complete"
-                ),
+                format!("cancelled because request {blocker}, which it waited for, did not complete"),
             ));
             let generation = self.live.get(blocker).map_or(1, |live| live.generation);
             causes.insert(*dependent, (*blocker, generation));
         }
         for ending in &all {
-            if self.live.get(&ending.id).is_some_and(|live| live.is_running) {
+            if self.live.get(&ending.id).is_some_and(|live| live.lease.is_some()) {
                 ripple.interrupted.push(ending.id);
             }
         }
@@ -307,11 +297,14 @@ async fn open_edges(
 }
 
 /// Locks rows in the order of their ids, the order of everybody.
-async fn lock_rows(tx: &mut Tx, ids: &BTreeSet<Uuid>) -> Result<BTreeMap<Uuid, Live>, sqlx::Error> {
+async fn lock_rows(
+    tx: &mut Tx,
+    ids: &BTreeSet<Uuid>,
+) -> Result<BTreeMap<Uuid, Live>, sqlx::Error> {
     let ids: Vec<Uuid> = ids.iter().copied().collect();
     let rows = sqlx::query!(
         r#"
-        SELECT id, org_id, worker_type, status AS "status: Status", generation, attempt, worker_id, lease
+        SELECT id, org_id, generation, worker_id, lease
           FROM eve.queue
          WHERE id = ANY ($1)
          ORDER BY id
@@ -326,13 +319,9 @@ async fn lock_rows(tx: &mut Tx, ids: &BTreeSet<Uuid>) -> Result<BTreeMap<Uuid, L
         .map(|row| {
             let live = Live {
                 org_id: row.org_id,
-                worker_type: row.worker_type,
-                status: row.status,
                 generation: row.generation,
-                attempt: row.attempt,
                 worker_id: row.worker_id,
                 lease: row.lease,
-                is_running: row.lease.is_some(),
             };
             (row.id, live)
         })
@@ -362,8 +351,7 @@ async fn write_endings(
     let cpu: Vec<Option<i64>> = endings.iter().map(|e| e.cpu_us).collect();
     let peaks: Vec<Option<i64>> = endings.iter().map(|e| e.memory_peak_bytes).collect();
     let by: Vec<Option<Uuid>> = ids.iter().map(|id| causes.get(id).map(|c| c.0)).collect();
-    let by_generation: Vec<Option<i32>> =
-        ids.iter().map(|id| causes.get(id).map(|c| c.1)).collect();
+    let by_generation: Vec<Option<i32>> = ids.iter().map(|id| causes.get(id).map(|c| c.1)).collect();
     sqlx::query!(
         r#"
         WITH ended AS (
@@ -494,11 +482,8 @@ mod tests {
 
     #[test]
     fn a_failure_cancels_down_the_chain_and_spares_run_edges() {
-        let edges = [
-            edge(1, 2, OnFailure::Cancel),
-            edge(2, 3, OnFailure::Cancel),
-            edge(3, 4, OnFailure::Run),
-        ];
+        let edges =
+            [edge(1, 2, OnFailure::Cancel), edge(2, 3, OnFailure::Cancel), edge(3, 4, OnFailure::Run)];
         let follows = propagate(&[], &[id(1)], &edges, &live([2, 3, 4]));
         assert_eq!(follows.cancelled, BTreeMap::from([(id(2), id(1)), (id(3), id(2))]));
         assert_eq!(follows.released, BTreeMap::from([(id(4), 1)]));
@@ -520,8 +505,11 @@ mod tests {
     }
 
     fn graphs() -> impl Strategy<Value = (Vec<Edge>, Vec<bool>, HashSet<Uuid>)> {
-        let policy =
-            prop_oneof![Just(OnFailure::Cancel), Just(OnFailure::Run), Just(OnFailure::Hold),];
+        let policy = prop_oneof![
+            Just(OnFailure::Cancel),
+            Just(OnFailure::Run),
+            Just(OnFailure::Hold),
+        ];
         (
             prop::collection::btree_map((0u128..12, 12u128..40), policy.clone(), 0..40),
             prop::collection::btree_map((12u128..25, 25u128..40), policy, 0..30),
@@ -529,8 +517,7 @@ mod tests {
             prop::collection::hash_set(12u128..40, 0..28),
         )
             .prop_map(|(top, bottom, outcomes, open)| {
-                let edges =
-                    top.into_iter().chain(bottom).map(|((b, d), p)| edge(b, d, p)).collect();
+                let edges = top.into_iter().chain(bottom).map(|((b, d), p)| edge(b, d, p)).collect();
                 (edges, outcomes, live(open))
             })
     }

@@ -15,7 +15,7 @@ pub(crate) mod create;
 mod error;
 pub(crate) mod graph;
 mod model;
-mod read;
+pub(crate) mod read;
 mod retry;
 pub mod validate;
 

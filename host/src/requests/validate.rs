@@ -44,7 +44,7 @@ pub struct Invalid {
 }
 
 impl Invalid {
-    fn new(field: &str, problem: impl std::fmt::Display) -> Self {
+    pub(crate) fn new(field: &str, problem: impl std::fmt::Display) -> Self {
         Self { field: field.to_owned(), message: problem.to_string() }
     }
 }

@@ -18,8 +18,12 @@ pub mod capabilities;
 mod context;
 pub mod engine;
 mod executor;
+#[cfg(test)]
+pub(crate) mod guests;
 mod job;
 pub mod limits;
+#[cfg(test)]
+mod tests;
 mod verdict;
 mod wasi;
 

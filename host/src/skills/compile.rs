@@ -357,8 +357,8 @@ fn check_exports(engine: &Engine, component: &Component) -> Result<(), String> {
         more => format!("only {} and {} more", others[..5].join(", "), more - 5),
     };
     Err(format!(
-        "the component does not export `eve:skill/handler@0.1.0`, but {instead}: \
-         is it a skill, built against `eve-sdk`?"
+        "the component exports {instead}; a skill exports `eve:skill/handler@0.1.0`: \
+         was it built against `eve-sdk`?"
     ))
 }
 
@@ -488,18 +488,24 @@ impl Workshop {
             let claim = signer.sign(Statement::about(&artifact, &wasm, &fingerprint));
             let packed = artifact::pack(&artifact)?;
             cache.put(&claim, &packed)?;
-            let artifact = cache
-                .get(&runtime, &claim)?
-                .ok_or(ArtifactError::Content("it was gone again at once"))?;
+            let unfit = |error: &wasmtime::Error| {
+                CompileError::Rejected(format!(
+                    "the component does not fit into a worker: {}",
+                    innermost(error)
+                ))
+            };
+            let artifact = match cache.get(&runtime, &claim) {
+                Ok(Some(artifact)) => artifact,
+                Ok(None) => return Err(ArtifactError::Content("it was gone at once").into()),
+                Err(ArtifactError::Load(error)) => return Err(unfit(&error)),
+                Err(error) => return Err(error.into()),
+            };
             match runtime.load(&artifact, &Grants::all()) {
                 Ok(_) => Ok(Built { claim, packed, imports, capabilities }),
                 Err(LoadError::Refused(refused)) => {
                     Err(CompileError::Rejected(format!("the component {refused}")))
                 }
-                Err(LoadError::Unfit(error)) => Err(CompileError::Rejected(format!(
-                    "the component does not fit into a worker: {}",
-                    innermost(&error)
-                ))),
+                Err(LoadError::Unfit(error)) => Err(unfit(&error)),
             }
         };
         // Packing and hashing take up to seconds.

@@ -77,6 +77,9 @@ struct FrontMatter {
     capabilities: Vec<String>,
 }
 
+/// Interfaces that every skill may import: naming them asks for nothing.
+const ALWAYS_GRANTED: [&str; 2] = ["log", "request"];
+
 impl Manifest {
     /// Reads a SKILL.md.
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
@@ -99,6 +102,8 @@ impl Manifest {
         let capabilities = front
             .capabilities
             .iter()
+            // What every skill has may be named, and needs no grant.
+            .filter(|name| !ALWAYS_GRANTED.contains(&name.as_str()))
             .map(|name| name.parse())
             .collect::<Result<Vec<Capability>, String>>()
             .map_err(|problem| Invalid { field: "capabilities".into(), message: problem })?;
@@ -163,18 +168,12 @@ fn names(
     check: impl Fn(&str, &str) -> Result<(), Invalid>,
 ) -> Result<(), Invalid> {
     if list.len() > LIST {
-        return Err(Invalid {
-            field: field.into(),
-            message: format!("at most {LIST} are allowed"),
-        });
+        return Err(Invalid { field: field.into(), message: format!("at most {LIST} are allowed") });
     }
     for (index, name) in list.iter().enumerate() {
         check(field, name)?;
         if list[..index].contains(name) {
-            return Err(Invalid {
-                field: field.into(),
-                message: format!("`{name}` is named twice"),
-            });
+            return Err(Invalid { field: field.into(), message: format!("`{name}` is named twice") });
         }
     }
     Ok(())
@@ -189,14 +188,9 @@ fn schema_name(field: &str, name: &str) -> Result<(), Invalid> {
         return Ok(());
     }
     let shown: String = name.chars().take(48).collect();
-    Err(Invalid {
-        field: field.into(),
-        message: format!(
-            "`{}` is not a schema's name: lower-case letters, digits and `_`, at most 48, \
+    Err(Invalid { field: field.into(), message: format!("`{}` is not a schema's name: lower-case letters, digits and `_`, at most 48, \
          beginning with a letter",
-            shown.escape_debug()
-        ),
-    })
+        shown.escape_debug()) })
 }
 
 #[cfg(test)]

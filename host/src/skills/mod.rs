@@ -12,6 +12,7 @@
 
 pub mod artifact;
 pub mod compile;
+pub mod loader;
 pub mod manifest;
 pub mod store;
 pub mod upload;

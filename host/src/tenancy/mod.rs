@@ -14,7 +14,7 @@
 pub mod audit;
 pub mod auth;
 mod error;
-mod jwt;
+pub mod jwt;
 pub mod members;
 pub mod orgs;
 pub mod tokens;

@@ -11,6 +11,8 @@
 pub mod log;
 pub mod memory_queue;
 pub mod queue;
+#[cfg(test)]
+mod queue_tests;
 pub mod request;
 
 use std::fmt;
@@ -95,6 +97,16 @@ impl Grants {
             }
         }
         Ok(())
+    }
+}
+
+/// As words, sorted: equal grants look equal.
+impl fmt::Display for Grants {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words: Vec<&str> = self.0.iter().map(|capability| capability.as_str()).collect();
+        words.sort_unstable();
+        words.dedup();
+        f.write_str(&words.join(" "))
     }
 }
 

@@ -233,7 +233,10 @@ impl Queue {
         }
     }
 
-    async fn create(&mut self, requests: Vec<NewRequest>) -> Result<Vec<RequestId>, CallError> {
+    pub(super) async fn create(
+        &mut self,
+        requests: Vec<NewRequest>,
+    ) -> Result<Vec<RequestId>, CallError> {
         if self.effects.creates.len() + requests.len() > limits::CREATES {
             return Err(over(format!("a run creates at most {} requests", limits::CREATES)));
         }
@@ -387,7 +390,7 @@ impl Queue {
         }
     }
 
-    async fn cancel(
+    pub(super) async fn cancel(
         &mut self,
         id: RequestId,
         reason: Option<String>,
@@ -429,7 +432,7 @@ impl Queue {
         Ok(())
     }
 
-    async fn get(&self, id: RequestId) -> Result<wit::Info, CallError> {
+    pub(super) async fn get(&self, id: RequestId) -> Result<wit::Info, CallError> {
         if let Some(info) = self.own_info(id) {
             return Ok(info);
         }
@@ -437,7 +440,7 @@ impl Queue {
         Ok(self.info(request))
     }
 
-    async fn result(&self, id: RequestId) -> Result<Option<wit::Ended>, CallError> {
+    pub(super) async fn result(&self, id: RequestId) -> Result<Option<wit::Ended>, CallError> {
         if let Some(place) = self.own.get(&id) {
             let view = &self.views[*place];
             return Ok((view.status == Status::Cancelled).then(|| cancelled(id)));
@@ -449,7 +452,7 @@ impl Queue {
         Ok(result.map(ended))
     }
 
-    async fn list(&self, filter: QueueFilter) -> Result<Vec<wit::Info>, CallError> {
+    pub(super) async fn list(&self, filter: QueueFilter) -> Result<Vec<wit::Info>, CallError> {
         let own = self.list_own(&filter)?;
         let limit = filter.limit as usize;
         let statuses = filter.statuses.clone();
@@ -492,7 +495,11 @@ impl Queue {
         Ok(found)
     }
 
-    async fn children(&self, of: RequestId, run: RequestId) -> Result<Vec<wit::Child>, CallError> {
+    pub(super) async fn children(
+        &self,
+        of: RequestId,
+        run: RequestId,
+    ) -> Result<Vec<wit::Child>, CallError> {
         if self.own.contains_key(&of) {
             return Ok(Vec::new());
         }
@@ -516,7 +523,7 @@ impl Queue {
         Ok(children)
     }
 
-    async fn blockers(&self, of: RequestId) -> Result<Vec<wit::Blocking>, CallError> {
+    pub(super) async fn blockers(&self, of: RequestId) -> Result<Vec<wit::Blocking>, CallError> {
         if let Some(place) = self.own.get(&of) {
             let (_, request) = &self.effects.creates[*place];
             let view = &self.views[*place];
@@ -583,6 +590,7 @@ impl Queue {
 }
 
 /// What became of a call: an answer for the guest, or an error of ours.
+#[derive(Debug)]
 pub(super) enum CallError {
     Guest(QueueError),
     Ours(HostFailure),

@@ -1,0 +1,123 @@
+//! The command line: a client of the HTTP API, and of nothing else.
+//!
+//! Flow: `main` parses [`Globals`] and one [`Command`]; [`run`] finds the server (`context`), hands
+//! both to the noun's module (`request`, `skill`, …), which reads its arguments (`json`,
+//! `duration`), calls the API (`client`) and shows what came back (`output`).
+//!
+//! Invariants:
+//! - Standard output carries the answer only, and all of it is JSON when it is not a terminal.
+//!   Progress, notes and errors go to standard error.
+//! - The exit code says how it went ([`Exit`]); scripts never have to read text.
+//! - Nothing that came from the server reaches a terminal with its control characters alive.
+//! - A token goes to the server that it was given for, never to another one named by `--url`.
+
+mod client;
+mod completions;
+mod context;
+mod duration;
+mod error;
+mod json;
+mod login;
+mod member;
+mod org;
+mod output;
+mod request;
+mod result;
+mod skill;
+mod token;
+mod worker_type;
+
+#[cfg(test)]
+mod tests;
+
+use std::process::ExitCode;
+
+pub use context::{Contexts, Server, Token, default_path};
+pub use error::{Error, Exit};
+
+use client::Client;
+use output::{Format, Output};
+
+/// Flags that every command of the client understands.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Global options")]
+pub struct Globals {
+    /// The server, such as https://eve.example.com [env: EVE_URL] [default: the current context's]
+    #[arg(long, global = true, env = "EVE_URL", hide_env = true, value_name = "URL")]
+    pub url: Option<String>,
+
+    /// The API token or JWT to present [env: EVE_TOKEN] [default: the current context's]
+    #[arg(long, global = true, env = "EVE_TOKEN", hide_env = true, value_name = "TOKEN")]
+    pub token: Option<Token>,
+
+    /// The organisation to act for, by slug or id [env: EVE_ORG] [default: the context's]
+    #[arg(long, global = true, env = "EVE_ORG", hide_env = true, value_name = "ORG")]
+    pub org: Option<String>,
+
+    /// How to print answers: table or json [default: table on a terminal, json when piped]
+    #[arg(long, short = 'o', global = true, value_name = "FORMAT", hide_possible_values = true)]
+    pub output: Option<Format>,
+
+    /// No progress and no notes: answers and errors only
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+impl Globals {
+    /// The server that the flags, the environment and the context file name.
+    fn server(&self) -> Result<Server, Error> {
+        context::resolve(self, &Contexts::load(&default_path()?)?)
+    }
+
+    fn connect(&self) -> Result<Client, Error> {
+        Client::new(self.server()?)
+    }
+}
+
+/// What the client can be told to do.
+#[derive(clap::Subcommand, Debug)]
+pub enum Command {
+    #[command(subcommand)]
+    Request(request::Command),
+    #[command(subcommand)]
+    Result(result::Command),
+    #[command(subcommand)]
+    Skill(skill::Command),
+    #[command(subcommand)]
+    WorkerType(worker_type::Command),
+    #[command(subcommand)]
+    Org(org::Command),
+    #[command(subcommand)]
+    Member(member::Command),
+    #[command(subcommand)]
+    Token(token::Command),
+    Login(login::Login),
+    Whoami(login::Whoami),
+    #[command(subcommand)]
+    Context(context::Command),
+    Completions(completions::Completions),
+}
+
+/// Runs one command, prints its answer or its error, and says how it went.
+///
+/// `whole` builds the entire command line, roles included: completions are generated from it.
+pub async fn run(command: Command, globals: Globals, whole: fn() -> clap::Command) -> ExitCode {
+    let out = Output::new(&globals);
+    let done = match command {
+        Command::Request(command) => request::run(command, &globals, &out).await,
+        Command::Result(command) => result::run(command, &globals, &out).await,
+        Command::Skill(command) => skill::run(command, &globals, &out).await,
+        Command::WorkerType(command) => worker_type::run(command, &globals, &out).await,
+        Command::Org(command) => org::run(command, &globals, &out).await,
+        Command::Member(command) => member::run(command, &globals, &out).await,
+        Command::Token(command) => token::run(command, &globals, &out).await,
+        Command::Login(command) => login::run(command, &globals, &out).await,
+        Command::Whoami(command) => login::whoami(command, &globals, &out).await,
+        Command::Context(command) => context::run(command, &out),
+        Command::Completions(command) => completions::run(&command, &out, whole),
+    };
+    match done {
+        Ok(exit) => exit.into(),
+        Err(error) => out.fail(&error).into(),
+    }
+}

@@ -1,0 +1,176 @@
+//! `eve skill push`.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use futures::stream;
+use indicatif::{ProgressBar, ProgressStyle};
+use reqwest::multipart::{Form, Part};
+
+use super::super::Globals;
+use super::super::error::Error;
+use super::super::output::{Output, size};
+use super::{Version, find};
+
+/// The server's limit for an upload; the same one refuses there.
+const LARGEST: u64 = 64 * 1024 * 1024;
+
+/// How much is handed to the connection at a time: what the progress bar moves by.
+const CHUNK: usize = 64 * 1024;
+
+/// Upload a skill
+///
+/// PATH is a WebAssembly component, or a folder with a SKILL.md: its front matter names the skill,
+/// and the component is found beside it or where cargo builds it ($CARGO_TARGET_DIR, or `target`
+/// here or above). The server checks and compiles the component; if it refuses it, nothing changes.
+/// Pushing the same component again makes no new version.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  eve skill push skills/echo
+  eve skill push target/wasm32-wasip2/release/echo.wasm --name echo
+  eve skill push skills/echo --no-activate && eve skill activate echo 4")]
+pub struct Push {
+    /// The component, or the skill's folder
+    path: PathBuf,
+    /// The skill's name [default: as SKILL.md says, or as the file is called]
+    #[arg(long)]
+    name: Option<String>,
+    /// Keep the version that runs now active
+    #[arg(long)]
+    no_activate: bool,
+    /// Push it for every organisation; for platform administrators
+    #[arg(long)]
+    platform: bool,
+}
+
+/// Finds, checks and uploads the skill.
+pub async fn run(command: Push, globals: &Globals, out: &Output) -> Result<(), Error> {
+    let target_dir = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    let found = find::find(&command.path, command.name.as_deref(), target_dir.as_deref())?;
+    let component = read_component(&found.component)?;
+    let client = globals.connect()?;
+    let bytes = component.len() as u64;
+    let about = format!("{} ({})", found.component.display(), size(bytes));
+    out.note(&format!("pushing {about} as skill `{}`", found.name));
+
+    let bar = progress(bytes, out);
+    let part = Part::stream_with_length(body(component, &bar), bytes)
+        .file_name(format!("{}.wasm", found.name))
+        .mime_str("application/wasm")
+        .map_err(Error::Client)?;
+    let mut form = Form::new().part("component", part);
+    if let Some(manifest) = found.manifest {
+        form = form.text("manifest", manifest);
+    }
+    let query = [
+        ("activate", (!command.no_activate).to_string()),
+        ("platform", command.platform.to_string()),
+    ];
+    let version = client.upload(&["skills", &found.name, "versions"], &query, form).await;
+    bar.finish_and_clear();
+    let version: Version = version?;
+    out.show(&version)
+}
+
+/// Reads the component. What is none by its first bytes, or too large, is not worth sending.
+fn read_component(path: &Path) -> Result<Bytes, Error> {
+    let failed = |source| Error::File { doing: "read", path: path.into(), source };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
+    let mut bytes = Vec::new();
+    // The length is read twice on purpose: a file may grow, and a device has none.
+    if length <= LARGEST {
+        file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
+    }
+    if length > LARGEST || bytes.len() as u64 > LARGEST {
+        return Err(Error::usage_hint(
+            format!(
+                "{} has {}; a skill may have {}",
+                path.display(),
+                size(length.max(bytes.len() as u64)),
+                size(LARGEST)
+            ),
+            "build it optimised for size and stripped (opt-level = \"s\", lto = true, strip = true)",
+        ));
+    }
+    // Bytes 0-3 are the magic, 4-5 the version, 6-7 the layer: 0 a core module, 1 a component.
+    match bytes.get(..8) {
+        Some([0, b'a', b's', b'm', _, _, 0, 0]) => Err(Error::usage_hint(
+            format!("{} is a core WebAssembly module, not a component", path.display()),
+            "build for the target wasm32-wasip2, or link with wasm-component-ld",
+        )),
+        Some([0, b'a', b's', b'm', ..]) => Ok(Bytes::from(bytes)),
+        _ => Err(Error::usage_hint(
+            format!("{} is not WebAssembly: it does not begin with `\\0asm`", path.display()),
+            "give the path of a .wasm component, or of a skill's folder",
+        )),
+    }
+}
+
+fn progress(bytes: u64, out: &Output) -> ProgressBar {
+    if !out.is_live() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(bytes);
+    let template = "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("━╸ "));
+    }
+    bar.set_message("uploading");
+    bar
+}
+
+fn body(component: Bytes, bar: &ProgressBar) -> reqwest::Body {
+    let bar = bar.clone();
+    let chunks = stream::unfold(component, move |mut rest| {
+        let bar = bar.clone();
+        async move {
+            if rest.is_empty() {
+                // All is sent; what takes time now is the server's compiler.
+                if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+                    bar.set_style(style);
+                }
+                bar.set_message("checking and compiling");
+                bar.enable_steady_tick(std::time::Duration::from_millis(100));
+                return None;
+            }
+            let chunk = rest.split_to(rest.len().min(CHUNK));
+            bar.inc(chunk.len() as u64);
+            Some((Ok::<_, std::io::Error>(chunk), rest))
+        }
+    });
+    reqwest::Body::wrap_stream(chunks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Bytes, String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.wasm");
+        std::fs::write(&path, bytes).expect("written");
+        read_component(&path).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn only_components_are_sent() {
+        assert!(read(b"\0asm\x0d\0\x01\0rest").is_ok());
+        assert!(read(b"\0asm\x01\0\0\0").is_err_and(|said| said.contains("core WebAssembly")));
+        for bytes in [&b""[..], b"\0as", b"(component)", b"#!/bin/sh\n"] {
+            assert!(read(bytes).is_err_and(|said| said.contains("not WebAssembly")));
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_before_it_is_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.wasm");
+        let file = std::fs::File::create(&path).expect("a file");
+        file.set_len(200 * 1024 * 1024).expect("a sparse file");
+        let error = read_component(&path).expect_err("refused").to_string();
+        assert!(error.contains("has 200.0 MiB; a skill may have 64.0 MiB"), "{error}");
+    }
+}

@@ -1,0 +1,181 @@
+//! What a running skill's `queue` calls reach: its organisation's requests, under the guest's role.
+
+use std::collections::HashMap;
+
+use futures::future::BoxFuture;
+
+use crate::ids::RequestId;
+use crate::requests::read::Reader;
+use crate::requests::{
+    BlockerState, Filter, NewRequest, ReplyTo, Request, RequestError, RequestResult, Requests, Status,
+};
+use crate::runtime::limits;
+use crate::runtime::{QueueError, QueueFilter, QueueHost, Reservation};
+use crate::tenancy::Tenant;
+
+/// The queue of one organisation, for one run of it.
+#[derive(Debug)]
+pub struct GuestQueue {
+    requests: Requests,
+    tenant: Tenant,
+    run: RequestId,
+}
+
+impl GuestQueue {
+    /// For the run of `run`, whose lease the caller holds.
+    pub fn new(requests: Requests, tenant: Tenant, run: RequestId) -> GuestQueue {
+        GuestQueue { requests, tenant, run }
+    }
+
+    async fn states(&self, ids: &[RequestId]) -> Result<HashMap<RequestId, Request>, QueueError> {
+        let found = self.requests.snapshot_for(Reader::Guest, self.tenant, ids).await?;
+        Ok(found.into_iter().map(|request| (request.id, request)).collect())
+    }
+}
+
+impl From<RequestError> for QueueError {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::NotFound(_) => QueueError::NotFound(error.to_string()),
+            RequestError::Invalid { .. } => QueueError::Invalid(error.to_string()),
+            RequestError::Open(_) | RequestError::Conflict(_) => {
+                QueueError::Conflict(error.to_string())
+            }
+            RequestError::Database { .. } => QueueError::Unavailable(Box::new(error)),
+        }
+    }
+}
+
+impl QueueHost for GuestQueue {
+    fn check<'a>(
+        &'a self,
+        requests: &'a [NewRequest],
+        blockers: &'a [RequestId],
+    ) -> BoxFuture<'a, Result<Vec<(RequestId, Status)>, QueueError>> {
+        Box::pin(async move {
+            if requests.iter().any(|new| matches!(new.reply_to, Some(ReplyTo::Orchestrator))) {
+                return Err(QueueError::Denied(
+                    "reply-to-me: this version runs every request to its end, so there is nobody \
+                     to wake; read `children` or use blocked-by instead"
+                        .into(),
+                ));
+            }
+            self.requests.known(Reader::Guest, self.tenant, requests).await?;
+            if blockers.is_empty() {
+                return Ok(Vec::new());
+            }
+            let found = self.states(blockers).await?;
+            blockers
+                .iter()
+                .map(|id| match found.get(id) {
+                    Some(request) => Ok((*id, request.status)),
+                    None => Err(QueueError::NotFound(format!("there is no request {id} to wait for"))),
+                })
+                .collect()
+        })
+    }
+
+    fn reserve<'a>(
+        &'a self,
+        key: &'a str,
+        body_hash: [u8; 32],
+        proposed: RequestId,
+    ) -> BoxFuture<'a, Result<Reservation, QueueError>> {
+        Box::pin(async move {
+            let ids =
+                self.requests.reserve(Reader::Guest, self.tenant, key, &body_hash, &[proposed]).await?;
+            let [id] = ids[..] else {
+                return Err(QueueError::Conflict(format!(
+                    "the idempotency key `{key}` stands for a batch"
+                )));
+            };
+            Ok(match self.states(&[id]).await?.contains_key(&id) {
+                true => Reservation::Exists(id),
+                false => Reservation::Open(id),
+            })
+        })
+    }
+
+    fn get(&self, id: RequestId) -> BoxFuture<'_, Result<Request, QueueError>> {
+        Box::pin(async move {
+            self.states(&[id])
+                .await?
+                .remove(&id)
+                .ok_or_else(|| QueueError::NotFound(RequestError::NotFound(id).to_string()))
+        })
+    }
+
+    fn result(&self, id: RequestId) -> BoxFuture<'_, Result<Option<RequestResult>, QueueError>> {
+        Box::pin(async move {
+            let found = self.requests.results_for(Reader::Guest, self.tenant, &[id]).await?.pop();
+            if found.is_none() {
+                self.get(id).await?;
+            }
+            Ok(found)
+        })
+    }
+
+    fn list<'a>(
+        &'a self,
+        filter: &'a QueueFilter,
+    ) -> BoxFuture<'a, Result<Vec<Request>, QueueError>> {
+        Box::pin(async move {
+            let filter = Filter {
+                context: filter.context.clone(),
+                statuses: filter.statuses.clone(),
+                worker_type: filter.worker_type.clone(),
+                before: filter.before,
+                limit: filter.limit,
+                ..Filter::default()
+            };
+            Ok(self.requests.list_for(Reader::Guest, self.tenant, &filter).await?)
+        })
+    }
+
+    fn children(
+        &self,
+        of: RequestId,
+    ) -> BoxFuture<'_, Result<Vec<(Request, Option<RequestResult>)>, QueueError>> {
+        Box::pin(async move {
+            let filter =
+                Filter { parent: Some(of), limit: limits::CREATES as u32, ..Filter::default() };
+            let mut children =
+                self.requests.list_for(Reader::Guest, self.tenant, &filter).await?;
+            children.reverse();
+            let ids: Vec<RequestId> = children.iter().map(|child| child.id).collect();
+            let mut results: HashMap<RequestId, RequestResult> = self
+                .requests
+                .results_for(Reader::Guest, self.tenant, &ids)
+                .await?
+                .into_iter()
+                .map(|result| (result.request_id, result))
+                .collect();
+            Ok(children
+                .into_iter()
+                .map(|child| {
+                    let result = results.remove(&child.id);
+                    (child, result)
+                })
+                .collect())
+        })
+    }
+
+    fn blockers(&self, of: RequestId) -> BoxFuture<'_, Result<Vec<BlockerState>, QueueError>> {
+        Box::pin(async move { Ok(self.requests.blockers_for(Reader::Guest, self.tenant, of).await?) })
+    }
+
+    fn cancellable(&self, id: RequestId) -> BoxFuture<'_, Result<(), QueueError>> {
+        Box::pin(async move {
+            if id == self.run {
+                return Err(QueueError::Invalid(
+                    "a run cannot cancel itself: return a failure instead".into(),
+                ));
+            }
+            let request = self.get(id).await?;
+            match request.status.is_terminal() {
+                false => Ok(()),
+                true => Err(QueueError::Conflict(format!("request {id} is {} already", request.status))),
+            }
+        })
+    }
+}

@@ -1,0 +1,205 @@
+//! `eve dev`: control plane, scheduler and a worker of each kind in one process, on a Postgres of its
+//! own. No configuration; data survives a restart.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::serve::ControlPlane;
+use crate::cli;
+use crate::db::{self, Db, DbConfig};
+use crate::dev::bootstrap;
+use crate::dev::postgres::PrivatePostgres;
+use crate::notify::Bell;
+use crate::requests::Requests;
+use crate::runtime::{Runtime, RuntimeConfig};
+use crate::skills::artifact::{Signer, Verifier};
+use crate::skills::loader::Loader;
+use crate::tenancy::auth::AuthConfig;
+use crate::worker::{self, WorkerConfig, WorkerParts};
+
+/// Runs at one time, of each pool and of all of them together.
+const SLOTS: usize = 16;
+/// How long runs may go on after the process was told to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Run everything on this machine: control plane, workers, and a Postgres of its own
+///
+/// Needs no configuration. Makes an organisation, a user and a token, and points this user's
+/// command line at itself. Data survives a restart.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where data is kept [default: ~/.local/share/eve-horizon/dev]
+    #[arg(long, env = "EVE_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where to listen
+    #[arg(long, env = "EVE_LISTEN", default_value = "127.0.0.1:3000", value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// Use this database instead of a private Postgres
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<String>,
+}
+
+/// Runs it.
+pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
+    let stop = super::stop_on_signal()?;
+    let data_dir = match args.data_dir {
+        Some(dir) => dir,
+        None => default_data_dir()?,
+    };
+    std::fs::create_dir_all(&data_dir)
+        .with_context(|| format!("making the data directory {}", data_dir.display()))?;
+    // Before Postgres: a port that is taken is found out in a moment.
+    let listener = TcpListener::bind(args.listen).await.with_context(|| {
+        format!("listening on {}; choose another address with --listen", args.listen)
+    })?;
+    let (postgres, url) = match args.database_url {
+        Some(url) => (None, url),
+        None => {
+            let postgres = PrivatePostgres::start(&data_dir).await?;
+            let url = postgres.url();
+            (Some(postgres), url)
+        }
+    };
+    let ran = with_database(&url, &data_dir, listener, metrics, &stop, postgres.as_ref()).await;
+    if let Some(postgres) = postgres {
+        postgres.stop().await.context("stopping Postgres")?;
+    }
+    ran
+}
+
+async fn with_database(
+    url: &str,
+    data_dir: &Path,
+    listener: TcpListener,
+    metrics: PrometheusHandle,
+    stop: &CancellationToken,
+    postgres: Option<&PrivatePostgres>,
+) -> anyhow::Result<()> {
+    let db = Db::connect(&DbConfig {
+        url: url.to_owned(),
+        max_connections: 30,
+        application_name: "eve dev".to_owned(),
+    })
+    .context("DATABASE_URL is not a Postgres URL")?;
+    db::migrate(db.pool()).await?;
+    let signer = signer(&data_dir.join("signing.key"))?;
+    let address = listener.local_addr()?;
+    let token = bootstrap::run(&db).await.context("making the organisation, user and token")?;
+    let server = cli::Server {
+        url: format!("http://{address}"),
+        token: Some(token.expose().parse().map_err(anyhow::Error::msg)?),
+        org: Some(bootstrap::ORG_SLUG.to_owned()),
+    };
+    let context_file = cli::default_path()?;
+    let mut contexts = cli::Contexts::load(&context_file)?;
+    contexts.choose("dev", server);
+    contexts.save(&context_file)?;
+
+    let public_key = signer.public_key();
+    let verifier = || Verifier::new([public_key.as_str()]);
+    let artifacts = data_dir.join("artifacts");
+    let runtime = Runtime::new(RuntimeConfig {
+        max_concurrent: SLOTS as u32 * 2,
+        memory_budget: super::default_memory_budget(),
+        threads: 0,
+        io: tokio::runtime::Handle::current(),
+    })?;
+    let bell = Bell::start(db.pool().clone());
+    let parts = WorkerParts {
+        requests: Requests::new(db.clone(), bell.clone()),
+        loader: Loader::new(db.clone(), runtime.clone(), super::open_cache(&artifacts, verifier()?)?),
+        db: db.clone(),
+        bell: bell.clone(),
+        runtime: runtime.clone(),
+    };
+    let mut pools = tokio::task::JoinSet::new();
+    for worker_type in bootstrap::POOLS {
+        let config = WorkerConfig {
+            worker_type: worker_type.to_owned(),
+            slots: SLOTS,
+            grace: GRACE,
+            host: super::host_name(),
+        };
+        pools.spawn(worker::run(config, parts.clone(), stop.clone()));
+    }
+    let plane = ControlPlane {
+        db,
+        bell,
+        auth: AuthConfig::default(),
+        signer,
+        runtime,
+        cache: super::open_cache(&artifacts, verifier()?)?,
+        metrics,
+    };
+    greet(address, data_dir, &context_file, postgres.is_some());
+
+    let postgres_ended = async {
+        match postgres {
+            Some(postgres) => postgres.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    let ran = tokio::select! {
+        ran = plane.run(listener, stop.clone()) => ran,
+        _ = postgres_ended => Err(anyhow::anyhow!(
+            "Postgres has ended; {} says why. Nothing that was committed is lost: start again",
+            data_dir.join("postgres.log").display()
+        )),
+    };
+    stop.cancel();
+    if ran.is_err() {
+        // Without a database there is nothing to drain into.
+        pools.shutdown().await;
+    }
+    while let Some(pool) = pools.join_next().await {
+        if let Err(error) = pool
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+    ran
+}
+
+fn default_data_dir() -> anyhow::Result<PathBuf> {
+    let base = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    base.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share")))
+        .map(|base| base.join("eve-horizon/dev"))
+        .context("HOME is not set: name a folder with --data-dir")
+}
+
+/// The key of this data directory, made when there is none.
+fn signer(file: &Path) -> anyhow::Result<Signer> {
+    if !file.exists() {
+        Signer::generate().save(file).with_context(|| format!("writing {}", file.display()))?;
+    }
+    Signer::from_file(file).with_context(|| format!("reading {}", file.display()))
+}
+
+fn greet(address: SocketAddr, data_dir: &Path, context_file: &Path, private: bool) {
+    let database = if private { "a private Postgres in" } else { "DATABASE_URL; keys are in" };
+    println!(
+        "Eve Horizon is ready at http://{address}
+
+  database   {database} {data}
+  organisation `{org}`; this user's command line is set up in {context}
+
+Try, in another terminal:
+
+  eve skill push PATH               a folder with SKILL.md and a component
+  eve request create --worker-type general --skill echo --prompt hello --wait
+  eve request list
+  curl http://{address}/v1/openapi.json
+
+Stop with Ctrl-C; data stays.",
+        data = data_dir.display(),
+        org = bootstrap::ORG_SLUG,
+        context = context_file.display(),
+    );
+}

@@ -1,0 +1,143 @@
+//! What one `eve` process is: control plane, worker, or all in one.
+//!
+//! Flow: `main` parses the command line and calls one role; a role opens what it needs, starts its
+//! tasks, and ends them in order when the process is told to stop.
+
+pub mod dev;
+pub mod migrate;
+pub mod serve;
+pub mod worker;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::db::{Db, DbConfig, SchemaState, schema_state};
+use crate::skills::artifact::{ArtifactCache, Signer, Verifier};
+
+/// Where the platform's database is.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Database {
+    /// The platform's database, postgres://user:password@host/database
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub database_url: String,
+    /// Most connections at one time
+    #[arg(long, env = "EVE_DATABASE_CONNECTIONS", default_value_t = 20, value_name = "N")]
+    pub database_connections: u32,
+}
+
+impl Database {
+    fn connect(&self, role: &str) -> anyhow::Result<Db> {
+        Db::connect(&DbConfig {
+            url: self.database_url.clone(),
+            max_connections: self.database_connections,
+            application_name: format!("eve {role}"),
+        })
+        .context("DATABASE_URL is not a Postgres URL")
+    }
+}
+
+/// Waits until the database can be reached and has a schema that this binary can serve; a newer one
+/// will do, because schemas are expanded before they are contracted.
+async fn ready(db: &Db, stop: &CancellationToken) -> anyhow::Result<()> {
+    let mut wait = std::time::Duration::from_millis(200);
+    loop {
+        match schema_state(db.pool()).await {
+            Ok(SchemaState::Current | SchemaState::Ahead) => return Ok(()),
+            Ok(SchemaState::Behind) => {
+                anyhow::bail!("the database's schema is older than this eve: run `eve migrate` first")
+            }
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, "the database cannot be reached; trying again");
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => anyhow::bail!("stopped before the database could be reached"),
+            () = tokio::time::sleep(wait) => wait = (wait * 2).min(std::time::Duration::from_secs(5)),
+        }
+    }
+}
+
+/// A token that is cancelled by SIGTERM or SIGINT. A second signal ends the process at once.
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let token = stop.clone();
+    tokio::spawn(async move {
+        let mut wait = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        wait().await;
+        tracing::info!("stopping; a second signal ends the process at once");
+        token.cancel();
+        wait().await;
+        std::process::exit(130);
+    });
+    Ok(stop)
+}
+
+/// Where a process keeps verified machine code when it is not told: a folder of the user's own.
+fn default_cache() -> PathBuf {
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    base.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
+        .unwrap_or_else(std::env::temp_dir)
+        .join("eve-horizon/artifacts")
+}
+
+fn open_cache(directory: &Path, verifier: Verifier) -> anyhow::Result<ArtifactCache> {
+    if let Some(parent) = directory.parent() {
+        std::fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
+    }
+    ArtifactCache::open(directory, verifier)
+        .with_context(|| format!("opening the artifact cache {}", directory.display()))
+}
+
+/// The signer of this control plane, from a key or from a file.
+fn signer(key: Option<&str>, file: Option<&Path>) -> anyhow::Result<Signer> {
+    match (key, file) {
+        (Some(key), _) => Signer::from_base64(key.trim()).context("EVE_SIGNING_KEY"),
+        (None, Some(file)) => {
+            Signer::from_file(file).with_context(|| format!("reading {}", file.display()))
+        }
+        (None, None) => anyhow::bail!(
+            "no key to sign artifacts with: set EVE_SIGNING_KEY or EVE_SIGNING_KEY_FILE; \
+             `eve keygen` makes one"
+        ),
+    }
+}
+
+/// A share of this machine's memory for guests: three fifths of what the cgroup allows, or of what
+/// there is.
+fn default_memory_budget() -> usize {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let limit = read("/sys/fs/cgroup/memory.max")
+        .or_else(|| read("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+        .and_then(|text| text.trim().parse::<usize>().ok());
+    let physical = read("/proc/meminfo").and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+        let kilobytes: usize = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some(kilobytes << 10)
+    });
+    let total = match (limit, physical) {
+        (Some(limit), Some(physical)) => limit.min(physical),
+        (limit, physical) => limit.or(physical).unwrap_or(2 << 30),
+    };
+    total / 5 * 3
+}
+
+/// The pod's or the machine's name.
+fn host_name() -> String {
+    std::env::var("HOSTNAME")
+        .ok()
+        .or_else(|| std::fs::read_to_string("/etc/hostname").ok())
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "unknown".to_owned())
+}

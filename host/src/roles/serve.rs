@@ -1,0 +1,161 @@
+//! `eve serve`: the control plane. HTTP API, background duties, compiling uploads.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use metrics_exporter_prometheus::PrometheusHandle;
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::Database;
+use crate::db::Db;
+use crate::http::{self, AppState};
+use crate::notify::Bell;
+use crate::requests::Requests;
+use crate::runtime::{Runtime, RuntimeConfig};
+use crate::scheduler;
+use crate::skills::artifact::{ArtifactCache, Signer};
+use crate::skills::compile::Workshop;
+use crate::skills::upload::Uploads;
+use crate::tenancy::auth::{AuthConfig, Authenticator};
+use crate::tenancy::jwt::JwtConfig;
+
+/// Run the control plane: the HTTP API and the background duties
+///
+/// Any number of replicas may run: duties are done by one of them at a time.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    database: Database,
+    /// Where to listen
+    #[arg(long, env = "EVE_LISTEN", default_value = "127.0.0.1:3000", value_name = "ADDRESS")]
+    listen: SocketAddr,
+    #[command(flatten)]
+    jwt: Jwt,
+    /// The key that artifacts are signed with, base64 of 32 bytes; `eve keygen` makes one
+    #[arg(long, env = "EVE_SIGNING_KEY", hide_env_values = true, value_name = "KEY")]
+    signing_key: Option<String>,
+    /// A file with that key, readable by its owner only
+    #[arg(long, env = "EVE_SIGNING_KEY_FILE", value_name = "FILE", conflicts_with = "signing_key")]
+    signing_key_file: Option<PathBuf>,
+    /// Where compiled skills are kept; must be this user's own [default: ~/.cache/eve-horizon/artifacts]
+    #[arg(long, env = "EVE_CACHE_DIR", value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+}
+
+/// How people sign in. Without any of it only API tokens are accepted.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Jwt {
+    /// The secret of HS256 tokens (Supabase: the JWT secret)
+    #[arg(long, env = "EVE_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
+    jwt_secret: Option<String>,
+    /// The key set of asymmetrically signed tokens (Supabase: …/auth/v1/.well-known/jwks.json)
+    #[arg(long, env = "EVE_JWKS_URL", value_name = "URL")]
+    jwks_url: Option<url::Url>,
+    /// Who must have issued them (Supabase: https://PROJECT.supabase.co/auth/v1)
+    #[arg(long, env = "EVE_JWT_ISSUER", value_name = "ISSUER")]
+    jwt_issuer: Option<String>,
+    /// For whom they must have been issued
+    #[arg(long, env = "EVE_JWT_AUDIENCE", default_value = "authenticated", value_name = "AUDIENCE")]
+    jwt_audience: String,
+}
+
+impl Jwt {
+    pub(super) fn config(&self) -> anyhow::Result<AuthConfig> {
+        if self.jwt_secret.is_none() && self.jwks_url.is_none() {
+            return Ok(AuthConfig { jwt: None });
+        }
+        let issuer = self
+            .jwt_issuer
+            .clone()
+            .context("sign-in tokens need an issuer: set EVE_JWT_ISSUER")?;
+        Ok(AuthConfig {
+            jwt: Some(JwtConfig {
+                audience: self.jwt_audience.clone(),
+                issuer,
+                hs256_secret: self.jwt_secret.clone().map(SecretString::from),
+                jwks_url: self.jwks_url.clone(),
+            }),
+        })
+    }
+}
+
+/// What the control plane serves with.
+pub(super) struct ControlPlane {
+    pub db: Db,
+    pub bell: Bell,
+    pub auth: AuthConfig,
+    pub signer: Signer,
+    pub runtime: Runtime,
+    pub cache: ArtifactCache,
+    pub metrics: PrometheusHandle,
+}
+
+/// Runs it.
+pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
+    let stop = super::stop_on_signal()?;
+    let db = args.database.connect("serve")?;
+    let signer = super::signer(args.signing_key.as_deref(), args.signing_key_file.as_deref())?;
+    let verifier = crate::skills::artifact::Verifier::new([signer.public_key().as_str()])?;
+    let cache = super::open_cache(&args.cache_dir.unwrap_or_else(super::default_cache), verifier)?;
+    super::ready(&db, &stop).await?;
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("listening on {}", args.listen))?;
+    // Only ever loads artifacts, to see that they fit: one slot, no guests.
+    let runtime = Runtime::new(RuntimeConfig {
+        max_concurrent: 1,
+        memory_budget: crate::runtime::limits::MEMORY,
+        threads: 1,
+        io: tokio::runtime::Handle::current(),
+    })?;
+    let bell = Bell::start(db.pool().clone());
+    let plane =
+        ControlPlane { db, bell, auth: args.jwt.config()?, signer, runtime, cache, metrics };
+    tracing::info!(address = %listener.local_addr()?, "serving");
+    plane.run(listener, stop).await
+}
+
+impl ControlPlane {
+    /// Serves until `stop`.
+    pub(super) async fn run(
+        self,
+        listener: TcpListener,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let requests = Requests::new(self.db.clone(), self.bell.clone());
+        let auth = Authenticator::new(self.db.clone(), &self.auth)?;
+        let workshop = Workshop {
+            exe: std::env::current_exe().context("finding our own binary")?,
+            signer: Arc::new(self.signer),
+            cache: Arc::new(self.cache),
+            runtime: self.runtime,
+        };
+        let uploads = Uploads::new(self.db.clone(), workshop);
+        // Versions that were compiled for another engine: workers wait for theirs.
+        let missing = tokio::spawn({
+            let uploads = uploads.clone();
+            async move {
+                match uploads.compile_missing().await {
+                    Ok(0) => {}
+                    Ok(count) => tracing::info!(count, "compiled stored skills for this engine"),
+                    Err(error) => {
+                        let error: &dyn std::error::Error = &error;
+                        tracing::error!(error, "compiling stored skills failed");
+                    }
+                }
+            }
+        });
+        let duties = tokio::spawn(scheduler::run(self.db.clone(), self.bell, stop.clone()));
+        let state =
+            AppState::new(self.db, requests, auth, uploads, Some(self.metrics), stop.clone());
+        let served = http::serve(listener, state, stop.clone()).await;
+        stop.cancel();
+        missing.abort();
+        duties.await.context("a background duty panicked")?;
+        served.context("serving HTTP")
+    }
+}

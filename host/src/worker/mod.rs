@@ -1,0 +1,653 @@
+//! A worker: claims requests of one worker type and runs their skills.
+//!
+//! Flow: one loop (`Pool`) holds everything that is claimed. Jobs go to the runtime's own threads;
+//! their reports come back and wait for the next *settlement*: one transaction that writes finished
+//! runs and claims new ones. Only one settlement is under way at a time; what finishes meanwhile is
+//! the next one's batch, so batches grow with the load and an idle worker adds no latency. Runs with
+//! dependents or effects are written apart (`delivery::finish::with_graph`), a few at a time.
+//!
+//! Invariants:
+//! - A slot is free only once the commit that ended its run is acknowledged.
+//! - Work is prefetched for 50 ms at most: another worker may be idle.
+//! - When Postgres is away, finished runs are kept and written when it is back. What the outage leaves
+//!   unclear (did that commit happen?) is settled by the lease: writing twice finds no row.
+
+mod run;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::db::{Db, Scope, is_connection_loss};
+use crate::delivery::claim::{Appetite, Claimed, Cursor};
+use crate::delivery::finish::{self, Finished, Written};
+use crate::delivery::lease::{self, BEAT, Heartbeat};
+use crate::ids::{OrgId, WorkerId};
+use crate::notify::{self, Bell};
+use crate::requests::{FailureCode, Requests};
+use crate::runtime::Runtime;
+use crate::skills::loader::Loader;
+
+/// How long after nothing was heard the queue is looked at anyway.
+const SCAN: Duration = Duration::from_secs(1);
+/// How often the worker compares what it holds with what the database says it holds.
+const RECONCILE: Duration = Duration::from_secs(10);
+/// Work is prefetched for so long.
+const PREFETCH: Duration = Duration::from_millis(50);
+/// Most requests in hand, running ones included.
+const MAX_IN_HAND: usize = 1_000;
+/// Runs written through the graph at one time.
+const GRAPH_WRITERS: usize = 4;
+/// Waits after Postgres failed: the first, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// How a worker is set up.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// The pool that it belongs to.
+    pub worker_type: String,
+    /// Runs at one time.
+    pub slots: usize,
+    /// How long it may go on after it was told to stop.
+    pub grace: Duration,
+    /// The pod's or the machine's name.
+    pub host: String,
+}
+
+/// What a worker works with.
+#[derive(Clone)]
+pub struct WorkerParts {
+    /// The platform's database.
+    pub db: Db,
+    /// Rings others.
+    pub bell: Bell,
+    /// For the guests' queue calls.
+    pub requests: Requests,
+    /// Runs skills.
+    pub runtime: Runtime,
+    /// Loads them.
+    pub loader: Loader,
+}
+
+/// Works until `stop`, then drains. Returns when everything is finished or given back.
+pub async fn run(config: WorkerConfig, parts: WorkerParts, stop: CancellationToken) {
+    let id = WorkerId::generate();
+    let heartbeat = Heartbeat {
+        worker_id: id,
+        worker_type: config.worker_type.clone(),
+        host: config.host.clone(),
+        fingerprint: parts.runtime.fingerprint().to_owned(),
+        slots: config.slots,
+    };
+    let settings = run::Settings::default();
+    let draining = Arc::new(AtomicBool::new(false));
+    let over = CancellationToken::new();
+    let beating = tokio::spawn(beat(
+        heartbeat.clone(),
+        parts.db.clone(),
+        settings.clone(),
+        draining.clone(),
+        over.clone(),
+    ));
+    let (heard, bells) = mpsc::unbounded_channel();
+    let listening = {
+        let (pool, over) = (parts.db.pool().clone(), over.clone());
+        let worker_type = config.worker_type.clone();
+        tokio::spawn(async move {
+            notify::listen(pool, &[notify::PENDING, notify::INTERRUPTED], over, |channel, payload| {
+                let event = match channel {
+                    notify::INTERRUPTED => match payload.parse() {
+                        Ok(id) => Event::Interrupted(id),
+                        Err(_) => return,
+                    },
+                    notify::PENDING if payload != worker_type => return,
+                    // Requests are pending, or the connection is new and something may have been
+                    // missed.
+                    _ => Event::Pending,
+                };
+                // The loop ends after this task.
+                let _ = heard.send(event);
+            })
+            .await;
+        })
+    };
+    tracing::info!(worker = %id, worker_type = config.worker_type, slots = config.slots, "working");
+
+    let mut pool = Pool::new(id, config, parts.clone(), settings, bells);
+    pool.work(&stop).await;
+    draining.store(true, Ordering::Relaxed);
+    pool.drain().await;
+
+    over.cancel();
+    for task in [beating, listening] {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "a worker's task panicked");
+        }
+    }
+    if let Err(error) = heartbeat.leave(&parts.db).await {
+        tracing::warn!(%error, "the worker's entry stays until it is found silent");
+    }
+    tracing::info!(worker = %id, "stopped");
+}
+
+/// Keeps the heartbeat, and the worker type's settings fresh. Dies with the process: then the worker
+/// is silent, which is the point.
+async fn beat(
+    heartbeat: Heartbeat,
+    db: Db,
+    settings: run::Settings,
+    draining: Arc<AtomicBool>,
+    over: CancellationToken,
+) {
+    let mut ticks = tokio::time::interval(BEAT);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = over.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let beaten = heartbeat.beat(&db, draining.load(Ordering::Relaxed)).await;
+        if let Err(error) = beaten.and(settings.refresh(&db, &heartbeat.worker_type).await) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a heartbeat failed");
+        }
+    }
+}
+
+/// What the loop hears from other processes.
+#[derive(Debug)]
+enum Event {
+    Pending,
+    Interrupted(Uuid),
+}
+
+/// A claimed request that is not acknowledged as ended yet.
+#[derive(Debug)]
+struct InHand {
+    lease: i64,
+    org: OrgId,
+    running: Option<AbortHandle>,
+}
+
+/// What a settlement brings back.
+struct Settled {
+    cursor: Cursor,
+    batch: Vec<Finished>,
+    outcome: Result<Settlement, sqlx::Error>,
+}
+
+#[derive(Default)]
+struct Settlement {
+    /// Indices into the batch: not written, for the graph.
+    left: Vec<usize>,
+    claimed: Option<Vec<Claimed>>,
+}
+
+struct Pool {
+    id: WorkerId,
+    config: WorkerConfig,
+    parts: WorkerParts,
+    settings: run::Settings,
+    bells: mpsc::UnboundedReceiver<Event>,
+    /// None while a settlement has it.
+    cursor: Option<Cursor>,
+    in_hand: HashMap<Uuid, InHand>,
+    ready: VecDeque<Claimed>,
+    suspects_in_hand: usize,
+    running: JoinSet<Finished>,
+    finished: Vec<Finished>,
+    settling: JoinSet<Settled>,
+    graph: JoinSet<(Finished, Result<Written, sqlx::Error>)>,
+    graph_waiting: VecDeque<Finished>,
+    /// There may be something to claim.
+    hungry: bool,
+    /// What is held has to be compared with the database before anything else is claimed.
+    unsure: bool,
+    reconcile_at: Instant,
+    /// Postgres failed: nothing is tried before this.
+    not_before: Option<Instant>,
+    retry: Duration,
+    /// Average wall-clock time of a run, in seconds.
+    average: f64,
+}
+
+impl Pool {
+    fn new(
+        id: WorkerId,
+        config: WorkerConfig,
+        parts: WorkerParts,
+        settings: run::Settings,
+        bells: mpsc::UnboundedReceiver<Event>,
+    ) -> Pool {
+        Pool {
+            id,
+            cursor: Some(Cursor::new(id, config.worker_type.clone())),
+            config,
+            parts,
+            settings,
+            bells,
+            in_hand: HashMap::new(),
+            ready: VecDeque::new(),
+            suspects_in_hand: 0,
+            running: JoinSet::new(),
+            finished: Vec::new(),
+            settling: JoinSet::new(),
+            graph: JoinSet::new(),
+            graph_waiting: VecDeque::new(),
+            hungry: true,
+            unsure: false,
+            reconcile_at: Instant::now() + RECONCILE,
+            not_before: None,
+            retry: RETRY.0,
+            average: PREFETCH.as_secs_f64(),
+        }
+    }
+
+    async fn work(&mut self, stop: &CancellationToken) {
+        let mut scan = tokio::time::interval(SCAN);
+        scan.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.start_runs();
+            self.start_graph_writers();
+            self.settle(true).await;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                Some(settled) = self.settling.join_next() => self.settled(settled),
+                Some(written) = self.graph.join_next() => self.graph_written(written),
+                Some(ended) = self.running.join_next() => self.ended(ended),
+                Some(event) = self.bells.recv() => self.heard(event),
+                () = until(self.not_before) => self.not_before = None,
+                _ = scan.tick() => self.hungry = true,
+            }
+        }
+    }
+
+    /// Gives back what has not started, lets the rest finish within the grace period, and gives back
+    /// what does not.
+    async fn drain(&mut self) {
+        let unstarted: Vec<Claimed> = self.ready.drain(..).collect();
+        self.give_back(&unstarted, false).await;
+        let deadline = Instant::now() + self.config.grace;
+        tracing::info!(running = self.running.len(), "draining");
+        while !self.in_hand.is_empty() || !self.settling.is_empty() {
+            self.start_graph_writers();
+            self.settle(false).await;
+            tokio::select! {
+                biased;
+                Some(settled) = self.settling.join_next() => self.settled(settled),
+                Some(written) = self.graph.join_next() => self.graph_written(written),
+                Some(ended) = self.running.join_next() => self.ended(ended),
+                () = until(self.not_before) => self.not_before = None,
+                () = tokio::time::sleep_until(deadline) => break,
+            }
+            // A claim that was under way when the signal came.
+            if !self.ready.is_empty() {
+                let unstarted: Vec<Claimed> = self.ready.drain(..).collect();
+                self.give_back(&unstarted, false).await;
+            }
+        }
+        if self.in_hand.is_empty() {
+            return;
+        }
+        tracing::warn!(count = self.in_hand.len(), "giving back what did not finish in time");
+        self.running.shutdown().await;
+        let started: Vec<(Uuid, i64)> =
+            self.in_hand.iter().map(|(id, held)| (*id, held.lease)).collect();
+        if let Err(error) = lease::give_back(&self.parts.db, self.id, &[], &started).await {
+            // They are rescued when this worker has been silent for long enough.
+            tracing::error!(%error, "giving runs back failed");
+        }
+        self.parts.bell.pending(&self.config.worker_type);
+    }
+
+    async fn give_back(&mut self, runs: &[Claimed], started: bool) {
+        if runs.is_empty() {
+            return;
+        }
+        let leases: Vec<(Uuid, i64)> = runs.iter().map(|run| (run.id.0, run.lease)).collect();
+        let outcome = match started {
+            true => lease::give_back(&self.parts.db, self.id, &[], &leases).await,
+            false => lease::give_back(&self.parts.db, self.id, &leases, &[]).await,
+        };
+        match outcome {
+            Ok(()) => {
+                for run in runs {
+                    self.forget(run.id.0);
+                }
+                self.parts.bell.pending(&self.config.worker_type);
+            }
+            Err(error) => tracing::error!(%error, "giving runs back failed"),
+        }
+    }
+
+    fn heard(&mut self, event: Event) {
+        match event {
+            Event::Pending => self.hungry = true,
+            Event::Interrupted(id) => {
+                // Somebody ended it: its lease is gone, and whatever it did with it.
+                if let Some(abort) = self.in_hand.get(&id).and_then(|held| held.running.as_ref()) {
+                    abort.abort();
+                    self.forget(id);
+                    self.hungry = true;
+                } else if self.in_hand.contains_key(&id) {
+                    self.ready.retain(|run| run.id.0 != id);
+                    self.forget(id);
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self, id: Uuid) {
+        self.in_hand.remove(&id);
+    }
+
+    fn start_runs(&mut self) {
+        while self.running.len() < self.config.slots {
+            let Some(run) = self.ready.pop_front() else { return };
+            let id = run.id.0;
+            let task = run::execute(self.parts.clone(), self.settings.clone(), run);
+            let abort = self.running.spawn(task);
+            if let Some(held) = self.in_hand.get_mut(&id) {
+                held.running = Some(abort);
+            }
+        }
+    }
+
+    fn start_graph_writers(&mut self) {
+        if self.not_before.is_some() {
+            return;
+        }
+        while self.graph.len() < GRAPH_WRITERS {
+            let Some(finished) = self.graph_waiting.pop_front() else { return };
+            let (db, id) = (self.parts.db.clone(), self.id);
+            self.graph.spawn(async move {
+                let written = finish::with_graph(&db, id, &finished).await;
+                (finished, written)
+            });
+        }
+    }
+
+    /// How many requests may be in hand: the slots, and what keeps them busy for a while.
+    fn window(&self) -> usize {
+        let ahead = PREFETCH.as_secs_f64() / self.average.max(1e-6) * self.config.slots as f64;
+        (self.config.slots + ahead as usize).min(MAX_IN_HAND.max(self.config.slots))
+    }
+
+    /// Starts a settlement if there is anything to write or to claim.
+    async fn settle(&mut self, claiming: bool) {
+        if self.not_before.is_some() || !self.settling.is_empty() {
+            return;
+        }
+        if self.unsure || self.reconcile_at <= Instant::now() {
+            self.reconcile().await;
+            if self.not_before.is_some() {
+                return;
+            }
+        }
+        let appetite = if claiming && self.hungry { self.appetite() } else { None };
+        if self.finished.is_empty() && appetite.is_none() {
+            return;
+        }
+        let Some(mut cursor) = self.cursor.take() else { return };
+        let batch = std::mem::take(&mut self.finished);
+        let (db, worker) = (self.parts.db.clone(), self.id);
+        self.settling.spawn(async move {
+            let outcome = settle(&db, worker, &mut cursor, &batch, appetite.as_ref()).await;
+            Settled { cursor, batch, outcome }
+        });
+    }
+
+    fn appetite(&self) -> Option<Appetite> {
+        let window = self.window();
+        // What this settlement writes is free by its own commit.
+        let staying = self.in_hand.len().saturating_sub(self.finished.len());
+        let batch = window.saturating_sub(staying);
+        if batch == 0 {
+            return None;
+        }
+        let ending: std::collections::HashSet<Uuid> =
+            self.finished.iter().map(|finished| finished.run.id.0).collect();
+        let mut held: HashMap<OrgId, usize> = HashMap::new();
+        for (id, run) in &self.in_hand {
+            if !ending.contains(id) {
+                *held.entry(run.org).or_default() += 1;
+            }
+        }
+        Some(Appetite {
+            batch,
+            org_cap: (window * 3).div_ceil(4),
+            held,
+            last_slot: batch == 1 && window > 1,
+            suspect: self.suspects_in_hand == 0 && self.running.len() < self.config.slots,
+        })
+    }
+
+    fn settled(&mut self, settled: Result<Settled, tokio::task::JoinError>) {
+        let Settled { cursor, batch, outcome } = match settled {
+            Ok(settled) => settled,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        self.cursor = Some(cursor);
+        match outcome {
+            Ok(settlement) => {
+                self.retry = RETRY.0;
+                let mut left = settlement.left.into_iter().peekable();
+                let mut freed = false;
+                for (index, finished) in batch.into_iter().enumerate() {
+                    if left.next_if_eq(&index).is_some() {
+                        self.graph_waiting.push_back(finished);
+                    } else {
+                        self.acknowledge(&finished);
+                        freed = true;
+                    }
+                }
+                if freed {
+                    self.parts.bell.changed();
+                }
+                match settlement.claimed {
+                    Some(claimed) if claimed.is_empty() => self.hungry = freed,
+                    Some(claimed) => {
+                        for run in claimed {
+                            let held =
+                                InHand { lease: run.lease, org: run.org_id, running: None };
+                            self.in_hand.insert(run.id.0, held);
+                            if run.rescues > 0 {
+                                self.suspects_in_hand += 1;
+                                // A suspect is never prefetched: it runs at once.
+                                self.ready.push_front(run);
+                            } else {
+                                self.ready.push_back(run);
+                            }
+                        }
+                    }
+                    None => self.hungry |= freed,
+                }
+            }
+            Err(error) => {
+                self.finished.splice(0..0, batch);
+                self.postgres_failed("settling", &error);
+            }
+        }
+    }
+
+    /// A run is written: its slot is free.
+    fn acknowledge(&mut self, finished: &Finished) {
+        if finished.run.rescues > 0 {
+            self.suspects_in_hand = self.suspects_in_hand.saturating_sub(1);
+        }
+        // Claimed again meanwhile, after a retry: that one stays.
+        if self.in_hand.get(&finished.run.id.0).is_some_and(|h| h.lease == finished.run.lease) {
+            self.forget(finished.run.id.0);
+        }
+        let outcome = match &finished.outcome {
+            finish::Outcome::Completed { .. } => "completed",
+            finish::Outcome::Failed { code, .. } => code.as_str(),
+        };
+        metrics::counter!(
+            "eve_runs_total",
+            "worker_type" => self.config.worker_type.clone(),
+            "outcome" => outcome
+        )
+        .increment(1);
+    }
+
+    fn graph_written(
+        &mut self,
+        written: Result<(Finished, Result<Written, sqlx::Error>), tokio::task::JoinError>,
+    ) {
+        let (finished, outcome) = match written {
+            Ok(written) => written,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        match outcome {
+            Ok(Written::Done(ripple)) => {
+                self.acknowledge(&finished);
+                self.parts.bell.ripple(&ripple);
+                self.hungry = true;
+            }
+            Ok(Written::LeaseLost) => {
+                tracing::debug!(request = %finished.run.id, "a run had lost its lease; discarded");
+                self.acknowledge(&finished);
+                self.hungry = true;
+            }
+            Err(error) => {
+                self.graph_waiting.push_front(finished);
+                self.postgres_failed("ending a run", &error);
+            }
+        }
+    }
+
+    fn ended(&mut self, ended: Result<Finished, tokio::task::JoinError>) {
+        match ended {
+            Ok(finished) => {
+                let seconds = finished.wall.as_secs_f64();
+                self.average += (seconds - self.average) / 16.0;
+                self.finished.push(finished);
+            }
+            // Interrupted: it is forgotten already.
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    fn postgres_failed(&mut self, doing: &'static str, error: &sqlx::Error) {
+        let error: &dyn std::error::Error = error;
+        tracing::warn!(doing, error, "Postgres failed; trying again");
+        self.not_before = Some(Instant::now() + self.retry);
+        self.retry = (self.retry * 2).min(RETRY.1);
+        self.unsure = true;
+        self.hungry = true;
+    }
+
+    /// Compares what is held with what the database says: claims whose answer was lost go back, runs
+    /// that were taken away are stopped.
+    async fn reconcile(&mut self) {
+        let held: Vec<(Uuid, i64)> =
+            self.in_hand.iter().map(|(id, held)| (*id, held.lease)).collect();
+        match lease::reconcile(&self.parts.db, self.id, &held).await {
+            Ok(kept) => {
+                for (id, _) in held {
+                    if kept.contains(&id) {
+                        continue;
+                    }
+                    let held = self.in_hand.remove(&id);
+                    match held.and_then(|held| held.running) {
+                        // Finished ones find out when they are written.
+                        Some(abort) => abort.abort(),
+                        None => self.ready.retain(|run| run.id.0 != id),
+                    }
+                }
+                self.unsure = false;
+                self.reconcile_at = Instant::now() + RECONCILE;
+            }
+            Err(error) => self.postgres_failed("comparing leases", &error),
+        }
+    }
+}
+
+/// One transaction: writes a batch, claims the next.
+async fn settle(
+    db: &Db,
+    worker: WorkerId,
+    cursor: &mut Cursor,
+    batch: &[Finished],
+    appetite: Option<&Appetite>,
+) -> Result<Settlement, sqlx::Error> {
+    let written = match settle_once(db, worker, cursor, batch, appetite).await {
+        Err(error) if !batch.is_empty() && !is_connection_loss(&error) => {
+            // One run of the batch is what Postgres does not take. Alone, each shows whether it is
+            // the one; the others are written.
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "a batch was refused; writing its runs one by one"
+            );
+            one_by_one(db, worker, cursor, batch).await?
+        }
+        other => other?,
+    };
+    Ok(written)
+}
+
+async fn settle_once(
+    db: &Db,
+    worker: WorkerId,
+    cursor: &mut Cursor,
+    batch: &[Finished],
+    appetite: Option<&Appetite>,
+) -> Result<Settlement, sqlx::Error> {
+    let mut tx = db.begin(Scope::Engine).await?;
+    let left = match batch.is_empty() {
+        true => Vec::new(),
+        false => finish::plain(&mut tx, worker, batch).await?,
+    };
+    let claimed = match appetite {
+        Some(appetite) => Some(cursor.claim(&mut tx, appetite).await?),
+        None => None,
+    };
+    tx.commit().await?;
+    Ok(Settlement { left, claimed })
+}
+
+async fn one_by_one(
+    db: &Db,
+    worker: WorkerId,
+    cursor: &mut Cursor,
+    batch: &[Finished],
+) -> Result<Settlement, sqlx::Error> {
+    let mut settlement = Settlement::default();
+    for (index, finished) in batch.iter().enumerate() {
+        let one = std::slice::from_ref(finished);
+        let outcome = settle_once(db, worker, cursor, one, None).await;
+        let left = match outcome {
+            Ok(written) => written.left,
+            Err(error) if is_connection_loss(&error) => return Err(error),
+            Err(error) => {
+                let failed = Finished::unstarted(
+                    finished.run.clone(),
+                    FailureCode::OutputInvalid,
+                    format!("the outcome could not be stored: {error}"),
+                    false,
+                );
+                settle_once(db, worker, cursor, &[failed], None).await?.left
+            }
+        };
+        if !left.is_empty() {
+            settlement.left.push(index);
+        }
+    }
+    Ok(settlement)
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,169 @@
+//! One run: from a claimed request to what is to be written about it.
+
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use chrono::Utc;
+use serde::Deserialize;
+
+use super::WorkerParts;
+use crate::db::{Db, Scope};
+use crate::delivery::claim::Claimed;
+use crate::delivery::finish::{Finished, Outcome};
+use crate::delivery::guest::GuestQueue;
+use crate::requests::FailureCode;
+use crate::runtime::{Grants, Job, Limits, Trigger, Verdict};
+use crate::tenancy::Tenant;
+
+/// What a worker type grants and allows, read again with every heartbeat.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Settings {
+    current: Arc<RwLock<Current>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Current {
+    grants: Grants,
+    limits: Limits,
+}
+
+/// `eve.worker_types.limits`: what a worker type sets apart from the defaults.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct StoredLimits {
+    wall_ms: Option<u64>,
+    cpu_ms: Option<u64>,
+    memory_bytes: Option<usize>,
+}
+
+impl Settings {
+    pub(super) async fn refresh(&self, db: &Db, worker_type: &str) -> Result<(), sqlx::Error> {
+        let mut tx = db.begin(Scope::Engine).await?;
+        let row = sqlx::query!(
+            r#"
+            SELECT coalesce(grants, '{}') AS "grants!", limits AS "limits: sqlx::types::Json<StoredLimits>"
+              FROM eve.worker_types WHERE id = $1
+            "#,
+            worker_type
+        )
+        .fetch_optional(&mut *tx)
+        .await?;
+        let current = match row {
+            Some(row) => Current {
+                // Grants that this version does not know grant nothing.
+                grants: row.grants.iter().filter_map(|grant| grant.parse().ok()).collect(),
+                limits: row.limits.0.within_ceiling(),
+            },
+            None => {
+                tracing::warn!(worker_type, "there is no such worker type (any more)");
+                Current::default()
+            }
+        };
+        *self.current.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = current;
+        Ok(())
+    }
+
+    fn current(&self) -> Current {
+        self.current.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+}
+
+impl StoredLimits {
+    fn within_ceiling(self) -> Limits {
+        let default = Limits::default();
+        Limits {
+            wall: self.wall_ms.map_or(default.wall, Duration::from_millis),
+            cpu: self.cpu_ms.map_or(default.cpu, Duration::from_millis),
+            memory: self
+                .memory_bytes
+                .unwrap_or(default.memory)
+                .min(crate::runtime::limits::MEMORY_CEILING),
+        }
+    }
+}
+
+/// Runs a claimed request. Dropping the future cancels the run.
+pub(super) async fn execute(parts: WorkerParts, settings: Settings, run: Claimed) -> Finished {
+    let Current { grants, limits } = settings.current();
+    let Some(version) = run.version else {
+        let message = match &run.skill {
+            Some(skill) => format!(
+                "there is no skill `{skill}` with an active version, neither of the organisation \
+                 nor of the platform"
+            ),
+            None => "the request names no skill, and its worker type has no default".to_owned(),
+        };
+        return Finished::unstarted(run, FailureCode::SkillNotFound, message, false);
+    };
+    let skill = match parts.loader.get(version, &grants).await {
+        Ok(skill) => skill,
+        Err(error) => {
+            let (code, retryable) = error.failure();
+            tracing::warn!(
+                request = %run.id,
+                %version,
+                error = &error as &dyn std::error::Error,
+                "a skill could not be loaded"
+            );
+            return Finished::unstarted(run, code, error.to_string(), retryable);
+        }
+    };
+    let wall = run.timeout_ms.map_or(limits.wall, |ms| Duration::from_millis(ms as u64));
+    let limits = Limits { wall, ..limits };
+    // The organisation is the leased row's.
+    let tenant = Tenant::proven(run.org_id);
+    let job = Job {
+        id: run.id,
+        attempt: run.attempt.unsigned_abs().into(),
+        generation: run.generation,
+        prompt: run.prompt.clone(),
+        context: run.context.clone(),
+        repo_url: run.repo_url.clone(),
+        branch: run.branch.clone(),
+        config: run.config.clone(),
+        metadata: run.metadata.clone(),
+        trigger: Trigger::Initial,
+        additional_triggers: Vec::new(),
+        parent_id: run.parent_request_id,
+        worker_type: run.worker_type.clone(),
+        org_slug: run.org_slug.clone(),
+        user_id: run.user_id,
+        deadline: Utc::now() + wall,
+        limits,
+        queue: Arc::new(GuestQueue::new(parts.requests.clone(), tenant, run.id)),
+    };
+    let report = parts.runtime.run(&skill, job).await;
+    let outcome = match report.verdict {
+        Verdict::Completed(output) => Outcome::Completed {
+            summary: output.summary,
+            data: output.data,
+            tokens_used: output.tokens_used,
+            cost: output.cost,
+        },
+        Verdict::Waiting { .. } => Outcome::Failed {
+            code: FailureCode::NothingToWaitFor,
+            message: "the skill returned `waiting`, but nothing that could wake it is outstanding"
+                .into(),
+            retryable: false,
+        },
+        Verdict::Failed { code, message, retryable } => {
+            Outcome::Failed { code, message, retryable }
+        }
+    };
+    let completed = matches!(outcome, Outcome::Completed { .. });
+    let (creates, cancels) = match completed {
+        true => (report.effects.creates, report.effects.cancels),
+        false => Default::default(),
+    };
+    Finished {
+        run,
+        outcome,
+        creates,
+        cancels,
+        log: report.log,
+        log_dropped: report.log_dropped,
+        wall: report.usage.wall,
+        cpu: report.usage.cpu,
+        memory_peak: report.usage.memory_peak,
+    }
+}

@@ -1,0 +1,94 @@
+//! Uploads, good and bad, through the real compiler process.
+
+#[path = "../src/runtime/guests.rs"]
+#[allow(dead_code)]
+mod guests;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use eve_host::runtime::{Capability, Runtime, RuntimeConfig};
+use eve_host::skills::artifact::{ArtifactCache, Signer, Verifier};
+use eve_host::skills::compile::{CompileError, Workshop, compile};
+
+fn exe() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_eve"))
+}
+
+async fn rejection(wasm: &[u8]) -> String {
+    match compile(wasm, exe()).await {
+        Err(CompileError::Rejected(reason)) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_an_upload_is_said() {
+    let wit_0_2 = guests::importing("eve:skill/queue@0.2.0");
+    for (wasm, reason) in [
+        (Vec::new(), "is empty"),
+        (b"#!/bin/sh\n".to_vec(), "not a WebAssembly component"),
+        (b"(component)".to_vec(), "as text"),
+        (guests::module(), "core WebAssembly module"),
+        (guests::nothing(), "exports nothing"),
+        (guests::wrong_type(), "`run` is `func() -> u32`"),
+        (guests::importing("eve:skill/db@0.1.0"), "imports `eve:skill/db@0.1.0`, which this"),
+        (guests::importing("wasi:http/types@0.2.0"), "no network"),
+        (guests::importing("eve:skill/log@0.1.0"), "imports do not match"),
+        (wit_0_2, "another version of the contract"),
+        (guests::noop()[..300].to_vec(), "not valid"),
+        (guests::body("(i32.const 0) (i32.const 0)"), "not valid"),
+    ] {
+        let said = rejection(&wasm).await;
+        assert!(said.contains(reason), "{said}\nshould contain {reason}");
+        assert!(said.len() < 2_048 && !said.contains('\n'), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn features_that_are_off_are_off() {
+    let memory64 = wat::parse_str("(component (core module (memory i64 1)))").unwrap();
+    let said = rejection(&memory64).await;
+    assert!(said.contains("not valid"), "{said}");
+}
+
+#[tokio::test]
+async fn a_good_upload_is_ready_to_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let signer = Signer::generate();
+    let verifier = Verifier::new([signer.public_key().as_str()]).unwrap();
+    let workshop = Workshop {
+        exe: exe().into(),
+        signer: Arc::new(signer),
+        cache: Arc::new(ArtifactCache::open(&directory.path().join("cache"), verifier).unwrap()),
+        runtime: Runtime::new(RuntimeConfig {
+            max_concurrent: 2,
+            memory_budget: 1 << 30,
+            threads: 1,
+            io: tokio::runtime::Handle::current(),
+        })
+        .unwrap(),
+    };
+    let plain = workshop.build(guests::noop().into()).await.unwrap();
+    assert!(plain.imports.is_empty() && plain.capabilities.is_empty());
+    assert_eq!(plain.claim.statement.fingerprint, workshop.runtime.fingerprint());
+
+    let queueing = workshop.build(guests::queue_get().into()).await.unwrap();
+    assert_eq!(queueing.imports, ["eve:skill/queue@0.1.0"]);
+    assert_eq!(queueing.capabilities, [Capability::Queue]);
+
+    match workshop.build(guests::with_pages(4_097).into()).await {
+        Err(CompileError::Rejected(reason)) => {
+            assert!(reason.contains("does not fit into a worker"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_is_not_ours_is_our_problem() {
+    for exe in ["/nonexistent/eve", "/bin/echo"] {
+        let failed = compile(&guests::noop(), Path::new(exe)).await;
+        assert!(matches!(failed, Err(CompileError::Child(..))), "{failed:?}");
+    }
+}
