@@ -81,7 +81,7 @@ impl Eve {
     }
 
     pub async fn push(&self, skill: &Path) -> Result<()> {
-        let status = self.command().args(["skill", "push"]).arg(skill).status().await?;
+        let status = self.command().args(["skill", "push", "--quiet"]).arg(skill).status().await?;
         if !status.success() {
             bail!("pushing {} failed", skill.display());
         }
