@@ -27,9 +27,11 @@
 mod database;
 mod eve;
 mod process;
+mod tenant;
 mod wait;
 
 pub use database::Database;
 pub use eve::{Eve, Output, Server, binary, http_client, skill};
 pub use process::Process;
+pub use tenant::Org;
 pub use wait::{PATIENCE, wait_for};

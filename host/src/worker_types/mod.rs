@@ -255,9 +255,16 @@ pub async fn put(
         .await
         .map_err(failed)?;
     }
-    audit::record_details(&mut tx, Tenant::proven(PLATFORM_ORG), actor, "worker_type.set", id, json!(spec))
-        .await
-        .map_err(failed)?;
+    audit::record_details(
+        &mut tx,
+        Tenant::proven(PLATFORM_ORG),
+        actor,
+        "worker_type.set",
+        id,
+        json!(spec),
+    )
+    .await
+    .map_err(failed)?;
     tx.commit().await.map_err(failed)?;
     let stored = get(db, id).await?;
     Ok(if updated == 0 { Put::Created(stored) } else { Put::Replaced(stored) })
@@ -287,9 +294,16 @@ pub async fn delete(db: &Db, actor: &Actor, id: &str) -> Result<(), WorkerTypeEr
     if deleted == 0 {
         return Err(WorkerTypeError::NotFound(id.to_owned()));
     }
-    audit::record_details(&mut tx, Tenant::proven(PLATFORM_ORG), actor, "worker_type.delete", id, json!({}))
-        .await
-        .map_err(failed)?;
+    audit::record_details(
+        &mut tx,
+        Tenant::proven(PLATFORM_ORG),
+        actor,
+        "worker_type.delete",
+        id,
+        json!({}),
+    )
+    .await
+    .map_err(failed)?;
     tx.commit().await.map_err(failed)
 }
 
