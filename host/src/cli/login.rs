@@ -41,10 +41,7 @@ impl Render for Me {
     fn render(&self, view: &View) -> String {
         let org = self.org.as_ref().map(|org| format!("{} ({})", org.slug, org.role));
         let user = self.email.clone().or_else(|| self.user_id.map(|id| id.to_string()));
-        let mut pairs = vec![
-            ("user", optional(user)),
-            ("org", optional(org)),
-        ];
+        let mut pairs = vec![("user", optional(user)), ("org", optional(org))];
         pairs.extend(self.token_id.as_ref().map(|id| ("token", cell(id.to_string()))));
         if self.orgs.len() > 1 {
             let all: Vec<_> =

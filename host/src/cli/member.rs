@@ -70,7 +70,11 @@ impl Render for Items<Member> {
             return "No members.".to_owned();
         }
         let rows = self.items.iter().map(|member| {
-            [cell(member.user_id.to_string()), cell(member.role.as_str()), optional(member.email.as_ref())]
+            [
+                cell(member.user_id.to_string()),
+                cell(member.role.as_str()),
+                optional(member.email.as_ref()),
+            ]
         });
         view.table(["USER", "ROLE", "EMAIL"], 2, rows)
     }

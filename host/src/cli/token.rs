@@ -106,7 +106,8 @@ pub async fn run(command: Command, globals: &Globals, out: &Output) -> Result<Ex
     match command {
         Command::List => out.show(&client.get::<Items<Token>>(&["tokens"]).await?)?,
         Command::Create { name, role, scopes, expires_in } => {
-            let body = NewToken { name, role, scopes, expires_in_days: expires_in.map(|days| days.0) };
+            let body =
+                NewToken { name, role, scopes, expires_in_days: expires_in.map(|days| days.0) };
             out.show(&client.post::<IssuedToken>(&["tokens"], &body).await?)?;
         }
         Command::Revoke { id } => {

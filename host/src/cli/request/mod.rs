@@ -14,7 +14,6 @@ use crate::http::Items;
 use crate::ids::RequestId;
 use crate::requests::{BlockerState, Request};
 
-
 /// Create requests and see what becomes of them
 ///
 /// A request asks a pool of workers to run a skill. It is `pending` until a worker takes it, and ends
