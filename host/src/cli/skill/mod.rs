@@ -90,7 +90,7 @@ pub struct Version {
     #[serde(default)]
     created_at: Option<DateTime<Utc>>,
     #[serde(default)]
-    created_by: Option<String>,
+    created_by: Option<Value>,
 }
 
 #[derive(Serialize, Deserialize)]
