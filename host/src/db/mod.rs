@@ -74,7 +74,7 @@ impl Db {
             ]);
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections)
-            .acquire_timeout(Duration::from_secs(10))
+            .acquire_timeout(Duration::from_secs(5))
             .idle_timeout(Duration::from_secs(300))
             // Postgres gone and back leaves dead connections: the first use finds out and retries,
             // which costs less than a round trip before every use.
@@ -88,7 +88,11 @@ impl Db {
         let mut tx = match self.pool.begin().await {
             Ok(tx) => tx,
             // A pooled connection may have died since it was used last; another one is tried once.
-            Err(error) if is_connection_loss(&error) => self.pool.begin().await?,
+            Err(error)
+                if is_connection_loss(&error) && !matches!(error, sqlx::Error::PoolTimedOut) =>
+            {
+                self.pool.begin().await?
+            }
             Err(error) => return Err(error),
         };
         match scope {
