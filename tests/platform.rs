@@ -7,7 +7,6 @@ use eve_host::db::{Db, DbConfig};
 use eve_host::dev::bootstrap;
 use serde_json::{Value, json};
 use sqlx::postgres::{PgPool, PgPoolOptions};
-use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::database::Database;
@@ -24,7 +23,6 @@ pub struct Platform {
     token: String,
     http: reqwest::Client,
     pool: PgPool,
-    _artifacts: TempDir,
     // Last, so that nobody is connected any more when it is dropped.
     _database: Option<Database>,
 }
@@ -70,13 +68,6 @@ impl Platform {
         database: Option<Database>,
         skills: &[&str],
     ) -> Result<Platform> {
-        let artifacts = TempDir::new()?;
-        let mut eve = eve.env("EVE_CACHE_DIR", artifacts.path().join("cache").to_string_lossy());
-        let keys = eve.run(["keygen"]).await?;
-        for line in keys.stdout.lines() {
-            let (name, value) = line.split_once('=').with_context(|| keys.to_string())?;
-            eve = eve.env(name, value);
-        }
         let token = {
             let db = Db::connect(&DbConfig {
                 url: url.clone(),
@@ -105,7 +96,6 @@ impl Platform {
             token,
             http: http_client()?,
             pool,
-            _artifacts: artifacts,
             _database: database,
         })
     }

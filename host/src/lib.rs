@@ -17,5 +17,7 @@ pub mod scheduler;
 pub mod skills;
 pub mod telemetry;
 pub mod tenancy;
+#[cfg(test)]
+mod testing;
 pub mod worker;
 pub mod worker_types;

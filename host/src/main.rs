@@ -57,7 +57,8 @@ fn main() -> ExitCode {
 fn run(role: Command) -> anyhow::Result<()> {
     let metrics = telemetry::start()?;
     // Guests have threads of their own: these wait for Postgres and sockets.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         match role {
             Command::Dev(args) => roles::dev::run(args, metrics).await,

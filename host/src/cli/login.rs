@@ -2,7 +2,6 @@
 
 use std::io::{IsTerminal, Read};
 
-use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::Globals;
@@ -10,6 +9,7 @@ use super::client::Client;
 use super::context::{self, Contexts, Server, Token, default_path};
 use super::error::{Error, Exit};
 use super::output::{Output, Render, View, cell, optional};
+use crate::http::Me;
 
 /// No token is longer: JWTs with many claims have a few thousand characters.
 const LONGEST_TOKEN: u64 = 64 * 1024;
@@ -37,35 +37,12 @@ pub struct Login {
 #[command(after_help = "Examples:\n  eve whoami\n  eve whoami --org acme | jq -r .org.role")]
 pub struct Whoami {}
 
-/// The caller, as the API sees it.
-#[derive(Serialize, Deserialize)]
-struct Me {
-    user_id: Option<String>,
-    email: Option<String>,
-    #[serde(default)]
-    token_id: Option<String>,
-    #[serde(default)]
-    platform_admin: bool,
-    org: Option<Org>,
-    #[serde(default)]
-    orgs: Vec<Org>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Org {
-    id: String,
-    slug: String,
-    role: String,
-}
-
 impl Render for Me {
     fn render(&self, view: &View) -> String {
         let org = self.org.as_ref().map(|org| format!("{} ({})", org.slug, org.role));
-        let mut pairs = vec![
-            ("user", optional(self.email.as_ref().or(self.user_id.as_ref()))),
-            ("org", optional(org)),
-        ];
-        pairs.extend(self.token_id.as_ref().map(|id| ("token", cell(id))));
+        let user = self.email.clone().or_else(|| self.user_id.map(|id| id.to_string()));
+        let mut pairs = vec![("user", optional(user)), ("org", optional(org))];
+        pairs.extend(self.token_id.as_ref().map(|id| ("token", cell(id.to_string()))));
         if self.orgs.len() > 1 {
             let all: Vec<_> =
                 self.orgs.iter().map(|org| format!("{} ({})", org.slug, org.role)).collect();

@@ -1,23 +1,29 @@
 //! `eve member …`: who belongs to the organisation, and as what.
 
-use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
 
 use super::Globals;
 use super::error::{Error, Exit};
 use super::output::{Output, Render, View, cell, optional};
+use crate::http::Items;
 use crate::ids::UserId;
+use crate::tenancy::OrgRole;
+use crate::tenancy::members::Member;
 
-/// What a member may do. The words are the API's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// Creates and reads requests and skills
-    Member,
-    /// Also manages members, tokens and skills' activation
-    Admin,
-    /// Also manages owners and the organisation itself
-    Owner,
+impl ValueEnum for OrgRole {
+    fn value_variants<'a>() -> &'a [Self] {
+        &OrgRole::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            OrgRole::Member => "Creates and reads requests and skills",
+            OrgRole::Admin => "Also manages members, tokens and skills' activation",
+            OrgRole::Owner => "Also manages owners and the organisation itself",
+        };
+        Some(PossibleValue::new(self.as_str()).help(help))
+    }
 }
 
 /// List, add and remove members of the organisation
@@ -35,7 +41,7 @@ Example:
         user: UserId,
         /// What the user may do
         #[arg(long)]
-        role: Role,
+        role: OrgRole,
     },
     /// Remove a member; the last owner cannot go
     #[command(after_help = "\
@@ -47,40 +53,28 @@ Example:
     },
 }
 
-#[derive(Serialize, Deserialize)]
-struct Member {
-    user_id: UserId,
-    #[serde(default)]
-    email: Option<String>,
-    role: String,
-    #[serde(default)]
-    created_at: Option<DateTime<Utc>>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Members {
-    items: Vec<Member>,
-}
-
 impl Render for Member {
     fn render(&self, view: &View) -> String {
-        let mut pairs = vec![
+        view.details([
             ("user", cell(self.user_id.to_string())),
-            ("role", cell(&self.role)),
+            ("role", cell(self.role.as_str())),
             ("email", optional(self.email.as_ref())),
-        ];
-        pairs.extend(self.created_at.map(|at| ("since", view.moment(at))));
-        view.details(pairs)
+            ("since", view.moment(self.created_at)),
+        ])
     }
 }
 
-impl Render for Members {
+impl Render for Items<Member> {
     fn render(&self, view: &View) -> String {
         if self.items.is_empty() {
             return "No members.".to_owned();
         }
         let rows = self.items.iter().map(|member| {
-            [cell(member.user_id.to_string()), cell(&member.role), optional(member.email.as_ref())]
+            [
+                cell(member.user_id.to_string()),
+                cell(member.role.as_str()),
+                optional(member.email.as_ref()),
+            ]
         });
         view.table(["USER", "ROLE", "EMAIL"], 2, rows)
     }
@@ -90,7 +84,7 @@ impl Render for Members {
 pub async fn run(command: Command, globals: &Globals, out: &Output) -> Result<Exit, Error> {
     let client = globals.connect()?;
     match command {
-        Command::List => out.show(&client.get::<Members>(&["members"]).await?)?,
+        Command::List => out.show(&client.get::<Items<Member>>(&["members"]).await?)?,
         Command::Set { user, role } => {
             let body = serde_json::json!({ "role": role });
             let member: Member = client.put(&["members", &user.to_string()], &body).await?;

@@ -1,11 +1,10 @@
 //! `eve org …`: the organisations that the caller belongs to.
 
-use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
-
 use super::Globals;
 use super::error::{Error, Exit};
-use super::output::{Output, Render, View, cell, optional};
+use super::output::{Output, Render, View, cell};
+use crate::http::Items;
+use crate::tenancy::orgs::{NewOrg, Org};
 
 /// List, create and show organisations
 #[derive(clap::Subcommand, Debug)]
@@ -33,42 +32,25 @@ Example:
     },
 }
 
-#[derive(Serialize, Deserialize)]
-struct Org {
-    id: String,
-    slug: String,
-    name: String,
-    #[serde(default)]
-    role: Option<String>,
-    #[serde(default)]
-    created_at: Option<DateTime<Utc>>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Orgs {
-    items: Vec<Org>,
-}
-
 impl Render for Org {
     fn render(&self, view: &View) -> String {
-        let mut pairs = vec![
+        view.details([
             ("slug", cell(&self.slug)),
             ("name", cell(&self.name)),
-            ("id", cell(&self.id)),
-            ("your role", optional(self.role.as_ref())),
-        ];
-        pairs.extend(self.created_at.map(|at| ("created", view.moment(at))));
-        view.details(pairs)
+            ("id", cell(self.id.to_string())),
+            ("your role", cell(self.role.as_str())),
+            ("created", view.moment(self.created_at)),
+        ])
     }
 }
 
-impl Render for Orgs {
+impl Render for Items<Org> {
     fn render(&self, view: &View) -> String {
         if self.items.is_empty() {
             return "You belong to no organisation.".to_owned();
         }
         let rows = self.items.iter().map(|org| {
-            [cell(&org.slug), optional(org.role.as_ref()), cell(&org.id), cell(&org.name)]
+            [cell(&org.slug), cell(org.role.as_str()), cell(org.id.to_string()), cell(&org.name)]
         });
         view.table(["SLUG", "YOUR ROLE", "ID", "NAME"], 3, rows)
     }
@@ -78,12 +60,11 @@ impl Render for Orgs {
 pub async fn run(command: Command, globals: &Globals, out: &Output) -> Result<Exit, Error> {
     let client = globals.connect()?;
     match command {
-        Command::List => out.show(&client.get::<Orgs>(&["orgs"]).await?)?,
+        Command::List => out.show(&client.get::<Items<Org>>(&["orgs"]).await?)?,
         Command::Show { slug } => out.show(&client.get::<Org>(&["orgs", &slug]).await?)?,
         Command::Create { slug, name } => {
             let name = name.unwrap_or_else(|| slug.clone());
-            let body = serde_json::json!({ "slug": slug, "name": name });
-            out.show(&client.post::<Org>(&["orgs"], &body).await?)?;
+            out.show(&client.post::<Org>(&["orgs"], &NewOrg { slug, name }).await?)?;
         }
     }
     Ok(Exit::Ok)

@@ -159,7 +159,7 @@ fn a_request_for_people() {
 fn a_table_of_requests_fits_the_terminal() {
     let requests = ["pending", "completed", "cancelled"].map(request);
     let created = json!({ "requests": requests });
-    insta::assert_snapshot!(rendered::<super::request::Created>(created), @r#"
+    insta::assert_snapshot!(rendered::<crate::http::CreatedBatch>(created), @r#"
     ID                                    STATUS     WORKER TYPE  SKILL  AGE  ABOUT
     01990000-0000-7000-8000-000000000001  pending    general      echo   3m   Say hello to everybody…
     01990000-0000-7000-8000-000000000001  completed  general      echo   3m   Say hello to everybody…

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::Globals;
 use super::duration;
 use super::error::{Error, Exit};
-use super::member::Role;
 use super::output::{Output, Render, View, cell, optional};
+use crate::http::{IssuedToken, Items};
 use crate::ids::TokenId;
+use crate::tenancy::OrgRole;
+use crate::tenancy::tokens::{NewToken, Token, TokenScope};
 
 const DAY: u64 = 24 * 60 * 60;
 
@@ -30,10 +31,10 @@ Examples:
         name: String,
         /// What it may do [default: what a member may]
         #[arg(long)]
-        role: Option<Role>,
+        role: Option<OrgRole>,
         /// Only this part of the API; repeatable, or separated by commas [default: all]
-        #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',')]
-        scopes: Vec<String>,
+        #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',', value_parser = scope())]
+        scopes: Vec<TokenScope>,
         /// For how long it is valid, in whole days such as 90d [default: until it is revoked]
         #[arg(long, value_name = "DURATION", value_parser = days)]
         expires_in: Option<Days>,
@@ -46,73 +47,38 @@ Examples:
     },
 }
 
+/// The scopes, by their words in the API.
+fn scope() -> impl TypedValueParser<Value = TokenScope> {
+    PossibleValuesParser::new(TokenScope::ALL.map(TokenScope::as_str))
+        .try_map(|word| TokenScope::parse(&word).ok_or("this is no scope"))
+}
+
 /// A number of whole days.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Days(u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Days(u32);
 
 fn days(text: &str) -> Result<Days, String> {
     let length: Duration = duration::parse(text)?;
     if length.subsec_nanos() != 0 || !length.as_secs().is_multiple_of(DAY) || length.is_zero() {
         return Err("tokens are valid for whole days: 30d, 90d, 365d".to_owned());
     }
-    Ok(Days(length.as_secs() / DAY))
+    u32::try_from(length.as_secs() / DAY).map(Days).map_err(|_| "that is too long".to_owned())
 }
 
-/// What the API's call takes.
-#[derive(Serialize)]
-struct NewToken {
-    name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    role: Option<Role>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    scopes: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expires_in_days: Option<Days>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct ApiToken {
-    id: TokenId,
-    name: String,
-    #[serde(default)]
-    prefix: Option<String>,
-    role: String,
-    #[serde(default)]
-    scopes: Vec<String>,
-    created_at: DateTime<Utc>,
-    #[serde(default)]
-    expires_at: Option<DateTime<Utc>>,
-    #[serde(default)]
-    last_used_at: Option<DateTime<Utc>>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Tokens {
-    items: Vec<ApiToken>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct CreatedToken {
-    #[serde(flatten)]
-    about: ApiToken,
-    token: String,
-}
-
-impl Render for CreatedToken {
+impl Render for IssuedToken {
     fn render(&self, view: &View) -> String {
         let mut pairs = vec![
             ("token", cell(&self.token)),
-            ("id", cell(self.about.id.to_string())),
-            ("name", cell(&self.about.name)),
-            ("role", cell(&self.about.role)),
+            ("id", cell(self.info.id.to_string())),
+            ("name", cell(&self.info.name)),
+            ("role", cell(self.info.role.as_str())),
         ];
-        pairs.extend(self.about.expires_at.map(|at| ("expires", view.moment(at))));
+        pairs.extend(self.info.expires_at.map(|at| ("expires", view.moment(at))));
         format!("{}\n\nKeep it now: it is not shown again.", view.details(pairs))
     }
 }
 
-impl Render for Tokens {
+impl Render for Items<Token> {
     fn render(&self, view: &View) -> String {
         if self.items.is_empty() {
             return "No tokens. `eve token create NAME` makes one.".to_owned();
@@ -122,8 +88,8 @@ impl Render for Tokens {
                 if token.scopes.is_empty() { "all".into() } else { token.scopes.join(",") };
             [
                 cell(token.id.to_string()),
-                optional(token.prefix.as_ref()),
-                cell(&token.role),
+                cell(format!("{}…", token.prefix)),
+                cell(token.role.as_str()),
                 optional(token.expires_at.map(|at| view.ago(at))),
                 optional(token.last_used_at.map(|at| format!("{} ago", view.ago(at)))),
                 cell(scopes),
@@ -138,10 +104,11 @@ impl Render for Tokens {
 pub async fn run(command: Command, globals: &Globals, out: &Output) -> Result<Exit, Error> {
     let client = globals.connect()?;
     match command {
-        Command::List => out.show(&client.get::<Tokens>(&["tokens"]).await?)?,
+        Command::List => out.show(&client.get::<Items<Token>>(&["tokens"]).await?)?,
         Command::Create { name, role, scopes, expires_in } => {
-            let body = NewToken { name, role, scopes, expires_in_days: expires_in };
-            out.show(&client.post::<CreatedToken>(&["tokens"], &body).await?)?;
+            let body =
+                NewToken { name, role, scopes, expires_in_days: expires_in.map(|days| days.0) };
+            out.show(&client.post::<IssuedToken>(&["tokens"], &body).await?)?;
         }
         Command::Revoke { id } => {
             client.delete(&["tokens", &id.to_string()]).await?;

@@ -1,6 +1,5 @@
 //! `eve worker-type …`: the pools of workers, what they may run and what that may do.
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Globals;
@@ -8,7 +7,8 @@ use super::client::Client;
 use super::error::{Error, Exit};
 use super::json::Inputs;
 use super::output::{Output, Render, View, cell, optional, text_cell};
-use crate::requests::empty_object;
+use crate::http::Items;
+use crate::worker_types::{GRANTS, WorkerType, WorkerTypeSpec};
 
 /// List, show, define and delete worker types
 ///
@@ -38,7 +38,7 @@ pub enum Command {
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
-  eve worker-type set reports --name 'Reports' --default-skill report --grant log,queue
+  eve worker-type set reports --name 'Reports' --default-skill report --grant queue
   eve worker-type set general --limits '{\"cpu_ms\": 20000}'
 
 A worker of the new type: eve worker --type reports")]
@@ -52,7 +52,8 @@ pub struct Set {
     #[arg(long, value_name = "NAME")]
     default_skill: Option<String>,
     /// What skills may import, all of it; repeatable, or separated by commas
-    #[arg(long = "grant", value_name = "NAME", value_delimiter = ',')]
+    #[arg(long = "grant", value_name = "NAME", value_delimiter = ',',
+          value_parser = clap::builder::PossibleValuesParser::new(GRANTS))]
     grants: Option<Vec<String>>,
     /// What it is good for, all of it, for display; repeatable, or separated by commas
     #[arg(long = "capability", value_name = "NAME", value_delimiter = ',')]
@@ -71,53 +72,20 @@ pub struct Set {
     docker_image: Option<String>,
 }
 
-/// A worker type without its id, which is in the path.
-#[derive(Serialize, Deserialize)]
-struct Definition {
-    name: String,
-    #[serde(default)]
-    docker_image: Option<String>,
-    #[serde(default)]
-    capabilities: Vec<String>,
-    #[serde(default)]
-    grants: Vec<String>,
-    #[serde(default)]
-    default_skill: Option<String>,
-    #[serde(default = "empty_object")]
-    config: Value,
-    #[serde(default = "empty_object")]
-    limits: Value,
-    #[serde(default)]
-    schema_name: Option<String>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct WorkerType {
-    id: String,
-    #[serde(flatten)]
-    definition: Definition,
-}
-
-#[derive(Serialize, Deserialize)]
-struct WorkerTypes {
-    items: Vec<WorkerType>,
-}
-
 impl Render for WorkerType {
     fn render(&self, view: &View) -> String {
-        let definition = &self.definition;
         let json =
             |value: &Value| text_cell(serde_json::to_string_pretty(value).unwrap_or_default());
         view.details([
             ("id", cell(&self.id)),
-            ("name", cell(&definition.name)),
-            ("default skill", optional(definition.default_skill.as_ref())),
-            ("grants", words(&definition.grants)),
-            ("capabilities", words(&definition.capabilities)),
-            ("limits", json(&definition.limits)),
-            ("config", json(&definition.config)),
-            ("schema", optional(definition.schema_name.as_ref())),
-            ("image", optional(definition.docker_image.as_ref())),
+            ("name", cell(&self.name)),
+            ("default skill", optional(self.default_skill.as_ref())),
+            ("grants", words(&self.grants)),
+            ("capabilities", words(&self.capabilities)),
+            ("limits", json(&self.limits)),
+            ("config", json(&self.config)),
+            ("schema", optional(self.schema_name.as_ref())),
+            ("image", optional(self.docker_image.as_ref())),
         ])
     }
 }
@@ -126,7 +94,7 @@ fn words(words: &[String]) -> comfy_table::Cell {
     optional((!words.is_empty()).then(|| words.join(", ")))
 }
 
-impl Render for WorkerTypes {
+impl Render for Items<WorkerType> {
     fn render(&self, view: &View) -> String {
         if self.items.is_empty() {
             return "No worker types.".to_owned();
@@ -134,9 +102,9 @@ impl Render for WorkerTypes {
         let rows = self.items.iter().map(|item| {
             [
                 cell(&item.id),
-                optional(item.definition.default_skill.as_ref()),
-                words(&item.definition.grants),
-                cell(&item.definition.name),
+                optional(item.default_skill.as_ref()),
+                words(&item.grants),
+                cell(&item.name),
             ]
         });
         view.table(["ID", "DEFAULT SKILL", "GRANTS", "NAME"], 3, rows)
@@ -147,7 +115,7 @@ impl Render for WorkerTypes {
 pub async fn run(command: Command, globals: &Globals, out: &Output) -> Result<Exit, Error> {
     match command {
         Command::List => {
-            out.show(&globals.connect()?.get::<WorkerTypes>(&["worker-types"]).await?)?;
+            out.show(&globals.connect()?.get::<Items<WorkerType>>(&["worker-types"]).await?)?;
         }
         Command::Show { id } => {
             out.show(&globals.connect()?.get::<WorkerType>(&["worker-types", &id]).await?)?;
@@ -157,10 +125,11 @@ pub async fn run(command: Command, globals: &Globals, out: &Output) -> Result<Ex
             let config = inputs.optional_object("--config", command.config.as_deref())?;
             let limits = inputs.optional_object("--limits", command.limits.as_deref())?;
             let client = globals.connect()?;
-            let mut definition = present(&client, &command.id).await?;
-            definition.change(&command, config, limits);
-            let path = ["worker-types", &command.id];
-            out.show(&client.put::<WorkerType>(&path, &definition).await?)?;
+            let id = command.id.clone();
+            let mut spec = present(&client, &id).await?;
+            command.change(&mut spec, config, limits);
+            let path = ["worker-types", &id];
+            out.show(&client.put::<WorkerType>(&path, &spec).await?)?;
         }
         Command::Delete { id } => {
             globals.connect()?.delete(&["worker-types", &id]).await?;
@@ -170,38 +139,30 @@ pub async fn run(command: Command, globals: &Globals, out: &Output) -> Result<Ex
     Ok(Exit::Ok)
 }
 
-/// The definition as it stands, or an empty one. The API replaces a definition as a whole.
-async fn present(client: &Client, id: &str) -> Result<Definition, Error> {
+/// The worker type as it stands, or one with the usual grants and nothing else. The API replaces a
+/// worker type as a whole.
+async fn present(client: &Client, id: &str) -> Result<WorkerTypeSpec, Error> {
     match client.get::<WorkerType>(&["worker-types", id]).await {
-        Ok(found) => Ok(found.definition),
-        Err(error) if error.exit() == Exit::NotFound => Ok(Definition {
-            name: id.to_owned(),
-            docker_image: None,
-            capabilities: Vec::new(),
-            grants: Vec::new(),
-            default_skill: None,
-            config: empty_object(),
-            limits: empty_object(),
-            schema_name: None,
-        }),
+        Ok(found) => Ok(found.into()),
+        Err(error) if error.exit() == Exit::NotFound => Ok(WorkerTypeSpec::named(id)),
         Err(error) => Err(error),
     }
 }
 
-impl Definition {
-    fn change(&mut self, flags: &Set, config: Option<Value>, limits: Option<Value>) {
+impl Set {
+    fn change(self, spec: &mut WorkerTypeSpec, config: Option<Value>, limits: Option<Value>) {
         fn set<T>(target: &mut T, value: Option<T>) {
             if let Some(value) = value {
                 *target = value;
             }
         }
-        set(&mut self.name, flags.name.clone());
-        set(&mut self.grants, flags.grants.clone());
-        set(&mut self.capabilities, flags.capabilities.clone());
-        set(&mut self.config, config);
-        set(&mut self.limits, limits);
-        set(&mut self.default_skill, flags.default_skill.clone().map(Some));
-        set(&mut self.schema_name, flags.schema_name.clone().map(Some));
-        set(&mut self.docker_image, flags.docker_image.clone().map(Some));
+        set(&mut spec.name, self.name);
+        set(&mut spec.grants, self.grants);
+        set(&mut spec.capabilities, self.capabilities);
+        set(&mut spec.config, config);
+        set(&mut spec.limits, limits);
+        set(&mut spec.default_skill, self.default_skill.map(Some));
+        set(&mut spec.schema_name, self.schema_name.map(Some));
+        set(&mut spec.docker_image, self.docker_image.map(Some));
     }
 }

@@ -31,6 +31,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::OpenApi;
 
 pub use problem::{Kind, Problem, ProblemDetails};
+pub use routes::{Batch, CreatedBatch, IssuedToken, Items, Logs, Me, RequestPage};
 
 use crate::db::Db;
 use crate::requests::Requests;

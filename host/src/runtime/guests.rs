@@ -140,25 +140,44 @@ pub fn with_pages(pages: u32) -> Vec<u8> {
     skill("", "", &run, pages)
 }
 
-/// Writes `x` and a line's end to its log for ever.
+/// The imports that logging takes, lowered and passed to the core module.
+const LOGGING: &str = r#"
+    (import "eve:skill/log@0.1.0" (instance $log
+        (type $level-0 (enum "trace" "debug" "info" "warn" "error"))
+        (export "level" (type $level (eq $level-0)))
+        (export "log" (func (param "level" $level) (param "message" string)
+            (param "fields" (list (tuple string string)))))))
+    (alias export $log "log" (func $log-log))
+    (core func $core-log (canon lower (func $log-log) (memory $memory)))"#;
+
+/// A guest that can log: `core` finds the function as `$log`.
+fn logging(core: &str, pages: u32) -> Vec<u8> {
+    let core = format!(r#"(import "host" "log" (func $log (param i32 i32 i32 i32 i32))) {core}"#);
+    skill(LOGGING, r#"(with "host" (instance (export "log" (func $core-log))))"#, &core, pages)
+}
+
+/// Logs the same line for ever.
 pub fn log_flood() -> Vec<u8> {
-    skill(
-        r#"(import "eve:skill/log@0.1.0" (instance $log
-               (type $level-0 (enum "trace" "debug" "info" "warn" "error"))
-               (export "level" (type $level (eq $level-0)))
-               (export "log" (func (param "level" $level) (param "message" string)
-                   (param "fields" (list (tuple string string)))))))
-           (alias export $log "log" (func $log-log))
-           (core func $core-log (canon lower (func $log-log) (memory $memory)))"#,
-        r#"(with "host" (instance (export "log" (func $core-log))))"#,
-        r#"(import "host" "log" (func $log (param i32 i32 i32 i32 i32)))
-           (data (i32.const 4096) "hello")
+    logging(
+        r#"(data (i32.const 4096) "hello")
            (func (export "run") (result i32)
                (loop $again
                    (call $log (i32.const 2) (i32.const 4096) (i32.const 5)
                        (i32.const 0) (i32.const 0))
                    (br $again))
                (unreachable))"#,
+        1,
+    )
+}
+
+/// Calls itself for ever, and the host on every level.
+pub fn recurse_through_the_host() -> Vec<u8> {
+    logging(
+        r#"(func $deeper (param i64) (result i64)
+               (call $log (i32.const 2) (i32.const 4096) (i32.const 5)
+                   (i32.const 0) (i32.const 0))
+               (i64.add (local.get 0) (call $deeper (local.get 0))))
+           (func (export "run") (result i32) (i32.wrap_i64 (call $deeper (i64.const 1))))"#,
         1,
     )
 }
@@ -294,18 +313,9 @@ pub fn queue_get() -> Vec<u8> {
 
 /// Passes a string of this length to its log.
 pub fn shout(bytes: u32) -> Vec<u8> {
-    skill(
-        r#"(import "eve:skill/log@0.1.0" (instance $log
-               (type $level-0 (enum "trace" "debug" "info" "warn" "error"))
-               (export "level" (type $level (eq $level-0)))
-               (export "log" (func (param "level" $level) (param "message" string)
-                   (param "fields" (list (tuple string string)))))))
-           (alias export $log "log" (func $log-log))
-           (core func $core-log (canon lower (func $log-log) (memory $memory)))"#,
-        r#"(with "host" (instance (export "log" (func $core-log))))"#,
+    logging(
         &format!(
-            r#"(import "host" "log" (func $log (param i32 i32 i32 i32 i32)))
-               (func (export "run") (result i32)
+            r#"(func (export "run") (result i32)
                    (memory.fill (i32.const 4096) (i32.const 120) (i32.const {bytes}))
                    (call $log (i32.const 2) (i32.const 4096) (i32.const {bytes})
                        (i32.const 0) (i32.const 0))

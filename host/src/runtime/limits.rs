@@ -185,6 +185,11 @@ impl MemoryAccount {
         }
     }
 
+    /// The most that the run may have, in bytes.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// The most that the run had at one time, in bytes.
     pub fn peak(&self) -> usize {
         self.peak.load(Ordering::Relaxed)

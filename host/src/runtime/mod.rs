@@ -259,11 +259,12 @@ async fn once(
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
 
-    let result = match skill.instantiate_async(&mut store).await {
-        Ok(instance) => instance.eve_skill_handler().call_run(&mut store).await,
-        Err(error) => Err(error),
+    let verdict = match skill.instantiate_async(&mut store).await {
+        Ok(instance) => {
+            verdict::of(instance.eve_skill_handler().call_run(&mut store).await, &account)
+        }
+        Err(error) => verdict::unstartable(&error, &account),
     };
-    let verdict = verdict::of(result, &account);
     let effects = match &verdict {
         Verdict::Failed { .. } => Effects::default(),
         _ => store.data_mut().queue.take_effects(),

@@ -4,10 +4,10 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use futures::future::BoxFuture;
 use wasmtime::component::Component;
 
 use super::capabilities::memory_queue::MemoryQueue;
+use super::capabilities::queue::{Answer, Child};
 use super::*;
 use crate::ids::RequestId;
 use crate::requests::{BlockerState, NewRequest, Request, RequestResult, Status};
@@ -96,6 +96,18 @@ fn output_is_checked() {
         let report = run(&guests::returning_data(bad));
         assert_eq!(failure(&report).0, FailureCode::OutputInvalid, "{bad}");
     }
+    // Text that is none: 0xff bytes.
+    let core = format!(
+        r#"(data (i32.const 4096) "\ff\ff")
+           (func (export "run") (result i32)
+               (i32.store (i32.const {}) (i32.const 4096))
+               (i32.store (i32.const {}) (i32.const 2))
+               (i32.const {}))"#,
+        guests::RESULT + 16,
+        guests::RESULT + 20,
+        guests::RESULT
+    );
+    assert_eq!(failure(&run(&guests::skill("", "", &core, 1))).0, FailureCode::OutputInvalid);
     // A negative cost: the sign bit of a float's upper half.
     let negative = run(&guests::returning(&[(56, 1), (68, 0xbff0_0000)]));
     assert_eq!(failure(&negative).0, FailureCode::OutputInvalid);
@@ -159,11 +171,29 @@ fn endless_recursion_overflows_its_own_stack() {
 }
 
 #[test]
+fn the_host_has_stack_left_where_the_guest_has_none() {
+    // Every level calls the host, so the deepest call is made on a stack as full as it can be.
+    let report = run(&guests::recurse_through_the_host());
+    assert_eq!(failure(&report).0, FailureCode::StackOverflow);
+    assert_eq!(report.log.len(), limits::LOG_LINES);
+}
+
+#[test]
 fn a_trap_is_a_trap_and_says_where() {
     let report = run(&guests::body("(unreachable)"));
     let (code, message) = failure(&report);
     assert_eq!(code, FailureCode::Trapped);
     assert!(message.contains("unreachable"), "{message}");
+    let named = guests::skill(
+        "",
+        "",
+        r#"(func $inner (unreachable))
+           (func $outer (export "run") (result i32) (call $inner) (i32.const 0))"#,
+        1,
+    );
+    let report = run(&named);
+    let (_, message) = failure(&report);
+    assert!(message.ends_with("\n  in inner\n  in outer"), "{message}");
     let bounds = run(&guests::body("(i32.load (i32.const -4))"));
     assert_eq!(failure(&bounds).0, FailureCode::Trapped);
 }
@@ -297,43 +327,35 @@ impl QueueHost for Broken {
         &'a self,
         _: &'a [NewRequest],
         _: &'a [RequestId],
-    ) -> BoxFuture<'a, Result<Vec<(RequestId, Status)>, QueueError>> {
+    ) -> Answer<'a, Vec<(RequestId, Status)>> {
         unreachable!()
     }
 
-    fn reserve<'a>(
-        &'a self,
-        _: &'a str,
-        _: [u8; 32],
-        _: RequestId,
-    ) -> BoxFuture<'a, Result<Reservation, QueueError>> {
+    fn reserve<'a>(&'a self, _: &'a str, _: [u8; 32], _: RequestId) -> Answer<'a, Reservation> {
         unreachable!()
     }
 
-    fn get(&self, _: RequestId) -> BoxFuture<'_, Result<Request, QueueError>> {
+    fn get(&self, _: RequestId) -> Answer<'_, Request> {
         Box::pin(async { panic!("a bug") })
     }
 
-    fn result(&self, _: RequestId) -> BoxFuture<'_, Result<Option<RequestResult>, QueueError>> {
+    fn result(&self, _: RequestId) -> Answer<'_, Option<RequestResult>> {
         unreachable!()
     }
 
-    fn list<'a>(&'a self, _: &'a QueueFilter) -> BoxFuture<'a, Result<Vec<Request>, QueueError>> {
+    fn list<'a>(&'a self, _: &'a QueueFilter) -> Answer<'a, Vec<Request>> {
         unreachable!()
     }
 
-    fn children(
-        &self,
-        _: RequestId,
-    ) -> BoxFuture<'_, Result<Vec<(Request, Option<RequestResult>)>, QueueError>> {
+    fn children(&self, _: RequestId) -> Answer<'_, Vec<Child>> {
         unreachable!()
     }
 
-    fn blockers(&self, _: RequestId) -> BoxFuture<'_, Result<Vec<BlockerState>, QueueError>> {
+    fn blockers(&self, _: RequestId) -> Answer<'_, Vec<BlockerState>> {
         unreachable!()
     }
 
-    fn cancellable(&self, _: RequestId) -> BoxFuture<'_, Result<(), QueueError>> {
+    fn cancellable(&self, _: RequestId) -> Answer<'_, ()> {
         unreachable!()
     }
 }

@@ -105,8 +105,9 @@ fn broken(error: &wasmtime::Error, account: &MemoryAccount) -> Verdict {
         }
         Some(Refusal::Limit) => {
             let message = format!(
-                "the skill wanted more memory than it may have, at {} bytes",
-                account.peak()
+                "the skill had {} KiB of memory and wanted more; it may have {} KiB",
+                account.peak() >> 10,
+                account.limit() >> 10
             );
             return failed(FailureCode::MemoryExhausted, place(message, error), false);
         }
@@ -117,27 +118,59 @@ fn broken(error: &wasmtime::Error, account: &MemoryAccount) -> Verdict {
         return failed(FailureCode::Trapped, message, false);
     }
     let cause = error.root_cause().to_string();
-    // wasmtime has no type for it. Without wasm on the stack it was the result that was too much.
-    if cause.contains("fuel allocated for hostcalls has been exhausted") {
-        let most = limits::HOSTCALL_FUEL >> 20;
-        return if error.downcast_ref::<WasmBacktrace>().is_none() {
+    // wasmtime has no type for either of these. Without wasm on the stack, it was the result that
+    // could not be read.
+    let too_much = cause.contains("fuel allocated for hostcalls has been exhausted");
+    let most = limits::HOSTCALL_FUEL >> 20;
+    let in_wasm = trap.is_some() || error.downcast_ref::<WasmBacktrace>().is_some();
+    match (in_wasm, too_much) {
+        (false, true) => {
             let message = format!("the output takes more than {most} MiB");
             failed(FailureCode::OutputTooLarge, message, false)
-        } else {
+        }
+        (false, false) => {
+            let message = format!("the output cannot be read: {cause}");
+            failed(FailureCode::OutputInvalid, message, false)
+        }
+        (true, true) => {
             let message = format!("the skill passed more than {most} MiB to the host in one call");
             failed(FailureCode::Trapped, place(message, error), false)
-        };
+        }
+        (true, false) => {
+            let cause = cause.strip_prefix("wasm trap: ").unwrap_or(&cause);
+            failed(FailureCode::Trapped, place(format!("the skill trapped: {cause}"), error), true)
+        }
     }
-    let cause = cause.strip_prefix("wasm trap: ").unwrap_or(&cause);
-    failed(FailureCode::Trapped, place(format!("the skill trapped: {cause}"), error), true)
 }
 
-/// `message`, and where in the guest it happened.
+/// The verdict on a skill that could not even be instantiated.
+pub(super) fn unstartable(error: &wasmtime::Error, account: &MemoryAccount) -> Verdict {
+    let guests_own = error.downcast_ref::<Trap>().is_some()
+        || error.downcast_ref::<WasmBacktrace>().is_some()
+        || error.downcast_ref::<PoolConcurrencyLimitError>().is_some()
+        || account.refusal().is_some();
+    if guests_own {
+        return broken(error, account);
+    }
+    tracing::warn!(error = format!("{error:#}"), "a skill could not be started");
+    let message = format!("the skill could not be started: {}", error.root_cause());
+    failed(FailureCode::SkillUnloadable, message, true)
+}
+
+/// `message`, and where in the guest it happened, as far as the guest's functions have names.
 fn place(mut message: String, error: &wasmtime::Error) -> String {
     let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else { return message };
-    for frame in backtrace.frames().iter().take(FRAMES) {
-        let name = frame.symbols().first().and_then(|symbol| symbol.name());
-        let name = name.or_else(|| frame.func_name()).unwrap_or("a function without a name");
+    let mut names: Vec<&str> = backtrace
+        .frames()
+        .iter()
+        .filter_map(|frame| {
+            let symbol = frame.symbols().first().and_then(|symbol| symbol.name());
+            symbol.or_else(|| frame.func_name())
+        })
+        .collect();
+    // Recursion says the same thing again and again.
+    names.dedup();
+    for name in names.into_iter().take(FRAMES) {
         // Names are the guest's own; writing to a string cannot fail.
         let _ = write!(message, "\n  in {}", cut(name, 200).escape_debug());
     }

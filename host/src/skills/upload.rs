@@ -115,10 +115,8 @@ impl Uploads {
         activation: Activation,
     ) -> Result<Pushed, UploadError> {
         let db = &self.inner.db;
-        validate::name("name", &upload.name).map_err(|invalid| UploadError::Refused {
-            field: "name",
-            message: invalid.message,
-        })?;
+        validate::name("name", &upload.name)
+            .map_err(|invalid| UploadError::Refused { field: "name", message: invalid.message })?;
         let document = Document::read(&upload)?;
         let component = upload.component;
         let hashed = component.clone();

@@ -117,9 +117,16 @@ pub async fn set(
     .await
     .map_err(failed)?;
     let details = json!({ "role": role, "before": before.role });
-    audit::record_details(&mut tx, caller.tenant, &caller.actor, "member.set", &user.to_string(), details)
-        .await
-        .map_err(failed)?;
+    audit::record_details(
+        &mut tx,
+        caller.tenant,
+        &caller.actor,
+        "member.set",
+        &user.to_string(),
+        details,
+    )
+    .await
+    .map_err(failed)?;
     tx.commit().await.map_err(failed)?;
     let email = emails(db, &[user.0]).await.map_err(failed)?.remove(&user);
     Ok(Member { user_id: user, email, role, created_at })
@@ -143,9 +150,16 @@ pub async fn remove(db: &Db, caller: &Caller, user: UserId) -> Result<(), Tenanc
         .await
         .map_err(failed)?;
     let details = json!({ "role": role });
-    audit::record_details(&mut tx, caller.tenant, &caller.actor, "member.remove", &user.to_string(), details)
-        .await
-        .map_err(failed)?;
+    audit::record_details(
+        &mut tx,
+        caller.tenant,
+        &caller.actor,
+        "member.remove",
+        &user.to_string(),
+        details,
+    )
+    .await
+    .map_err(failed)?;
     tx.commit().await.map_err(failed)
 }
 

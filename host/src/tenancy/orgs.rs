@@ -72,9 +72,16 @@ pub async fn create(db: &Db, actor: &Actor, new: &NewOrg) -> Result<Org, Tenancy
     .await
     .map_err(failed)?;
     let details = json!({ "slug": new.slug, "name": name });
-    audit::record_details(&mut tx, Tenant::proven(row.id), actor, "org.create", &row.id.to_string(), details)
-        .await
-        .map_err(failed)?;
+    audit::record_details(
+        &mut tx,
+        Tenant::proven(row.id),
+        actor,
+        "org.create",
+        &row.id.to_string(),
+        details,
+    )
+    .await
+    .map_err(failed)?;
     tx.commit().await.map_err(failed)?;
     Ok(Org {
         id: row.id,

@@ -109,7 +109,8 @@ pub enum TokenScope {
 }
 
 impl TokenScope {
-    const ALL: [TokenScope; 4] = [
+    /// Every scope.
+    pub const ALL: [TokenScope; 4] = [
         TokenScope::RequestsRead,
         TokenScope::RequestsWrite,
         TokenScope::SkillsWrite,
@@ -126,7 +127,8 @@ impl TokenScope {
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// The scope of a word.
+    pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|scope| scope.as_str() == text)
     }
 }

@@ -114,6 +114,48 @@ fn default_grants() -> Vec<String> {
     vec!["queue".into(), "db".into()]
 }
 
+impl WorkerTypeSpec {
+    /// A worker type with this name, and the defaults for everything else.
+    pub fn named(name: &str) -> Self {
+        WorkerTypeSpec {
+            name: name.to_owned(),
+            docker_image: None,
+            capabilities: Vec::new(),
+            grants: default_grants(),
+            default_skill: None,
+            config: crate::requests::empty_object(),
+            limits: crate::requests::empty_object(),
+            schema_name: None,
+        }
+    }
+}
+
+impl From<WorkerType> for WorkerTypeSpec {
+    fn from(stored: WorkerType) -> Self {
+        let WorkerType {
+            id: _,
+            name,
+            docker_image,
+            capabilities,
+            grants,
+            default_skill,
+            config,
+            limits,
+            schema_name,
+        } = stored;
+        WorkerTypeSpec {
+            name,
+            docker_image,
+            capabilities,
+            grants,
+            default_skill,
+            config,
+            limits,
+            schema_name,
+        }
+    }
+}
+
 /// Whether a worker type was made or changed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Put {
@@ -213,9 +255,16 @@ pub async fn put(
         .await
         .map_err(failed)?;
     }
-    audit::record_details(&mut tx, Tenant::proven(PLATFORM_ORG), actor, "worker_type.set", id, json!(spec))
-        .await
-        .map_err(failed)?;
+    audit::record_details(
+        &mut tx,
+        Tenant::proven(PLATFORM_ORG),
+        actor,
+        "worker_type.set",
+        id,
+        json!(spec),
+    )
+    .await
+    .map_err(failed)?;
     tx.commit().await.map_err(failed)?;
     let stored = get(db, id).await?;
     Ok(if updated == 0 { Put::Created(stored) } else { Put::Replaced(stored) })
@@ -245,9 +294,16 @@ pub async fn delete(db: &Db, actor: &Actor, id: &str) -> Result<(), WorkerTypeEr
     if deleted == 0 {
         return Err(WorkerTypeError::NotFound(id.to_owned()));
     }
-    audit::record_details(&mut tx, Tenant::proven(PLATFORM_ORG), actor, "worker_type.delete", id, json!({}))
-        .await
-        .map_err(failed)?;
+    audit::record_details(
+        &mut tx,
+        Tenant::proven(PLATFORM_ORG),
+        actor,
+        "worker_type.delete",
+        id,
+        json!({}),
+    )
+    .await
+    .map_err(failed)?;
     tx.commit().await.map_err(failed)
 }
 

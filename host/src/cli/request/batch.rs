@@ -1,6 +1,6 @@
 //! `eve request fan-out` and `pipeline`: several requests in one call, all of them or none.
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::super::Globals;
@@ -9,7 +9,8 @@ use super::super::json::{Document, Inputs, kind};
 use super::super::output::{Output, Render, View};
 use super::create::{on_failure, refuse_reply};
 use super::view;
-use crate::requests::{Blocker, BlockerRef, NewRequest, OnFailure, Request};
+use crate::http::{Batch, CreatedBatch};
+use crate::requests::{Blocker, BlockerRef, NewRequest, OnFailure};
 
 /// Create several requests that run side by side
 ///
@@ -92,20 +93,7 @@ pub struct Pipeline {
     reply_to_orchestrator: bool,
 }
 
-/// What the API's batch call takes.
-#[derive(Serialize)]
-struct Batch {
-    requests: Vec<NewRequest>,
-}
-
-/// What was created, in the order of the tasks.
-#[derive(Serialize, Deserialize)]
-pub struct Created {
-    /// The requests.
-    pub requests: Vec<Request>,
-}
-
-impl Render for Created {
+impl Render for CreatedBatch {
     fn render(&self, view: &View) -> String {
         view::table(&self.requests, view)
     }
@@ -125,7 +113,7 @@ pub async fn pipeline(command: Pipeline, globals: &Globals, out: &Output) -> Res
 
 async fn create(requests: Vec<NewRequest>, globals: &Globals, out: &Output) -> Result<(), Error> {
     let client = globals.connect()?;
-    let created: Created = client.post(&["requests", "batch"], &Batch { requests }).await?;
+    let created: CreatedBatch = client.post(&["requests", "batch"], &Batch { requests }).await?;
     out.show(&created)
 }
 

@@ -1,7 +1,6 @@
 //! `eve request list`.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use serde::{Deserialize, Serialize};
 
 use super::super::Globals;
 use super::super::error::Error;
@@ -9,8 +8,9 @@ use super::super::json::Inputs;
 use super::super::output::{Output, Render, View};
 use super::create::request_id;
 use super::view;
+use crate::http::RequestPage;
 use crate::ids::RequestId;
-use crate::requests::{Request, Status};
+use crate::requests::Status;
 
 /// The most that the API hands out at once.
 const PAGE: u16 = 100;
@@ -69,13 +69,7 @@ fn status() -> impl TypedValueParser<Value = Status> {
         .try_map(|word| word.parse::<Status>())
 }
 
-#[derive(Serialize, Deserialize)]
-struct Page {
-    items: Vec<Request>,
-    next_cursor: Option<String>,
-}
-
-impl Render for Page {
+impl Render for RequestPage {
     fn render(&self, view: &View) -> String {
         if self.items.is_empty() {
             return "No requests.".to_owned();
@@ -119,7 +113,7 @@ pub async fn run(command: List, globals: &Globals, out: &Output) -> Result<(), E
     let next_cursor = loop {
         let mut query = query.clone();
         query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
-        let page: Page = client.get_where(&["requests"], &query).await?;
+        let page: RequestPage = client.get_where(&["requests"], &query).await?;
         let empty = page.items.is_empty();
         items.extend(page.items);
         // An empty page ends it whatever its cursor says: a list must not go on for ever.
@@ -128,7 +122,7 @@ pub async fn run(command: List, globals: &Globals, out: &Output) -> Result<(), E
         }
         cursor = page.next_cursor;
     };
-    out.show(&Page { items, next_cursor })
+    out.show(&RequestPage { items, next_cursor })
 }
 
 #[cfg(test)]

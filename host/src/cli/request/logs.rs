@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::super::Globals;
 use super::super::client::Client;
@@ -11,6 +11,7 @@ use super::super::error::Error;
 use super::super::output::{Format, Output, Render, View, plain, plain_text};
 use super::create::request_id;
 use super::watch::Patience;
+use crate::http::Logs;
 use crate::ids::RequestId;
 use crate::requests::{LogLine, Request, RunLog};
 
@@ -29,18 +30,13 @@ Examples:
   eve request logs \"$ID\" | jq -r '.runs[].lines[] | select(.level == \"error\") | .message'
 
 With -f JSON output is one line of the log a line.")]
-pub struct Logs {
+pub struct ShowLogs {
     /// The request's id
     #[arg(value_parser = request_id)]
     id: RequestId,
     /// Stay until the request has ended, printing lines as they come
     #[arg(long, short)]
     follow: bool,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Log {
-    runs: Vec<RunLog>,
 }
 
 /// A line of a followed log, with its run.
@@ -52,7 +48,7 @@ struct Followed<'a> {
     line: &'a LogLine,
 }
 
-impl Render for Log {
+impl Render for Logs {
     fn render(&self, _: &View) -> String {
         let several = self.runs.len() > 1;
         let mut lines = Vec::new();
@@ -88,12 +84,12 @@ fn dropped(count: i64) -> Option<String> {
 }
 
 /// Prints the log, or follows it.
-pub async fn run(command: Logs, globals: &Globals, out: &Output) -> Result<(), Error> {
+pub async fn run(command: ShowLogs, globals: &Globals, out: &Output) -> Result<(), Error> {
     let client = globals.connect()?;
     if command.follow {
         return follow(&client, command.id, &Patience::default(), out).await;
     }
-    let log: Log = client.get(&["requests", &command.id.to_string(), "logs"]).await?;
+    let log: Logs = client.get(&["requests", &command.id.to_string(), "logs"]).await?;
     out.show(&log)
 }
 
@@ -112,7 +108,7 @@ async fn follow(
         // follow are all there will be.
         let look = async {
             let request: Request = client.get(&["requests", &id]).await?;
-            let log: Log = client.get(&["requests", &id, "logs"]).await?;
+            let log: Logs = client.get(&["requests", &id, "logs"]).await?;
             Ok((request, log))
         };
         match look.await {
@@ -137,7 +133,7 @@ struct Printed {
 }
 
 impl Printed {
-    fn print_new(&mut self, log: &Log, out: &Output) -> Result<(), Error> {
+    fn print_new(&mut self, log: &Logs, out: &Output) -> Result<(), Error> {
         for (run, entry) in self.take_new(log) {
             let (generation, attempt) = (run.generation, run.attempt);
             match out.format() {
@@ -155,7 +151,7 @@ impl Printed {
     }
 
     /// The lines that were not there the last time, each with its run.
-    fn take_new<'a>(&mut self, log: &'a Log) -> Vec<(&'a RunLog, &'a LogLine)> {
+    fn take_new<'a>(&mut self, log: &'a Logs) -> Vec<(&'a RunLog, &'a LogLine)> {
         let mut new = Vec::new();
         for run in &log.runs {
             let done = self.lines.entry((run.generation, run.attempt)).or_default();
@@ -165,7 +161,7 @@ impl Printed {
         new
     }
 
-    fn print_dropped(&self, log: &Log, out: &Output) -> Result<(), Error> {
+    fn print_dropped(&self, log: &Logs, out: &Output) -> Result<(), Error> {
         if out.format() == Format::Table {
             let count: i64 = log.runs.iter().map(|run| run.dropped).sum();
             if let Some(text) = dropped(count) {
@@ -181,7 +177,7 @@ mod tests {
     use super::*;
     use crate::cli::output::tests::view;
 
-    fn log(runs: serde_json::Value) -> Log {
+    fn log(runs: serde_json::Value) -> Logs {
         serde_json::from_value(serde_json::json!({ "runs": runs })).expect("a log")
     }
 

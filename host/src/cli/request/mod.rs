@@ -10,12 +10,9 @@ pub mod watch;
 use super::Globals;
 use super::error::{Error, Exit};
 use super::output::Output;
+use crate::http::Items;
 use crate::ids::RequestId;
 use crate::requests::{BlockerState, Request};
-
-#[cfg(test)]
-pub use batch::Created;
-use view::Items;
 
 /// Create requests and see what becomes of them
 ///
@@ -76,7 +73,7 @@ Examples:
         #[arg(value_parser = create::request_id)]
         id: RequestId,
     },
-    Logs(logs::Logs),
+    Logs(logs::ShowLogs),
 }
 
 /// Runs `eve request …`.

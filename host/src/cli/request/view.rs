@@ -1,18 +1,12 @@
 //! Requests as people see them.
 
 use comfy_table::Cell;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::super::output::{Render, View, cell, optional, text_cell};
+use crate::http::Items;
 use crate::requests::{BlockerState, OnFailure, Request};
-
-/// A list as the API has it.
-#[derive(Serialize, Deserialize)]
-pub struct Items<T> {
-    /// What it holds.
-    pub items: Vec<T>,
-}
 
 /// A request that has just been created: for people, its id and how to go on.
 #[derive(Serialize)]

@@ -4,9 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use serde::Deserialize;
-
 use super::super::error::Error;
+use crate::skills::manifest::Manifest;
 
 /// What is to be pushed.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,12 +16,6 @@ pub struct Found {
     pub component: PathBuf,
     /// The text of SKILL.md, if there is one.
     pub manifest: Option<String>,
-}
-
-/// What this program needs of SKILL.md; the server reads the rest.
-#[derive(Deserialize)]
-struct FrontMatter {
-    name: Option<String>,
 }
 
 /// Looks for a skill at a path: a component, or a folder with SKILL.md.
@@ -65,35 +58,14 @@ fn read_manifest(folder: &Path) -> Result<Option<String>, Error> {
     }
 }
 
-/// The name in a front matter: the YAML between the first line `---` and the next one.
+/// The name that a SKILL.md gives, which has to be one that the server would accept.
 fn named_in(manifest: &str, path: &Path) -> Result<String, Error> {
-    let refuse = |why: String| {
-        Error::usage_hint(
-            format!("{}: {why}", path.display()),
-            "SKILL.md begins with `---`, `name: my-skill`, `---`; or give --name",
-        )
-    };
-    let text = manifest.strip_prefix('\u{feff}').unwrap_or(manifest);
-    let mut lines = text.lines();
-    if lines.next().map(str::trim_end) != Some("---") {
-        return Err(refuse("it does not begin with a front matter".to_owned()));
-    }
-    let mut yaml = String::new();
-    loop {
-        match lines.next() {
-            Some(line) if line.trim_end() == "---" => break,
-            Some(line) => {
-                yaml.push_str(line);
-                yaml.push('\n');
-            }
-            None => return Err(refuse("its front matter does not end with `---`".to_owned())),
-        }
-    }
-    let front: FrontMatter =
-        serde_saphyr::from_str(&yaml).map_err(|error| refuse(error.to_string()))?;
-    match front.name.map(|name| name.trim().to_owned()) {
-        Some(name) if !name.is_empty() => Ok(name),
-        _ => Err(refuse("its front matter has no `name`".to_owned())),
+    match Manifest::parse(manifest) {
+        Ok(manifest) => Ok(manifest.name),
+        Err(error) => Err(Error::usage_hint(
+            format!("{}: {error}", path.display()),
+            "SKILL.md begins with `---`, `name: my-skill`, `description: What it does`, `---`",
+        )),
     }
 }
 
@@ -210,13 +182,14 @@ mod tests {
     #[test]
     fn a_front_matter_that_is_none_is_explained() {
         let said = |text| {
-            let error = named_in(text, Path::new("SKILL.md"));
+            let error = named_in(text, Path::new("a/SKILL.md"));
             error.expect_err("refused").to_string()
         };
-        assert_eq!(said("# Title"), "SKILL.md: it does not begin with a front matter");
-        assert_eq!(said("---\nname: x\n"), "SKILL.md: its front matter does not end with `---`");
-        assert_eq!(said("---\nother: x\n---\n"), "SKILL.md: its front matter has no `name`");
-        assert!(said("---\nname: [\n---\n").starts_with("SKILL.md: "));
+        let none = "a/SKILL.md: SKILL.md must begin with front matter";
+        assert!(said("# Title").starts_with(none), "{}", said("# Title"));
+        assert!(said("---\nname: x\n").starts_with(none));
+        assert!(said("---\ndescription: x\n---\n").contains("name"));
+        assert!(said("---\nname: [\n---\n").starts_with("a/SKILL.md: "));
     }
 
     #[test]

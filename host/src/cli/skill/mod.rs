@@ -3,13 +3,11 @@
 mod find;
 mod push;
 
-use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-
 use super::Globals;
 use super::error::{Error, Exit};
 use super::output::{Output, Render, View, cell, optional, plain_text, size};
+use crate::http::Items;
+use crate::skills::store::{Owner, Skill, SkillDetail, Version};
 
 /// Push, list, show, activate and delete skills
 ///
@@ -53,59 +51,7 @@ Examples:
     },
 }
 
-#[derive(Serialize, Deserialize)]
-struct Skill {
-    id: String,
-    name: String,
-    owner: String,
-    #[serde(default)]
-    description: Option<String>,
-    #[serde(default)]
-    active_version: Option<String>,
-    #[serde(default)]
-    created_at: Option<DateTime<Utc>>,
-    #[serde(default)]
-    updated_at: Option<DateTime<Utc>>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Skills {
-    items: Vec<Skill>,
-}
-
-/// One version of a skill.
-#[derive(Serialize, Deserialize)]
-pub struct Version {
-    id: String,
-    version: String,
-    sha256: String,
-    #[serde(default)]
-    size_bytes: u64,
-    #[serde(default)]
-    imports: Vec<String>,
-    #[serde(default)]
-    capabilities: Vec<String>,
-    #[serde(default)]
-    active: bool,
-    #[serde(default)]
-    created_at: Option<DateTime<Utc>>,
-    #[serde(default)]
-    created_by: Option<String>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Detail {
-    #[serde(flatten)]
-    skill: Skill,
-    #[serde(default)]
-    versions: Vec<Version>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    manifest: Option<Value>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    readme: Option<String>,
-}
-
-impl Render for Skills {
+impl Render for Items<Skill> {
     fn render(&self, view: &View) -> String {
         if self.items.is_empty() {
             return "No skills. `eve skill push PATH` brings one.".to_owned();
@@ -114,9 +60,9 @@ impl Render for Skills {
             [
                 cell(&skill.name),
                 optional(skill.active_version.as_ref()),
-                cell(&skill.owner),
-                optional(skill.updated_at.map(|at| view.ago(at))),
-                cell(skill.description.as_deref().unwrap_or_default()),
+                cell(owner(skill.owner)),
+                cell(format!("{} ago", view.ago(skill.updated_at))),
+                cell(&skill.description),
             ]
         });
         view.table(["NAME", "ACTIVE", "OWNER", "UPDATED", "DESCRIPTION"], 4, rows)
@@ -126,26 +72,25 @@ impl Render for Skills {
 impl Render for Version {
     fn render(&self, view: &View) -> String {
         let list = |items: &[String]| optional((!items.is_empty()).then(|| items.join(", ")));
-        let mut pairs = vec![
+        view.details([
             ("version", cell(&self.version)),
             ("active", cell(if self.active { "yes" } else { "no" })),
             ("sha256", cell(&self.sha256)),
-            ("size", cell(size(self.size_bytes))),
+            ("size", cell(bytes(self.size_bytes))),
             ("imports", list(&self.imports)),
             ("capabilities", list(&self.capabilities)),
-        ];
-        pairs.extend(self.created_at.map(|at| ("pushed", view.moment(at))));
-        view.details(pairs)
+            ("pushed", view.moment(self.created_at)),
+        ])
     }
 }
 
-impl Render for Detail {
+impl Render for SkillDetail {
     fn render(&self, view: &View) -> String {
         let skill = &self.skill;
         let mut text = view.details([
             ("name", cell(&skill.name)),
-            ("description", cell(skill.description.as_deref().unwrap_or("-"))),
-            ("owner", cell(&skill.owner)),
+            ("description", cell(&skill.description)),
+            ("owner", cell(owner(skill.owner))),
             ("active", optional(skill.active_version.as_ref())),
         ]);
         let rows = self.versions.iter().map(|version| {
@@ -153,28 +98,38 @@ impl Render for Detail {
                 cell(if version.active { "*" } else { "" }),
                 cell(&version.version),
                 cell(version.sha256.chars().take(12).collect::<String>()),
-                cell(size(version.size_bytes)),
-                optional(version.created_at.map(|at| view.ago(at))),
+                cell(bytes(version.size_bytes)),
+                cell(view.ago(version.created_at)),
                 cell(version.imports.join(", ")),
             ]
         });
         let versions = view.table(["", "VERSION", "SHA256", "SIZE", "AGE", "IMPORTS"], 5, rows);
         text.push_str(&format!("\n\n{versions}"));
-        if let Some(readme) = self.readme.as_deref().map(str::trim).filter(|text| !text.is_empty())
-        {
+        if let Some(readme) = Some(self.readme.trim()).filter(|text| !text.is_empty()) {
             text.push_str(&format!("\n\n{}", plain_text(readme)));
         }
         text
     }
 }
 
+fn owner(owner: Owner) -> &'static str {
+    match owner {
+        Owner::Org => "organisation",
+        Owner::Platform => "platform",
+    }
+}
+
+fn bytes(count: i64) -> String {
+    size(u64::try_from(count).unwrap_or(0))
+}
+
 /// Runs `eve skill …`.
 pub async fn run(command: Command, globals: &Globals, out: &Output) -> Result<Exit, Error> {
     match command {
         Command::Push(command) => push::run(command, globals, out).await?,
-        Command::List => out.show(&globals.connect()?.get::<Skills>(&["skills"]).await?)?,
+        Command::List => out.show(&globals.connect()?.get::<Items<Skill>>(&["skills"]).await?)?,
         Command::Show { name } => {
-            out.show(&globals.connect()?.get::<Detail>(&["skills", &name]).await?)?;
+            out.show(&globals.connect()?.get::<SkillDetail>(&["skills", &name]).await?)?;
         }
         Command::Activate { name, version } => {
             let path = ["skills", &name, "versions", &version, "activate"];

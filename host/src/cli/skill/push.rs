@@ -11,10 +11,12 @@ use reqwest::multipart::{Form, Part};
 use super::super::Globals;
 use super::super::error::Error;
 use super::super::output::{Output, size};
-use super::{Version, find};
+use super::find;
+use crate::skills::store::Version;
+use crate::skills::upload::MAX_COMPONENT_BYTES;
 
-/// The server's limit for an upload; the same one refuses there.
-const LARGEST: u64 = 64 * 1024 * 1024;
+/// The same limit refuses on the server.
+const LARGEST: u64 = MAX_COMPONENT_BYTES as u64;
 
 /// How much is handed to the connection at a time: what the progress bar moves by.
 const CHUNK: usize = 64 * 1024;

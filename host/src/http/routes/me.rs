@@ -1,6 +1,6 @@
 //! Who is calling.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::http::extract::{Json, SomebodySomewhere};
@@ -9,32 +9,32 @@ use crate::tenancy::orgs::Org;
 use crate::tenancy::{Actor, OrgRole};
 
 /// The caller.
-#[derive(Serialize, ToSchema)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Me {
     /// The person; none for a token that stands for nobody.
-    user_id: Option<UserId>,
+    pub user_id: Option<UserId>,
     /// Their address, where it is known.
-    email: Option<String>,
+    pub email: Option<String>,
     /// The token that they came with.
     #[serde(skip_serializing_if = "Option::is_none")]
-    token_id: Option<TokenId>,
+    pub token_id: Option<TokenId>,
     /// Whether they administer the platform, with this credential.
-    platform_admin: bool,
+    pub platform_admin: bool,
     /// The organisation that calls like this one are for; null if it must be named.
-    org: Option<ChosenOrg>,
+    pub org: Option<ChosenOrg>,
     /// The organisations that they may act for with this credential.
-    orgs: Vec<Org>,
+    pub orgs: Vec<Org>,
 }
 
 /// The organisation that is acted for.
-#[derive(Serialize, ToSchema)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct ChosenOrg {
     /// Its id.
-    id: OrgId,
+    pub id: OrgId,
     /// Its short name.
-    slug: String,
+    pub slug: String,
     /// The caller's role in it.
-    role: OrgRole,
+    pub role: OrgRole,
 }
 
 /// Shows who is calling, and for which organisation.

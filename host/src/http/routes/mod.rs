@@ -11,7 +11,7 @@ mod skills;
 mod tokens;
 mod worker_types;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -21,13 +21,16 @@ use super::{
     UPLOAD_TIME_LIMIT, limited, openapi,
 };
 
+pub use me::Me;
 pub use meta::Gauges;
+pub use requests::{Batch, CreatedBatch, Logs, RequestPage};
+pub use tokens::IssuedToken;
 
 /// Everything there is, in one list. Lists that are not paged come whole.
-#[derive(Serialize, ToSchema)]
-struct Items<T> {
+#[derive(Serialize, Deserialize, ToSchema)]
+pub struct Items<T> {
     /// The things themselves.
-    items: Vec<T>,
+    pub items: Vec<T>,
 }
 
 /// All operations with their paths and limits.

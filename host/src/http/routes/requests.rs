@@ -65,18 +65,18 @@ pub async fn create_request(
 }
 
 /// Requests to create all at once, or not at all.
-#[derive(Deserialize, ToSchema)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Batch {
     /// 1 to 10,000; each may wait for earlier ones by `#index`.
-    requests: Vec<NewRequest>,
+    pub requests: Vec<NewRequest>,
 }
 
 /// The requests of a batch.
-#[derive(Serialize, ToSchema)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct CreatedBatch {
     /// In the order of the batch.
-    requests: Vec<Request>,
+    pub requests: Vec<Request>,
 }
 
 /// Creates many requests, all or none.
@@ -173,12 +173,12 @@ pub struct ListQuery {
 }
 
 /// A page of requests.
-#[derive(Serialize, ToSchema)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct RequestPage {
     /// Newest first.
-    items: Vec<Request>,
+    pub items: Vec<Request>,
     /// Where the next page begins; null on the last.
-    next_cursor: Option<String>,
+    pub next_cursor: Option<String>,
 }
 
 /// Lists requests, newest first.
@@ -316,10 +316,10 @@ pub async fn list_blockers(
 }
 
 /// The logs of a request's runs.
-#[derive(Serialize, ToSchema)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Logs {
     /// Oldest first.
-    runs: Vec<RunLog>,
+    pub runs: Vec<RunLog>,
 }
 
 /// Shows what a request's runs have logged.

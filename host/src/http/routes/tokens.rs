@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Items;
@@ -26,13 +26,13 @@ pub async fn list_tokens(
 }
 
 /// A token with its secret.
-#[derive(Serialize, ToSchema)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct IssuedToken {
     /// The token.
     #[serde(flatten)]
-    info: Token,
+    pub info: Token,
     /// The secret: shown this once, and never again.
-    token: String,
+    pub token: String,
 }
 
 /// Makes a token that stands for the caller; for admins.

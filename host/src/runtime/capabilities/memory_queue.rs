@@ -6,9 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::Utc;
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, ready};
+use futures::future::ready;
 
-use super::queue::{Effects, QueueError, QueueFilter, QueueHost, Reservation};
+use super::queue::{Answer, Child, Effects, QueueError, QueueFilter, QueueHost, Reservation};
 use crate::ids::RequestId;
 use crate::requests::{BlockerRef, BlockerState, NewRequest, Request, RequestResult, Status};
 
@@ -173,7 +173,7 @@ impl QueueHost for MemoryQueue {
         &'a self,
         requests: &'a [NewRequest],
         blockers: &'a [RequestId],
-    ) -> BoxFuture<'a, Result<Vec<(RequestId, Status)>, QueueError>> {
+    ) -> Answer<'a, Vec<(RequestId, Status)>> {
         ready(self.lock().check(requests, blockers)).boxed()
     }
 
@@ -182,42 +182,36 @@ impl QueueHost for MemoryQueue {
         key: &'a str,
         body_hash: [u8; 32],
         proposed: RequestId,
-    ) -> BoxFuture<'a, Result<Reservation, QueueError>> {
+    ) -> Answer<'a, Reservation> {
         ready(self.lock().reserve(key, body_hash, proposed)).boxed()
     }
 
-    fn get(&self, id: RequestId) -> BoxFuture<'_, Result<Request, QueueError>> {
+    fn get(&self, id: RequestId) -> Answer<'_, Request> {
         ready(self.lock().request(id).map(|(request, _)| request.clone())).boxed()
     }
 
-    fn result(&self, id: RequestId) -> BoxFuture<'_, Result<Option<RequestResult>, QueueError>> {
+    fn result(&self, id: RequestId) -> Answer<'_, Option<RequestResult>> {
         ready(self.lock().request(id).map(|(_, result)| result.clone())).boxed()
     }
 
-    fn list<'a>(
-        &'a self,
-        filter: &'a QueueFilter,
-    ) -> BoxFuture<'a, Result<Vec<Request>, QueueError>> {
+    fn list<'a>(&'a self, filter: &'a QueueFilter) -> Answer<'a, Vec<Request>> {
         ready(Ok(self.lock().list(filter))).boxed()
     }
 
-    fn children(
-        &self,
-        of: RequestId,
-    ) -> BoxFuture<'_, Result<Vec<(Request, Option<RequestResult>)>, QueueError>> {
+    fn children(&self, of: RequestId) -> Answer<'_, Vec<Child>> {
         let state = self.lock();
         let children = state.requests.values();
         let children = children.filter(|(child, _)| child.parent_request_id == Some(of));
         ready(Ok(children.cloned().collect())).boxed()
     }
 
-    fn blockers(&self, of: RequestId) -> BoxFuture<'_, Result<Vec<BlockerState>, QueueError>> {
+    fn blockers(&self, of: RequestId) -> Answer<'_, Vec<BlockerState>> {
         let state = self.lock();
         let known = state.request(of).map(|_| ());
         ready(known.map(|()| state.blockers.get(&of).cloned().unwrap_or_default())).boxed()
     }
 
-    fn cancellable(&self, id: RequestId) -> BoxFuture<'_, Result<(), QueueError>> {
+    fn cancellable(&self, id: RequestId) -> Answer<'_, ()> {
         let state = self.lock();
         let answer = state.request(id).and_then(|(request, _)| {
             if request.status.is_terminal() {
