@@ -74,8 +74,13 @@ impl Eve {
     }
 
     pub async fn dev(&self, data: &Path) -> Result<Running> {
-        let child =
-            self.command().env_remove("DATABASE_URL").arg("dev").arg("--data-dir").arg(data).spawn()?;
+        let child = self
+            .command()
+            .env_remove("DATABASE_URL")
+            .arg("dev")
+            .arg("--data-dir")
+            .arg(data)
+            .spawn()?;
         self.ready().await?;
         Ok(Running(child))
     }

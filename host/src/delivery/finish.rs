@@ -14,9 +14,7 @@ use crate::db::{Db, Scope, Tx, is_deadlock};
 use crate::ids::{RequestId, WorkerId};
 use crate::requests::create::{self, Lineage, Parent, Prepared};
 use crate::requests::graph::{Ending, Graph, Reach, Ripple};
-use crate::requests::{
-    FailureCode, LogLine, NewRequest, Origin, Problem, RequestError, Status,
-};
+use crate::requests::{FailureCode, LogLine, NewRequest, Origin, Problem, RequestError, Status};
 use crate::tenancy::{Actor, Tenant, audit};
 
 /// The first wait before another attempt; doubled each time.
@@ -76,7 +74,12 @@ pub enum Outcome {
 
 impl Finished {
     /// A run that never got as far as running.
-    pub fn unstarted(run: Claimed, code: FailureCode, message: String, retryable: bool) -> Finished {
+    pub fn unstarted(
+        run: Claimed,
+        code: FailureCode,
+        message: String,
+        retryable: bool,
+    ) -> Finished {
         Finished {
             run,
             outcome: Outcome::Failed { code, message, retryable },
@@ -251,7 +254,9 @@ async fn again_later(
     let ids: Vec<Uuid> = batch.iter().map(|(_, e, _)| e.id).collect();
     let leases: Vec<i64> = batch.iter().map(|(f, _, _)| f.run.lease).collect();
     let waits: Vec<i64> = batch.iter().map(|(_, _, wait)| *wait).collect();
-    let problem = |e: &Ending| e.error.clone().unwrap_or(Problem { code: String::new(), message: String::new() });
+    let problem = |e: &Ending| {
+        e.error.clone().unwrap_or(Problem { code: String::new(), message: String::new() })
+    };
     let codes: Vec<String> = batch.iter().map(|(_, e, _)| problem(e).code).collect();
     let messages: Vec<String> = batch.iter().map(|(_, e, _)| problem(e).message).collect();
     let durations: Vec<Option<i64>> = batch.iter().map(|(_, e, _)| e.duration_us).collect();
@@ -401,11 +406,8 @@ async fn try_with_graph(
         return Ok(Written::Done(Ripple::default()));
     }
 
-    let prepared: Vec<Prepared> = finished
-        .creates
-        .iter()
-        .map(|(id, new)| Prepared { id: *id, new: new.clone() })
-        .collect();
+    let prepared: Vec<Prepared> =
+        finished.creates.iter().map(|(id, new)| Prepared { id: *id, new: new.clone() }).collect();
     let ending = finished.ending();
     let mut reach = Reach { rows: create::external_blockers(&prepared), ..Reach::default() };
     reach.failing.extend(finished.cancels.iter().map(|(target, _)| target.0));

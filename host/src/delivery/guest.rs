@@ -7,7 +7,8 @@ use futures::future::BoxFuture;
 use crate::ids::RequestId;
 use crate::requests::read::Reader;
 use crate::requests::{
-    BlockerState, Filter, NewRequest, ReplyTo, Request, RequestError, RequestResult, Requests, Status,
+    BlockerState, Filter, NewRequest, ReplyTo, Request, RequestError, RequestResult, Requests,
+    Status,
 };
 use crate::runtime::limits;
 use crate::runtime::{QueueError, QueueFilter, QueueHost, Reservation};
@@ -69,7 +70,9 @@ impl QueueHost for GuestQueue {
                 .iter()
                 .map(|id| match found.get(id) {
                     Some(request) => Ok((*id, request.status)),
-                    None => Err(QueueError::NotFound(format!("there is no request {id} to wait for"))),
+                    None => {
+                        Err(QueueError::NotFound(format!("there is no request {id} to wait for")))
+                    }
                 })
                 .collect()
         })
@@ -82,8 +85,10 @@ impl QueueHost for GuestQueue {
         proposed: RequestId,
     ) -> BoxFuture<'a, Result<Reservation, QueueError>> {
         Box::pin(async move {
-            let ids =
-                self.requests.reserve(Reader::Guest, self.tenant, key, &body_hash, &[proposed]).await?;
+            let ids = self
+                .requests
+                .reserve(Reader::Guest, self.tenant, key, &body_hash, &[proposed])
+                .await?;
             let [id] = ids[..] else {
                 return Err(QueueError::Conflict(format!(
                     "the idempotency key `{key}` stands for a batch"
@@ -139,8 +144,7 @@ impl QueueHost for GuestQueue {
         Box::pin(async move {
             let filter =
                 Filter { parent: Some(of), limit: limits::CREATES as u32, ..Filter::default() };
-            let mut children =
-                self.requests.list_for(Reader::Guest, self.tenant, &filter).await?;
+            let mut children = self.requests.list_for(Reader::Guest, self.tenant, &filter).await?;
             children.reverse();
             let ids: Vec<RequestId> = children.iter().map(|child| child.id).collect();
             let mut results: HashMap<RequestId, RequestResult> = self
@@ -161,7 +165,9 @@ impl QueueHost for GuestQueue {
     }
 
     fn blockers(&self, of: RequestId) -> BoxFuture<'_, Result<Vec<BlockerState>, QueueError>> {
-        Box::pin(async move { Ok(self.requests.blockers_for(Reader::Guest, self.tenant, of).await?) })
+        Box::pin(
+            async move { Ok(self.requests.blockers_for(Reader::Guest, self.tenant, of).await?) },
+        )
     }
 
     fn cancellable(&self, id: RequestId) -> BoxFuture<'_, Result<(), QueueError>> {
@@ -174,7 +180,9 @@ impl QueueHost for GuestQueue {
             let request = self.get(id).await?;
             match request.status.is_terminal() {
                 false => Ok(()),
-                true => Err(QueueError::Conflict(format!("request {id} is {} already", request.status))),
+                true => {
+                    Err(QueueError::Conflict(format!("request {id} is {} already", request.status)))
+                }
             }
         })
     }

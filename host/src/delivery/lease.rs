@@ -129,7 +129,8 @@ pub async fn give_back(
     unstarted: &[(Uuid, i64)],
     started: &[(Uuid, i64)],
 ) -> Result<(), sqlx::Error> {
-    let runs = unstarted.iter().map(|run| (run, false)).chain(started.iter().map(|run| (run, true)));
+    let runs =
+        unstarted.iter().map(|run| (run, false)).chain(started.iter().map(|run| (run, true)));
     let mut ids = Vec::new();
     let mut leases = Vec::new();
     let mut ran = Vec::new();

@@ -8,9 +8,7 @@ use uuid::Uuid;
 
 use super::graph::{Graph, HOLD_HOURS, Reach, Ripple};
 use super::read::Reader;
-use super::{
-    BlockerRef, Created, NewRequest, OnFailure, Origin, RequestError, Requests, Status,
-};
+use super::{BlockerRef, Created, NewRequest, OnFailure, Origin, RequestError, Requests, Status};
 use crate::db::{Scope, Tx, is_deadlock};
 use crate::ids::RequestId;
 use crate::tenancy::Tenant;
@@ -92,7 +90,8 @@ impl Requests {
         let key = key.or(new[0].idempotency_key.as_deref()).map(str::to_owned);
         let mut ids: Vec<RequestId> = new.iter().map(|_| RequestId::generate()).collect();
         if let Some(key) = &key {
-            let reserved = self.reserve(Reader::Member, tenant, key, &body_hash(&new), &ids).await?;
+            let reserved =
+                self.reserve(Reader::Member, tenant, key, &body_hash(&new), &ids).await?;
             ids = reserved;
             // A replay answers with what exists. If the first call died between the reservation and
             // the creation, this one creates, with the reserved ids.
@@ -117,7 +116,9 @@ impl Requests {
         match outcome {
             Ok(ripple) => self.bell.ripple(&ripple),
             // The same key at the same time: the other call has just inserted the reserved ids.
-            Err(RequestError::Database { source, .. }) if key.is_some() && is_duplicate(&source) => {
+            Err(RequestError::Database { source, .. })
+                if key.is_some() && is_duplicate(&source) =>
+            {
                 let requests = self.snapshot(tenant, &ids).await?;
                 return Ok(Created { requests, replayed: true });
             }
@@ -156,7 +157,8 @@ impl Requests {
         tenant: Tenant,
         new: &[NewRequest],
     ) -> Result<(), RequestError> {
-        let types: BTreeSet<&str> = new.iter().map(|request| request.worker_type.as_str()).collect();
+        let types: BTreeSet<&str> =
+            new.iter().map(|request| request.worker_type.as_str()).collect();
         let skills: BTreeSet<&str> =
             new.iter().filter_map(|request| request.skill.as_deref()).collect();
         let types: Vec<&str> = types.into_iter().collect();
@@ -181,7 +183,10 @@ impl Requests {
                 known.sort_unstable();
                 return Err(RequestError::Invalid {
                     field: "worker_type".into(),
-                    message: format!("there is no worker type `{name}`; there are {}", known.join(", ")),
+                    message: format!(
+                        "there is no worker type `{name}`; there are {}",
+                        known.join(", ")
+                    ),
                 });
             };
             let needs_default =
@@ -643,4 +648,3 @@ async fn bury(
 fn is_duplicate(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(error) if error.is_unique_violation())
 }
-

@@ -46,7 +46,9 @@ async fn ready(db: &Db, stop: &CancellationToken) -> anyhow::Result<()> {
         match schema_state(db.pool()).await {
             Ok(SchemaState::Current | SchemaState::Ahead) => return Ok(()),
             Ok(SchemaState::Behind) => {
-                anyhow::bail!("the database's schema is older than this eve: run `eve migrate` first")
+                anyhow::bail!(
+                    "the database's schema is older than this eve: run `eve migrate` first"
+                )
             }
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
@@ -85,7 +87,8 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
 
 /// Where a process keeps verified machine code when it is not told: a folder of the user's own.
 fn default_cache() -> PathBuf {
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let base =
+        std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     base.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
         .unwrap_or_else(std::env::temp_dir)
         .join("eve-horizon/artifacts")

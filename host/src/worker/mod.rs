@@ -101,20 +101,25 @@ pub async fn run(config: WorkerConfig, parts: WorkerParts, stop: CancellationTok
         let (pool, over) = (parts.db.pool().clone(), over.clone());
         let worker_type = config.worker_type.clone();
         tokio::spawn(async move {
-            notify::listen(pool, &[notify::PENDING, notify::INTERRUPTED], over, |channel, payload| {
-                let event = match channel {
-                    notify::INTERRUPTED => match payload.parse() {
-                        Ok(id) => Event::Interrupted(id),
-                        Err(_) => return,
-                    },
-                    notify::PENDING if payload != worker_type => return,
-                    // Requests are pending, or the connection is new and something may have been
-                    // missed.
-                    _ => Event::Pending,
-                };
-                // The loop ends after this task.
-                let _ = heard.send(event);
-            })
+            notify::listen(
+                pool,
+                &[notify::PENDING, notify::INTERRUPTED],
+                over,
+                |channel, payload| {
+                    let event = match channel {
+                        notify::INTERRUPTED => match payload.parse() {
+                            Ok(id) => Event::Interrupted(id),
+                            Err(_) => return,
+                        },
+                        notify::PENDING if payload != worker_type => return,
+                        // Requests are pending, or the connection is new and something may have been
+                        // missed.
+                        _ => Event::Pending,
+                    };
+                    // The loop ends after this task.
+                    let _ = heard.send(event);
+                },
+            )
             .await;
         })
     };
@@ -455,8 +460,7 @@ impl Pool {
                     Some(claimed) if claimed.is_empty() => self.hungry = freed,
                     Some(claimed) => {
                         for run in claimed {
-                            let held =
-                                InHand { lease: run.lease, org: run.org_id, running: None };
+                            let held = InHand { lease: run.lease, org: run.org_id, running: None };
                             self.in_hand.insert(run.id.0, held);
                             if run.rescues > 0 {
                                 self.suspects_in_hand += 1;
