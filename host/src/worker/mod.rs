@@ -177,6 +177,8 @@ enum Event {
 struct InHand {
     lease: i64,
     org: OrgId,
+    /// A worker has died under it.
+    suspect: bool,
     running: Option<AbortHandle>,
 }
 
@@ -204,7 +206,6 @@ struct Pool {
     cursor: Option<Cursor>,
     in_hand: HashMap<Uuid, InHand>,
     ready: VecDeque<Claimed>,
-    suspects_in_hand: usize,
     running: JoinSet<Finished>,
     finished: Vec<Finished>,
     settling: JoinSet<Settled>,
@@ -239,7 +240,6 @@ impl Pool {
             bells,
             in_hand: HashMap::new(),
             ready: VecDeque::new(),
-            suspects_in_hand: 0,
             running: JoinSet::new(),
             finished: Vec::new(),
             settling: JoinSet::new(),
@@ -430,7 +430,8 @@ impl Pool {
             org_cap: (window * 3).div_ceil(4),
             held,
             last_slot: batch == 1 && window > 1,
-            suspect: self.suspects_in_hand == 0 && self.running.len() < self.config.slots,
+            suspect: self.running.len() < self.config.slots
+                && !self.in_hand.values().any(|held| held.suspect),
         })
     }
 
@@ -460,10 +461,14 @@ impl Pool {
                     Some(claimed) if claimed.is_empty() => self.hungry = freed,
                     Some(claimed) => {
                         for run in claimed {
-                            let held = InHand { lease: run.lease, org: run.org_id, running: None };
+                            let held = InHand {
+                                lease: run.lease,
+                                org: run.org_id,
+                                suspect: run.rescues > 0,
+                                running: None,
+                            };
                             self.in_hand.insert(run.id.0, held);
                             if run.rescues > 0 {
-                                self.suspects_in_hand += 1;
                                 // A suspect is never prefetched: it runs at once.
                                 self.ready.push_front(run);
                             } else {
@@ -483,9 +488,6 @@ impl Pool {
 
     /// A run is written: its slot is free.
     fn acknowledge(&mut self, finished: &Finished) {
-        if finished.run.rescues > 0 {
-            self.suspects_in_hand = self.suspects_in_hand.saturating_sub(1);
-        }
         // Claimed again meanwhile, after a retry: that one stays.
         if self.in_hand.get(&finished.run.id.0).is_some_and(|h| h.lease == finished.run.lease) {
             self.forget(finished.run.id.0);
