@@ -401,6 +401,10 @@ impl Pool {
             return;
         }
         let Some(mut cursor) = self.cursor.take() else { return };
+        if appetite.is_some() {
+            // A bell that rings from here on may be about what this claim does not see.
+            self.hungry = false;
+        }
         let batch = std::mem::take(&mut self.finished);
         let (db, worker) = (self.parts.db.clone(), self.id);
         self.settling.spawn(async move {
@@ -458,8 +462,8 @@ impl Pool {
                     self.parts.bell.changed();
                 }
                 match settlement.claimed {
-                    Some(claimed) if claimed.is_empty() => self.hungry = freed,
                     Some(claimed) => {
+                        self.hungry |= freed || !claimed.is_empty();
                         for run in claimed {
                             let held = InHand {
                                 lease: run.lease,
