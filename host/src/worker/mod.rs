@@ -87,6 +87,16 @@ pub async fn run(config: WorkerConfig, parts: WorkerParts, stop: CancellationTok
         slots: config.slots,
     };
     let settings = run::Settings::default();
+    // Before the first claim: a run without its grants would fail for good.
+    let mut wait = RETRY.0;
+    while let Err(error) = settings.refresh(&parts.db, &config.worker_type).await {
+        let error: &dyn std::error::Error = &error;
+        tracing::warn!(error, "the worker type cannot be read; trying again");
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY.1),
+        }
+    }
     let draining = Arc::new(AtomicBool::new(false));
     let over = CancellationToken::new();
     let beating = tokio::spawn(beat(
