@@ -26,8 +26,12 @@ pub struct Eve {
 impl Eve {
     /// On a database, with a signing key and a cache of its own.
     pub fn on(database: &Database) -> Result<Eve> {
-        let eve =
-            Eve { database_url: Some(database.url().to_owned()), ..Self::without_database()? };
+        Self::on_url(database.url())
+    }
+
+    /// The same on a database that somebody else looks after.
+    pub fn on_url(url: &str) -> Result<Eve> {
+        let eve = Eve { database_url: Some(url.to_owned()), ..Self::without_database()? };
         let signer = Signer::generate();
         let cache = eve.folder.path().join("artifacts").to_string_lossy().into_owned();
         Ok(eve

@@ -87,6 +87,16 @@ pub async fn run(config: WorkerConfig, parts: WorkerParts, stop: CancellationTok
         slots: config.slots,
     };
     let settings = run::Settings::default();
+    // Before the first claim: a run without its grants would fail for good.
+    let mut wait = RETRY.0;
+    while let Err(error) = settings.refresh(&parts.db, &config.worker_type).await {
+        let error: &dyn std::error::Error = &error;
+        tracing::warn!(error, "the worker type cannot be read; trying again");
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY.1),
+        }
+    }
     let draining = Arc::new(AtomicBool::new(false));
     let over = CancellationToken::new();
     let beating = tokio::spawn(beat(
@@ -177,6 +187,8 @@ enum Event {
 struct InHand {
     lease: i64,
     org: OrgId,
+    /// A worker has died under it.
+    suspect: bool,
     running: Option<AbortHandle>,
 }
 
@@ -204,7 +216,6 @@ struct Pool {
     cursor: Option<Cursor>,
     in_hand: HashMap<Uuid, InHand>,
     ready: VecDeque<Claimed>,
-    suspects_in_hand: usize,
     running: JoinSet<Finished>,
     finished: Vec<Finished>,
     settling: JoinSet<Settled>,
@@ -239,7 +250,6 @@ impl Pool {
             bells,
             in_hand: HashMap::new(),
             ready: VecDeque::new(),
-            suspects_in_hand: 0,
             running: JoinSet::new(),
             finished: Vec::new(),
             settling: JoinSet::new(),
@@ -401,6 +411,10 @@ impl Pool {
             return;
         }
         let Some(mut cursor) = self.cursor.take() else { return };
+        if appetite.is_some() {
+            // A bell that rings from here on may be about what this claim does not see.
+            self.hungry = false;
+        }
         let batch = std::mem::take(&mut self.finished);
         let (db, worker) = (self.parts.db.clone(), self.id);
         self.settling.spawn(async move {
@@ -430,7 +444,8 @@ impl Pool {
             org_cap: (window * 3).div_ceil(4),
             held,
             last_slot: batch == 1 && window > 1,
-            suspect: self.suspects_in_hand == 0 && self.running.len() < self.config.slots,
+            suspect: self.running.len() < self.config.slots
+                && !self.in_hand.values().any(|held| held.suspect),
         })
     }
 
@@ -457,13 +472,17 @@ impl Pool {
                     self.parts.bell.changed();
                 }
                 match settlement.claimed {
-                    Some(claimed) if claimed.is_empty() => self.hungry = freed,
                     Some(claimed) => {
+                        self.hungry |= freed || !claimed.is_empty();
                         for run in claimed {
-                            let held = InHand { lease: run.lease, org: run.org_id, running: None };
+                            let held = InHand {
+                                lease: run.lease,
+                                org: run.org_id,
+                                suspect: run.rescues > 0,
+                                running: None,
+                            };
                             self.in_hand.insert(run.id.0, held);
                             if run.rescues > 0 {
-                                self.suspects_in_hand += 1;
                                 // A suspect is never prefetched: it runs at once.
                                 self.ready.push_front(run);
                             } else {
@@ -483,9 +502,6 @@ impl Pool {
 
     /// A run is written: its slot is free.
     fn acknowledge(&mut self, finished: &Finished) {
-        if finished.run.rescues > 0 {
-            self.suspects_in_hand = self.suspects_in_hand.saturating_sub(1);
-        }
         // Claimed again meanwhile, after a retry: that one stays.
         if self.in_hand.get(&finished.run.id.0).is_some_and(|h| h.lease == finished.run.lease) {
             self.forget(finished.run.id.0);
