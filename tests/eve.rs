@@ -25,7 +25,12 @@ pub struct Eve {
 impl Eve {
     /// On a database.
     pub fn on(database: &Database) -> Result<Eve> {
-        Ok(Eve { database_url: Some(database.url().to_owned()), ..Self::without_database()? })
+        Self::on_url(database.url())
+    }
+
+    /// On a database that somebody else looks after.
+    pub fn on_url(url: &str) -> Result<Eve> {
+        Ok(Eve { database_url: Some(url.to_owned()), ..Self::without_database()? })
     }
 
     /// Without one: for `eve dev`, and for a command line far from any server.

@@ -26,12 +26,14 @@
 
 mod database;
 mod eve;
+mod platform;
 mod process;
 mod tenant;
 mod wait;
 
 pub use database::Database;
 pub use eve::{Eve, Output, Server, binary, http_client, skill};
+pub use platform::{Ended, Platform};
 pub use process::Process;
 pub use tenant::Org;
 pub use wait::{PATIENCE, wait_for};

@@ -24,7 +24,7 @@
 //! | `fail-retryable`, `fail-permanent` | fails | |
 //! | `fail-until` | fails retryably before this attempt | `attempt` |
 //! | `waiting` | creates replying children, waits, and completes when all have ended | `create` |
-//! | `create` | creates requests | `create`, `skill`, `to`, `reply` |
+//! | `create` | creates requests, then spins | `create`, `skill`, `to`, `reply`, `key`, `spin_ms`: 0 if absent |
 //! | `create-then-trap`, `create-then-fail`, `create-then-loop` | the same, and does not survive it | the same |
 //! | `create-raw` | one request with this text as its context; completes with the error, if any | `raw` |
 //! | `cancel` | cancels a request; completes with the error, if any | `cancel` |
@@ -32,6 +32,7 @@
 //! | `big-summary` | completes with a long summary | `bytes` |
 //! | `invalid-json`, `nul-output`, `invalid-cost`, `invalid-utf8` | completes with an output that is not valid | |
 //!
+//! A `key` makes creating idempotent: `KEY-0`, `KEY-1`, ...
 //! `create`, `cancel` and `spin_ms` also choose what is done when there is no `do`.
 #![cfg(target_arch = "wasm32")]
 
@@ -59,6 +60,7 @@ struct Orders {
     /// The worker type of what is created; this run's own if absent.
     to: Option<String>,
     reply: bool,
+    key: Option<String>,
     /// Context of what is created.
     context: Option<Value>,
     raw: String,
@@ -136,7 +138,11 @@ fn obey(request: Request) -> Result<Outcome, Failure> {
         }
         "fail-until" => Ok(Outcome::completed(format!("attempt {}", request.attempt()))),
         "waiting" => wait(&request, &orders),
-        "create" => created(create(&request, &orders, orders.reply)?),
+        "create" => {
+            let ids = create(&request, &orders, orders.reply)?;
+            spin(orders.spin_ms.unwrap_or(0));
+            created(ids)
+        }
         "create-then-trap" => {
             create(&request, &orders, orders.reply)?;
             core::arch::wasm32::unreachable()
@@ -326,6 +332,9 @@ fn create(request: &Request, orders: &Orders, reply: bool) -> Result<Vec<Request
         }
         if reply {
             new = new.reply_to_me();
+        }
+        if let Some(key) = &orders.key {
+            new = new.idempotency_key(format!("{key}-{n}"));
         }
         ids.push(new.create()?);
     }

@@ -1,0 +1,58 @@
+//! `eve dev` survives `kill -9`, and one data directory has one process.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use eve_tests::{Eve, Process, skill, wait_for};
+
+fn start(eve: &Eve, data: &Path) -> Result<Process> {
+    eve.start(["dev", "--listen", "127.0.0.1:0", "--data-dir", &data.to_string_lossy()])
+}
+
+async fn ready(process: &mut Process) {
+    wait_for("eve dev to be ready", async || {
+        let ended = process.ended().expect("a child can be waited for");
+        assert_eq!(ended, None, "{}", process.log());
+        process.log().contains("is ready at").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn data_survives_a_kill_and_nobody_shares_it() -> Result<()> {
+    let folder = tempfile::TempDir::new()?;
+    let data = folder.path().join("data");
+    let eve = Eve::without_database()?;
+    let mut dev = start(&eve, &data)?;
+    ready(&mut dev).await;
+    let echo = skill("echo")?;
+    let pushed = eve.run(["skill", "push", &echo.to_string_lossy()]).await?;
+    assert!(pushed.status.success(), "{pushed}");
+    let create = ["request", "create", "--worker-type", "general", "--skill", "echo", "--prompt"];
+    let before = eve.run(create.iter().copied().chain(["before", "--wait"])).await?;
+    assert!(before.status.success(), "{before}");
+
+    // A second one on the same data is told why not, and harms nothing.
+    let mut second = start(&eve, &data)?;
+    assert!(!second.wait().await.success());
+    let complaint = second.log();
+    assert!(complaint.contains("in use by process"), "{complaint}");
+    assert!(complaint.contains(&dev.id().to_string()), "{complaint}");
+
+    dev.kill();
+    let mut dev = start(&eve, &data)?;
+    ready(&mut dev).await;
+    let after = eve.run(create.iter().copied().chain(["after", "--wait"])).await?;
+    assert!(after.status.success(), "{after}");
+    let list = eve.run(["request", "list"]).await?;
+    for prompt in ["before", "after"] {
+        assert!(list.stdout.contains(prompt), "{list}");
+    }
+
+    dev.terminate();
+    let status = dev.wait().await;
+    assert!(status.success(), "{status}: {}", dev.log());
+    let left = data.join("postgres/postmaster.pid");
+    assert!(!left.try_exists().context("looking for Postgres's own lock")?, "Postgres still runs");
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! Guests that misbehave end with a code of their own; neighbours go on undisturbed.
+
+use anyhow::Result;
+use eve_tests::Platform;
+use serde_json::json;
+
+use crate::invariants;
+
+#[tokio::test]
+async fn every_misbehaviour_ends_with_its_own_code() -> Result<()> {
+    let platform = Platform::start(&["hostile", "hostile-wasi", "noop"]).await?;
+    platform.set_limits(json!({ "cpu_ms": 500 })).await?;
+    let cases = [
+        ("hostile", json!({ "do": "loop" }), "cpu_exhausted"),
+        ("hostile-wasi", json!({ "do": "loop" }), "cpu_exhausted"),
+        ("hostile", json!({ "do": "sleep-busy" }), "cpu_exhausted"),
+        ("hostile", json!({ "do": "allocate" }), "memory_exhausted"),
+        ("hostile-wasi", json!({ "do": "allocate" }), "memory_exhausted"),
+        ("hostile", json!({ "do": "allocate-gently" }), "completed"),
+        ("hostile", json!({ "do": "recurse" }), "stack_overflow"),
+        ("hostile-wasi", json!({ "do": "recurse" }), "stack_overflow"),
+        ("hostile", json!({ "do": "recurse-in-memory" }), "trapped"),
+        ("hostile", json!({ "do": "trap" }), "trapped"),
+        ("hostile", json!({ "do": "panic" }), "trapped"),
+        ("hostile-wasi", json!({ "do": "panic" }), "trapped"),
+        ("hostile-wasi", json!({ "do": "print" }), "cpu_exhausted"),
+        ("hostile-wasi", json!({ "do": "print-error", "lines": 3_000 }), "completed"),
+        ("hostile", json!({ "do": "log" }), "cpu_exhausted"),
+        ("hostile", json!({ "do": "log", "lines": 3_000 }), "completed"),
+        ("hostile", json!({ "do": "big-output" }), "output_too_large"),
+        ("hostile", json!({ "do": "big-output", "bytes": 16 << 20 }), "output_too_large"),
+        ("hostile", json!({ "do": "big-summary" }), "output_too_large"),
+        ("hostile", json!({ "do": "invalid-json" }), "output_invalid"),
+        ("hostile", json!({ "do": "nul-output" }), "output_invalid"),
+        ("hostile", json!({ "do": "invalid-cost" }), "output_invalid"),
+        ("hostile", json!({ "do": "fail-permanent" }), "failed"),
+        ("hostile", json!({ "do": "waiting" }), "nothing_to_wait_for"),
+        ("hostile-wasi", json!({ "do": "sleep" }), "timed_out"),
+    ];
+    let mut requests = Vec::new();
+    for (skill, orders, code) in &cases {
+        let mut request = json!({ "skill": skill, "context": orders, "max_attempts": 1 });
+        if *code == "timed_out" {
+            request["timeout_ms"] = json!(500);
+        }
+        requests.push(request);
+    }
+    requests.extend((0..200).map(|_| json!({ "skill": "noop", "max_attempts": 1 })));
+    let ids = platform.create_all(requests).await?;
+    let _worker = platform.worker(8)?;
+
+    for (id, (skill, orders, code)) in ids.iter().zip(&cases) {
+        let end = platform.end_of(*id).await;
+        assert_eq!(end.code(), *code, "{skill} {orders}");
+        // A flood of lines is cut, and says so.
+        if ["print", "print-error", "log"].iter().any(|flood| orders["do"] == *flood) {
+            let logs = platform.get(&format!("/v1/requests/{id}/logs")).await?;
+            let log = &logs["items"][0];
+            assert_eq!(log["lines"].as_array().map(Vec::len), Some(1_000), "{skill} {orders}");
+            assert!(log["dropped"].as_i64() >= Some(2_000), "{skill} {orders}: {}", log["dropped"]);
+        }
+    }
+    for id in &ids[cases.len()..] {
+        let end = platform.end_of(*id).await;
+        assert_eq!((end.status.as_str(), end.attempt), ("completed", 1));
+    }
+    assert_eq!(platform.count("SELECT count(*) FROM eve.attempts").await, 0);
+    invariants::hold(&platform).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn cancelling_stops_a_loop_and_commits_nothing() -> Result<()> {
+    let platform = Platform::start(&["hostile", "noop"]).await?;
+    platform.set_limits(json!({ "cpu_ms": 3_600_000, "wall_ms": 3_600_000 })).await?;
+    // One slot: whatever comes next runs only if the loop has really stopped.
+    let _worker = platform.worker(1)?;
+    for _ in 0..3 {
+        let looping =
+            platform.order(json!({ "do": "create-then-loop", "create": 2, "skill": "noop" })).await?;
+        platform.claimed(looping).await;
+        let next = platform.create(json!({ "skill": "noop" })).await?;
+        let cancelled =
+            platform.post(&format!("/v1/requests/{looping}/cancel"), &json!({})).await?;
+        assert_eq!(cancelled["status"], "cancelled");
+        assert_eq!(platform.end_of(looping).await.code(), "cancelled");
+        assert_eq!(platform.end_of(next).await.status, "completed");
+    }
+    let children = "SELECT count(*) FROM eve.requests WHERE parent_request_id IS NOT NULL";
+    assert_eq!(platform.count(children).await, 0);
+    Ok(())
+}
+
+/// A worker knows what it may grant before it runs anything.
+#[tokio::test]
+async fn the_first_run_of_a_worker_has_its_grants() -> Result<()> {
+    let platform = Platform::start(&["hostile"]).await?;
+    for _ in 0..5 {
+        let ids = platform
+            .create_all((0..20).map(|_| json!({ "skill": "hostile", "max_attempts": 1 })).collect())
+            .await?;
+        let mut worker = platform.worker(4)?;
+        for id in ids {
+            assert_eq!(platform.end_of(id).await.code(), "completed");
+        }
+        worker.kill();
+    }
+    Ok(())
+}
