@@ -185,7 +185,7 @@ impl Contexts {
 }
 
 /// The server to talk to: flags and environment first, then the current context. A context's token
-/// and organisation are only used with the context's own address.
+/// is only used with the context's own address, and its organisation only with its own token.
 pub fn resolve(globals: &Globals, contexts: &Contexts) -> Result<Server, Error> {
     let current = contexts.current();
     let url = match (&globals.url, current) {
@@ -201,7 +201,11 @@ pub fn resolve(globals: &Globals, contexts: &Contexts) -> Result<Server, Error> 
     let same = current.filter(|current| address(&current.url).is_ok_and(|own| own == url));
     Ok(Server {
         token: globals.token.clone().or_else(|| same.and_then(|context| context.token.clone())),
-        org: globals.org.clone().or_else(|| same.and_then(|context| context.org.clone())),
+        // Another token may well belong to another organisation, and says itself to which.
+        org: globals.org.clone().or_else(|| match globals.token {
+            Some(_) => None,
+            None => same.and_then(|context| context.org.clone()),
+        }),
         url,
     })
 }
@@ -345,6 +349,7 @@ mod tests {
         assert_eq!(server.org.as_deref(), Some("acme"));
         let server = resolve(&globals(None, Some("eve_other")), &contexts()).expect("resolved");
         assert_eq!(server.token.as_ref().map(Token::expose), Some("eve_other"));
+        assert_eq!(server.org, None, "the context's organisation is not the other token's");
     }
 
     #[test]

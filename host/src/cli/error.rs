@@ -247,7 +247,10 @@ impl Error {
     /// Where the fault lies, for people.
     pub(super) fn place(&self) -> Option<String> {
         match self {
-            Error::Refused(refusal) => refusal.field.clone(),
+            // Most problems name the field in their sentence already.
+            Error::Refused(refusal) => {
+                refusal.field.clone().filter(|field| !refusal.sentence().starts_with(field))
+            }
             _ => None,
         }
     }

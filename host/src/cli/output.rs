@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use chrono::{DateTime, Utc};
 use comfy_table::{
-    Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Row, Table, presets,
+    Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Row, Table, Width, presets,
 };
 use console::Term;
 use serde::Serialize;
@@ -12,6 +12,9 @@ use serde::Serialize;
 use super::Globals;
 use super::error::{Error, Exit};
 use crate::requests::Status;
+
+/// Columns that the one that gives way keeps: less of it says nothing, and then lines may wrap.
+const LEAST_WIDE: u16 = 16;
 
 /// How answers are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -95,7 +98,10 @@ impl Output {
     pub fn show<T: Serialize + Render>(&self, answer: &T) -> Result<(), Error> {
         match self.format {
             Format::Json => self.json(answer),
-            Format::Table => self.text(&answer.render(&self.view)),
+            // What a command has waited for happened after it began.
+            Format::Table => {
+                self.text(&answer.render(&View { now: Utc::now(), ..self.view.clone() }))
+            }
         }
     }
 
@@ -178,7 +184,10 @@ impl View {
         rows: impl IntoIterator<Item = [Cell; N]>,
     ) -> String {
         let mut table = self.bare_table();
-        table.set_header(header.map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
+        let header = header.map(|name| Cell::new(name).add_attribute(Attribute::Bold));
+        let mut header = Row::from(header.to_vec());
+        header.max_height(1);
+        table.set_header(header);
         for cells in rows {
             let mut row = Row::from(cells.to_vec());
             if self.width.is_some() {
@@ -187,9 +196,12 @@ impl View {
             table.add_row(row);
         }
         if self.width.is_some() {
-            for index in (0..N).filter(|&index| index != wide) {
+            for index in 0..N {
                 if let Some(column) = table.column_mut(index) {
-                    column.set_constraint(ColumnConstraint::ContentWidth);
+                    column.set_constraint(match index == wide {
+                        true => ColumnConstraint::LowerBoundary(Width::Fixed(LEAST_WIDE)),
+                        false => ColumnConstraint::ContentWidth,
+                    });
                 }
             }
         }
@@ -350,7 +362,7 @@ pub mod tests {
         let rows = [[cell("0199-0199-0199"), cell("a long prompt that does not fit")]];
         insta::assert_snapshot!(view.table(["ID", "PROMPT"], 1, rows), @r"
         ID              PROMPT
-        0199-0199-0199  a long…
+        0199-0199-0199  a long prompt…
         ");
     }
 

@@ -69,7 +69,10 @@ impl Requests {
             }
             None => {
                 let request = self.get(tenant, id).await?;
-                Err(RequestError::Conflict(format!("request {id} is {} already", request.status)))
+                Err(RequestError::Conflict(format!(
+                    "request {id} has ended already: it is {}",
+                    request.status
+                )))
             }
         }
     }

@@ -83,7 +83,9 @@ impl Requests {
             )));
         };
         if ended.status == Status::Completed {
-            return Err(RequestError::Conflict(format!("request {id} has completed")));
+            return Err(RequestError::Conflict(format!(
+                "request {id} is completed: only a failed or cancelled one can be retried"
+            )));
         }
         if let Some(blocker) = ended.cancelled_by {
             let blocker_failed = sqlx::query_scalar!(

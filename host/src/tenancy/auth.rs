@@ -92,7 +92,9 @@ pub struct Identity {
     pub actor: Actor,
     /// Their address, for display.
     pub email: Option<String>,
-    /// The organisations that they may act for with this credential; a token has one.
+    /// The organisations that they may act for with this credential. A token's own comes first, and
+    /// is the only one unless it carries the administration of the platform: whoever makes an
+    /// organisation with it must be able to act for what they have made.
     pub orgs: Vec<Org>,
     /// What the credential may be used for.
     pub scopes: Scopes,
@@ -125,12 +127,14 @@ impl Caller {
 }
 
 impl Identity {
-    /// Acts for the organisation with this slug or id; for the only one when none is named.
+    /// Acts for the organisation with this slug or id; when none is named, for the token's own or
+    /// the only one.
     pub fn in_org(&self, named: Option<&str>) -> Result<Caller, AuthError> {
         let org = match named {
             Some(name) => self.org(name)?,
             None => match &self.orgs[..] {
                 [org] => org,
+                [own, ..] if matches!(self.actor, Actor::Token { .. }) => own,
                 [] => return Err(AuthError::NoOrg),
                 _ => return Err(AuthError::WhichOrg),
             },
@@ -272,6 +276,10 @@ impl Authenticator {
             }
             _ => false,
         };
+        let others = match row.user_id {
+            Some(user) if platform_admin => memberships(&mut tx, user).await?,
+            _ => Vec::new(),
+        };
         tx.commit().await?;
         let email = match row.user_id {
             Some(user) => members::emails(&self.inner.db, &[user.0]).await?.remove(&user),
@@ -284,10 +292,13 @@ impl Authenticator {
             role,
             created_at: row.created_at,
         };
+        let own = org.id;
+        let others = others.into_iter().filter(|other| other.id != own);
+        let others = others.map(|other| Org { role: other.role.min(row.role), ..other });
         Ok(Identity {
             actor: Actor::Token { token: row.id, user: row.user_id },
             email,
-            orgs: vec![org],
+            orgs: std::iter::once(org).chain(others).collect(),
             scopes,
             platform_admin,
         })
