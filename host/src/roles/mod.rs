@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::db::{Db, DbConfig, SchemaState, schema_state};
+use crate::db::{Db, DbConfig, SchemaState, is_connection_loss, schema_state};
 use crate::skills::artifact::{ArtifactCache, Signer, Verifier};
 
 /// Where the platform's database is.
@@ -50,10 +50,11 @@ async fn ready(db: &Db, stop: &CancellationToken) -> anyhow::Result<()> {
                     "the database's schema is older than this eve: run `eve migrate` first"
                 )
             }
-            Err(error) => {
+            Err(error) if is_connection_loss(&error) => {
                 let error: &dyn std::error::Error = &error;
                 tracing::warn!(error, "the database cannot be reached; trying again");
             }
+            Err(error) => return Err(error).context("reading the database's schema version"),
         }
         tokio::select! {
             () = stop.cancelled() => anyhow::bail!("stopped before the database could be reached"),

@@ -90,8 +90,10 @@ pub async fn run(config: WorkerConfig, parts: WorkerParts, stop: CancellationTok
     // Before the first claim: a run without its grants would fail for good.
     let mut wait = RETRY.0;
     while let Err(error) = settings.refresh(&parts.db, &config.worker_type).await {
-        let error: &dyn std::error::Error = &error;
-        tracing::warn!(error, "the worker type cannot be read; trying again");
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "the worker type cannot be read; trying again"
+        );
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY.1),
