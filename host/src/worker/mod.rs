@@ -345,17 +345,9 @@ impl Pool {
     fn heard(&mut self, event: Event) {
         match event {
             Event::Pending => self.hungry = true,
-            Event::Interrupted(id) => {
-                // Somebody ended it: its lease is gone, and whatever it did with it.
-                if let Some(abort) = self.in_hand.get(&id).and_then(|held| held.running.as_ref()) {
-                    abort.abort();
-                    self.forget(id);
-                    self.hungry = true;
-                } else if self.in_hand.contains_key(&id) {
-                    self.ready.retain(|run| run.id.0 != id);
-                    self.forget(id);
-                }
-            }
+            // Somebody ended it; or had ended it, and it was retried and claimed again before the bell
+            // came. The leases tell.
+            Event::Interrupted(id) => self.unsure |= self.in_hand.contains_key(&id),
         }
     }
 
@@ -577,6 +569,7 @@ impl Pool {
                     if kept.contains(&id) {
                         continue;
                     }
+                    self.hungry = true;
                     let held = self.in_hand.remove(&id);
                     match held.and_then(|held| held.running) {
                         // Finished ones find out when they are written.
