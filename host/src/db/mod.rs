@@ -135,6 +135,13 @@ pub fn is_connection_loss(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether Postgres refused the values, so that the same statement would be refused again: data
+/// exceptions, violated constraints, more than fits.
+pub fn is_refusal(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error)
+        if error.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class))))
+}
+
 /// Whether Postgres chose this transaction to break a deadlock or a serialisation conflict.
 pub fn is_deadlock(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(error)

@@ -25,13 +25,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::db::{Db, Scope, is_connection_loss};
+use crate::db::{Db, Scope, is_refusal};
 use crate::delivery::claim::{Appetite, Claimed, Cursor};
 use crate::delivery::finish::{self, Finished, Written};
 use crate::delivery::lease::{self, BEAT, Heartbeat};
 use crate::ids::{OrgId, WorkerId};
 use crate::notify::{self, Bell};
-use crate::requests::{FailureCode, Requests};
+use crate::requests::Requests;
 use crate::runtime::Runtime;
 use crate::skills::loader::Loader;
 
@@ -90,8 +90,10 @@ pub async fn run(config: WorkerConfig, parts: WorkerParts, stop: CancellationTok
     // Before the first claim: a run without its grants would fail for good.
     let mut wait = RETRY.0;
     while let Err(error) = settings.refresh(&parts.db, &config.worker_type).await {
-        let error: &dyn std::error::Error = &error;
-        tracing::warn!(error, "the worker type cannot be read; trying again");
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "the worker type cannot be read; trying again"
+        );
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY.1),
@@ -594,7 +596,7 @@ async fn settle(
     appetite: Option<&Appetite>,
 ) -> Result<Settlement, sqlx::Error> {
     let written = match settle_once(db, worker, cursor, batch, appetite).await {
-        Err(error) if !batch.is_empty() && !is_connection_loss(&error) => {
+        Err(error) if !batch.is_empty() && is_refusal(&error) => {
             // One run of the batch is what Postgres does not take. Alone, each shows whether it is
             // the one; the others are written.
             tracing::error!(
@@ -640,14 +642,10 @@ async fn one_by_one(
         let outcome = settle_once(db, worker, cursor, one, None).await;
         let left = match outcome {
             Ok(written) => written.left,
-            Err(error) if is_connection_loss(&error) => return Err(error),
+            // A full disk or a deadlock is nothing that a run could be blamed for.
+            Err(error) if !is_refusal(&error) => return Err(error),
             Err(error) => {
-                let failed = Finished::unstarted(
-                    finished.run.clone(),
-                    FailureCode::OutputInvalid,
-                    format!("the outcome could not be stored: {error}"),
-                    false,
-                );
+                let failed = finished.refused(&error);
                 settle_once(db, worker, cursor, &[failed], None).await?.left
             }
         };
