@@ -103,6 +103,10 @@ impl Cursor {
     ) -> Result<Vec<Claimed>, sqlx::Error> {
         let lease: i64 = rand::random_range(1..i64::MAX);
         let mut ids: Vec<Uuid> = Vec::new();
+        // First: a backlog would fill every batch before its turn.
+        if appetite.suspect {
+            ids.extend(self.take_suspect(tx, lease).await?);
+        }
         let mut held = appetite.held.clone();
         // The second pass gives to organisations that have more what others did not need.
         for _pass in 0..2 {
@@ -121,9 +125,6 @@ impl Cursor {
                 break;
             }
         }
-        if appetite.suspect && ids.len() < appetite.batch {
-            ids.extend(self.take_suspect(tx, lease).await?);
-        }
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -138,13 +139,19 @@ impl Cursor {
         appetite: &Appetite,
         held: &HashMap<OrgId, usize>,
     ) -> Result<Vec<(Uuid, Uuid)>, sqlx::Error> {
+        // With the last slot only organisations that hold nothing are served.
+        let cap = if appetite.last_slot { 1 } else { appetite.org_cap as i64 };
+        // Not even visited, or a rotation that ends at one of them would stay there.
+        let full: Vec<Uuid> = held
+            .iter()
+            .filter(|(_, count)| **count as i64 >= cap)
+            .map(|(org, _)| org.0)
+            .collect();
         let (orgs, counts): (Vec<Uuid>, Vec<i64>) = held
             .iter()
             .filter(|(_, count)| **count > 0)
             .map(|(org, count)| (org.0, *count as i64))
             .unzip();
-        // With the last slot only organisations that hold nothing are served.
-        let cap = if appetite.last_slot { 1 } else { appetite.org_cap as i64 };
         let rows = sqlx::query!(
             r#"
             WITH RECURSIVE ahead (org_id, place) AS (
@@ -170,21 +177,21 @@ impl Cursor {
                   FROM behind b WHERE b.org_id IS NOT NULL
             ), visited AS MATERIALIZED (
                 SELECT o.org_id, o.place, coalesce(h.count, 0) AS held
-                  FROM (SELECT * FROM ahead UNION ALL SELECT * FROM behind LIMIT $3) o
+                  FROM (SELECT * FROM ahead WHERE org_id IS NOT NULL AND org_id <> ALL ($10)
+                         UNION ALL
+                        SELECT * FROM behind WHERE org_id IS NOT NULL AND org_id <> ALL ($10)
+                         LIMIT $3) o
                   LEFT JOIN unnest($4::uuid[], $5::bigint[]) AS h (org_id, count) ON h.org_id = o.org_id
-                 WHERE o.org_id IS NOT NULL
-            ), served AS MATERIALIZED (
-                SELECT org_id, place, held FROM visited WHERE held < $6
             ), picked AS MATERIALIZED (
                 SELECT p.id, s.place
-                  FROM served s
+                  FROM visited s
                  CROSS JOIN LATERAL (
                        SELECT q.id
                          FROM eve.queue q
                         WHERE q.status = 'pending' AND q.worker_type = $1 AND q.org_id = s.org_id
                           AND q.rescues = 0
                         ORDER BY q.priority, q.id
-                        LIMIT least(($7 + (SELECT count(*) FROM served) - 1) / (SELECT count(*) FROM served),
+                        LIMIT least(($7 + (SELECT count(*) FROM visited) - 1) / (SELECT count(*) FROM visited),
                                     $6 - s.held)
                           FOR NO KEY UPDATE SKIP LOCKED
                        ) p
@@ -206,13 +213,17 @@ impl Cursor {
             cap,
             want as i64,
             self.worker_id.0,
-            lease
+            lease,
+            &full
         )
         .fetch_all(&mut *tx)
         .await?;
-        if let Some(last) = rows.first().and_then(|row| row.last_org) {
-            self.after = last;
-        }
+        self.after = match rows.first() {
+            Some(row) => row.last_org.unwrap_or(self.after),
+            // Those that were visited have suspects only, or others are claiming them: next time from
+            // somewhere else.
+            None => Uuid::new_v4(),
+        };
         Ok(rows.into_iter().map(|row| (row.id, row.org_id)).collect())
     }
 
