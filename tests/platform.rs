@@ -181,6 +181,47 @@ impl Platform {
         self.create(json!({ "skill": "hostile", "context": orders, "max_attempts": 1 })).await
     }
 
+    /// Has another organisation, which is made if need be, wait for so many runs of a skill; past the
+    /// API, whose batches are smaller.
+    pub async fn flood(
+        &self,
+        org: &str,
+        count: usize,
+        skill: &str,
+        context: Value,
+    ) -> Result<Vec<Uuid>> {
+        let ids: Vec<Uuid> = (0..count).map(|_| Uuid::now_v7()).collect();
+        let mut tx = self.pool.begin().await?;
+        sqlx::query(
+            "INSERT INTO eve.organizations (slug, name) VALUES ($1, $1) ON CONFLICT DO NOTHING",
+        )
+        .bind(org)
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query(
+            "INSERT INTO eve.requests
+                    (id, org_id, worker_type, skill, context, root_request_id, orchestration_id, created_by)
+             SELECT n.id, o.id, 'general', $3, $4, n.id, n.id, '{\"via\": \"platform\"}'
+               FROM eve.organizations o, unnest($2::uuid[]) n (id)
+              WHERE o.slug = $1",
+        )
+        .bind(org)
+        .bind(&ids)
+        .bind(skill)
+        .bind(context)
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query(
+            "INSERT INTO eve.queue (id, org_id, worker_type, status, priority)
+             SELECT id, org_id, worker_type, 'pending', 0 FROM eve.requests WHERE id = ANY ($1)",
+        )
+        .bind(&ids)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(ids)
+    }
+
     /// How a request ended, if it has.
     pub async fn ended(&self, id: Uuid) -> Option<Ended> {
         sqlx::query_as(

@@ -128,6 +128,10 @@ impl Cursor {
             self.floors.clear();
         }
         let mut ids: Vec<Uuid> = Vec::new();
+        // First: a backlog would fill every batch before its turn.
+        if appetite.suspect {
+            ids.extend(self.take_suspect(tx, lease).await?);
+        }
         let mut held = appetite.held.clone();
         // The second pass gives to organisations that have more what others did not need. If floors
         // were in the way, it begins at the beginning.
@@ -155,9 +159,6 @@ impl Cursor {
             if short {
                 self.floors.clear();
             }
-        }
-        if appetite.suspect && ids.len() < appetite.batch {
-            ids.extend(self.take_suspect(tx, lease).await?);
         }
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -188,6 +189,9 @@ impl Cursor {
         }
         // With the last slot only organisations that hold nothing are served.
         let cap = if appetite.last_slot { 1 } else { appetite.org_cap as i64 };
+        // Not even visited, or a rotation that ends at one of them would stay there.
+        let full: Vec<Uuid> =
+            held.iter().filter(|(_, count)| **count as i64 >= cap).map(|(org, _)| org.0).collect();
         let rows = sqlx::query!(
             r#"
             WITH RECURSIVE ahead (org_id, place) AS (
@@ -225,18 +229,18 @@ impl Cursor {
                  WHERE b.org_id IS NOT NULL
             ), visited AS MATERIALIZED (
                 SELECT o.org_id, o.place, coalesce(h.count, 0) AS held, f.priority, f.id
-                  FROM (SELECT * FROM ahead WHERE place >= 0 AND org_id IS NOT NULL
+                  FROM (SELECT * FROM ahead
+                         WHERE place >= 0 AND org_id IS NOT NULL AND org_id <> ALL ($13)
                          UNION ALL
-                        SELECT * FROM behind WHERE place >= 1000000 AND org_id IS NOT NULL
+                        SELECT * FROM behind
+                         WHERE place >= 1000000 AND org_id IS NOT NULL AND org_id <> ALL ($13)
                          LIMIT $3) o
                   LEFT JOIN unnest($4::uuid[], $5::bigint[]) AS h (org_id, count) ON h.org_id = o.org_id
                   LEFT JOIN unnest($10::uuid[], $11::smallint[], $12::uuid[]) AS f (org_id, priority, id)
                          ON f.org_id = o.org_id
-            ), served AS MATERIALIZED (
-                SELECT * FROM visited WHERE held < $6
             ), picked AS MATERIALIZED (
                 SELECT p.id
-                  FROM served s
+                  FROM visited s
                  CROSS JOIN LATERAL (
                        SELECT q.id
                          FROM eve.queue q
@@ -245,7 +249,7 @@ impl Cursor {
                           AND (q.priority, q.id)
                               > (coalesce(s.priority, -32768), coalesce(s.id, '00000000-0000-0000-0000-000000000000'))
                         ORDER BY q.priority, q.id
-                        LIMIT least(($7 + (SELECT count(*) FROM served) - 1) / (SELECT count(*) FROM served),
+                        LIMIT least(($7 + (SELECT count(*) FROM visited) - 1) / (SELECT count(*) FROM visited),
                                     $6 - s.held)
                           FOR NO KEY UPDATE SKIP LOCKED
                        ) p
@@ -271,12 +275,16 @@ impl Cursor {
             &floored,
             &floor_priorities,
             &floor_ids,
+            &full,
         )
         .fetch_all(&mut *tx)
         .await?;
-        if let Some(last) = rows.first().and_then(|row| row.last_org) {
-            self.after = last;
-        }
+        self.after = match rows.first() {
+            Some(row) => row.last_org.unwrap_or(self.after),
+            // Those that were visited have suspects only, or others are claiming them: next time from
+            // somewhere else.
+            None => Uuid::new_v4(),
+        };
         Ok(rows
             .into_iter()
             .map(|row| Taken { id: row.id, org_id: row.org_id, priority: row.priority })

@@ -10,7 +10,7 @@ use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::claim::Claimed;
-use crate::db::{Db, Scope, Tx, is_connection_loss, is_deadlock};
+use crate::db::{Db, Scope, Tx, is_deadlock, is_refusal};
 use crate::ids::{RequestId, WorkerId};
 use crate::requests::create::{self, Lineage, Parent, Prepared};
 use crate::requests::graph::{Ending, Graph, Reach, Ripple};
@@ -90,6 +90,24 @@ impl Finished {
             wall: Duration::ZERO,
             cpu: Duration::ZERO,
             memory_peak: 0,
+        }
+    }
+
+    /// The same run, failed because Postgres does not take what came of it.
+    pub fn refused(&self, why: impl std::fmt::Display) -> Finished {
+        let (code, message) = match self.is_plain() {
+            true => (FailureCode::OutputInvalid, format!("the outcome could not be stored: {why}")),
+            false => (
+                FailureCode::EffectsInvalid,
+                format!("what the run asked for could not be committed: {why}"),
+            ),
+        };
+        Finished {
+            outcome: Outcome::Failed { code, message, retryable: false },
+            creates: Vec::new(),
+            cancels: Vec::new(),
+            log: Vec::new(),
+            ..self.clone()
         }
     }
 
@@ -351,95 +369,44 @@ pub enum Written {
     LeaseLost,
 }
 
-/// Ends one run with all that follows: its effects, its dependents. What cannot be committed for a
-/// reason of its own fails the run, alone; only an outage is an error.
+/// Ends one run with all that follows: its effects, its dependents.
 pub async fn with_graph(
     db: &Db,
     worker: WorkerId,
     finished: &Finished,
 ) -> Result<Written, sqlx::Error> {
-    let refused = match persistently(db, worker, finished).await {
-        Ok(written) => return Ok(written),
-        Err(RequestError::Database { source, .. }) if is_transient(&source) => return Err(source),
-        Err(refused) => refused,
-    };
-    tracing::error!(
-        request = %finished.run.id,
-        error = &refused as &dyn std::error::Error,
-        "a run's outcome was refused; the run fails"
-    );
-    let (code, what) = match finished.is_plain() {
-        true => (FailureCode::OutputInvalid, "its outcome"),
-        false => (FailureCode::EffectsInvalid, "what it asked for"),
-    };
-    let message = match refused {
-        // What Postgres says is for the operator's log.
-        RequestError::Database { .. } => format!("{what} could not be committed"),
-        told => format!("{what} could not be committed: {told}"),
-    };
-    let failed = Finished {
-        outcome: Outcome::Failed { code, message, retryable: false },
-        creates: Vec::new(),
-        cancels: Vec::new(),
-        ..finished.clone()
-    };
-    persistently(db, worker, &failed).await.map_err(|error| match error {
-        RequestError::Database { source, .. } => source,
-        other => sqlx::Error::Protocol(format!("failing a run was refused: {other}")),
-    })
-}
-
-/// Tries again where somebody else was in the way.
-async fn persistently(
-    db: &Db,
-    worker: WorkerId,
-    finished: &Finished,
-) -> Result<Written, RequestError> {
     let mut tries = 0;
+    let mut failed: Option<Finished> = None;
     loop {
-        match try_with_graph(db, worker, finished).await {
+        match try_with_graph(db, worker, failed.as_ref().unwrap_or(finished)).await {
+            // A key's request that another run creates at this moment breaks a unique index; the next
+            // try finds it.
             Err(RequestError::Database { source, .. })
-                if tries < 10 && (is_deadlock(&source) || is_duplicate(&source)) =>
+                if (is_deadlock(&source) || is_taken(&source)) && tries < 10 =>
             {
                 tries += 1;
             }
-            other => return other,
+            // It fails, alone. Only once: a failure that is refused too is not the run's fault.
+            Err(RequestError::Database { source, .. })
+                if is_refusal(&source) && failed.is_none() =>
+            {
+                let error: &dyn std::error::Error = &source;
+                tracing::error!(request = %finished.run.id, error, "what came of a run was refused");
+                failed = Some(finished.refused(&source));
+            }
+            Err(RequestError::Database { source, .. }) => return Err(source),
+            // What the run asked for cannot be had any more.
+            Err(refused) if failed.is_none() => failed = Some(finished.refused(&refused)),
+            Err(other) => {
+                return Err(sqlx::Error::Protocol(format!("ending a run was refused: {other}")));
+            }
+            Ok(written) => return Ok(written),
         }
     }
 }
 
-/// Whether it is worth trying later: an outage, or locks that nobody gave up for long.
-fn is_transient(error: &sqlx::Error) -> bool {
-    is_connection_loss(error) || is_deadlock(error) || !matches!(error, sqlx::Error::Database(_))
-}
-
-fn is_duplicate(error: &sqlx::Error) -> bool {
+fn is_taken(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(error) if error.is_unique_violation())
-}
-
-/// What the run creates, without what another run has created under the same idempotency key since
-/// this one reserved it: that request stands.
-async fn still_to_create(tx: &mut Tx, finished: &Finished) -> Result<Vec<Prepared>, sqlx::Error> {
-    let keyed: Vec<Uuid> = finished
-        .creates
-        .iter()
-        .filter(|(_, new)| new.idempotency_key.is_some())
-        .map(|(id, _)| id.0)
-        .collect();
-    let made = match keyed.is_empty() {
-        true => Vec::new(),
-        false => {
-            sqlx::query_scalar!("SELECT id FROM eve.requests WHERE id = ANY ($1)", &keyed)
-                .fetch_all(&mut **tx)
-                .await?
-        }
-    };
-    Ok(finished
-        .creates
-        .iter()
-        .filter(|(id, _)| !made.contains(&id.0))
-        .map(|(id, new)| Prepared { id: *id, new: new.clone() })
-        .collect())
 }
 
 async fn try_with_graph(
@@ -464,7 +431,13 @@ async fn try_with_graph(
         return Ok(Written::Done(Ripple::default()));
     }
 
-    let prepared = still_to_create(&mut tx, finished).await.map_err(failed())?;
+    let there = created_meanwhile(&mut tx, finished).await.map_err(failed())?;
+    let prepared: Vec<Prepared> = finished
+        .creates
+        .iter()
+        .filter(|(id, _)| !there.contains(&id.0))
+        .map(|(id, new)| Prepared { id: *id, new: new.clone() })
+        .collect();
     let ending = finished.ending();
     let mut reach = Reach { rows: create::external_blockers(&prepared), ..Reach::default() };
     reach.failing.extend(finished.cancels.iter().map(|(target, _)| target.0));
@@ -506,6 +479,23 @@ async fn try_with_graph(
     write_logs(&mut tx, &[finished]).await.map_err(failed())?;
     tx.commit().await.map_err(failed())?;
     Ok(Written::Done(ripple))
+}
+
+/// Which of the requests that a run creates under a key are there already: another run had the same
+/// key, and committed first.
+async fn created_meanwhile(tx: &mut Tx, finished: &Finished) -> Result<Vec<Uuid>, sqlx::Error> {
+    let keyed: Vec<Uuid> = finished
+        .creates
+        .iter()
+        .filter(|(_, new)| new.idempotency_key.is_some())
+        .map(|(id, _)| id.0)
+        .collect();
+    if keyed.is_empty() {
+        return Ok(Vec::new());
+    }
+    sqlx::query_scalar!("SELECT id FROM eve.requests WHERE id = ANY ($1)", &keyed)
+        .fetch_all(&mut **tx)
+        .await
 }
 
 fn holds_lease(graph: &Graph, worker: WorkerId, finished: &Finished) -> bool {
