@@ -196,7 +196,8 @@ impl Graph {
             tx.execute("SAVEPOINT graph").await?;
             let live = lock_rows(tx, &wanted).await?;
             let found = discover(tx, reach).await?;
-            if found.is_subset(&wanted) {
+            let complete = found.is_subset(&wanted) && !appeared(tx, &wanted, &live).await?;
+            if complete {
                 tx.execute("RELEASE SAVEPOINT graph").await?;
                 return Ok(Graph { live });
             }
@@ -263,6 +264,25 @@ async fn discover(tx: &mut Tx, reach: &Reach) -> Result<BTreeSet<Uuid>, sqlx::Er
     let edges = open_edges(tx, &reach.completing, &reach.failing).await?;
     found.extend(edges.iter().map(|edge| edge.dependent));
     Ok(found)
+}
+
+/// Whether one of those that were wanted and not there is there now: a retry revived it while the
+/// others' locks were waited for. Unlocked, it would get dependents that nobody hears of.
+async fn appeared(
+    tx: &mut Tx,
+    wanted: &BTreeSet<Uuid>,
+    live: &BTreeMap<Uuid, Live>,
+) -> Result<bool, sqlx::Error> {
+    let absent: Vec<Uuid> = wanted.iter().filter(|id| !live.contains_key(id)).copied().collect();
+    if absent.is_empty() {
+        return Ok(false);
+    }
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM eve.queue WHERE id = ANY ($1)) AS "appeared!""#,
+        &absent
+    )
+    .fetch_one(&mut **tx)
+    .await
 }
 
 /// Open edges below requests that end: one level below those that complete, and below those that

@@ -91,7 +91,7 @@ impl Requests {
             }
         }
         let revived = cascade(&mut tx, id.0, ended.generation).await.map_err(failed())?;
-        // Who is revived is certain only now that their rows are locked.
+        // Who is revived, and by whom they are blocked, is certain only now that all of them are locked.
         if !neighbours(&mut tx, id.0).await.map_err(failed())?.is_subset(&locked) {
             drop(tx);
             return Box::pin(self.try_retry(tenant, actor, id)).await;
@@ -105,14 +105,26 @@ impl Requests {
     }
 }
 
-/// Locks the live blockers of whoever will be revived, and dependents that are held: before the rows of
-/// the dead, as an insertion does. A blocker that ended unseen would leave its dependent waiting for
-/// it for ever.
+/// Locks the blockers of whoever will be revived, and dependents that are held: the live ones first, then
+/// the results of the others, as an insertion does. A blocker that ended or was retried unseen would
+/// leave its dependent waiting for ever. Returns what it holds the locks of.
 async fn lock_neighbours(tx: &mut Tx, id: Uuid) -> Result<BTreeSet<Uuid>, sqlx::Error> {
-    let found = neighbours(tx, id).await?;
-    let rows = found.iter().copied().collect();
-    Graph::lock(tx, &Reach { rows, ..Reach::default() }).await?;
-    Ok(found)
+    let rows: Vec<Uuid> = neighbours(tx, id).await?.into_iter().collect();
+    let reach = Reach { rows: rows.clone(), ..Reach::default() };
+    let mut locked: BTreeSet<Uuid> = Graph::lock(tx, &reach).await?.live.into_keys().collect();
+    let ended = sqlx::query_scalar!(
+        r#"
+        SELECT request_id FROM eve.orchestration_results
+         WHERE request_id = ANY ($1)
+         ORDER BY request_id
+           FOR UPDATE
+        "#,
+        &rows
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    locked.extend(ended);
+    Ok(locked)
 }
 
 async fn neighbours(tx: &mut Tx, id: Uuid) -> Result<BTreeSet<Uuid>, sqlx::Error> {
@@ -127,6 +139,9 @@ async fn neighbours(tx: &mut Tx, id: Uuid) -> Result<BTreeSet<Uuid>, sqlx::Error
                 ON x.cancelled_by = r.id AND x.cancelled_by_generation = r.generation
         )
         SELECT d.blocker_id AS "id!" FROM revived r JOIN eve.dependencies d ON d.dependent_id = r.id
+         WHERE d.state <> 'met'
+           AND (EXISTS (SELECT FROM eve.queue q WHERE q.id = d.blocker_id)
+                OR EXISTS (SELECT FROM eve.orchestration_results x WHERE x.request_id = d.blocker_id))
          UNION
         SELECT d.dependent_id FROM revived r JOIN eve.dependencies d ON d.blocker_id = r.id
          WHERE d.state = 'held'
