@@ -1,5 +1,6 @@
 //! A whole platform for one test: control planes, a token, skills, and what came of requests.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -24,7 +25,7 @@ pub struct Platform {
     token: String,
     http: reqwest::Client,
     pool: PgPool,
-    _artifacts: TempDir,
+    artifacts: TempDir,
     // Last, so that nobody is connected any more when it is dropped.
     _database: Option<Database>,
 }
@@ -105,7 +106,7 @@ impl Platform {
             token,
             http: http_client()?,
             pool,
-            _artifacts: artifacts,
+            artifacts: artifacts,
             _database: database,
         })
     }
@@ -119,6 +120,11 @@ impl Platform {
     /// The control planes, to kill them.
     pub fn servers(&mut self) -> &mut Vec<Server> {
         &mut self.servers
+    }
+
+    /// Where its processes keep machine code.
+    pub fn cache(&self) -> PathBuf {
+        self.artifacts.path().join("cache")
     }
 
     /// The command line.

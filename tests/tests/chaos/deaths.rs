@@ -10,9 +10,7 @@ use crate::invariants;
 /// A thousand requests of every kind. `metadata.kind` says what should become of each.
 fn thousand() -> Vec<Value> {
     let mut all = Vec::new();
-    let hostile = |kind: &str, orders: Value| {
-        json!({ "skill": "hostile", "context": orders, "metadata": { "kind": kind } })
-    };
+    let hostile = |kind: &str, orders: Value| json!({ "skill": "hostile", "context": orders, "metadata": { "kind": kind } });
     for _ in 0..500 {
         all.push(hostile("completes", json!({ "spin_ms": 5 })));
     }

@@ -22,7 +22,8 @@ async fn what_runs_finishes_and_the_rest_goes_back() -> Result<()> {
         Some(end) => assert_eq!((end.status.as_str(), end.attempt), ("completed", 1)),
         None => assert_eq!(platform.live(ids[0]).await, Some(("pending".into(), 0, 0))),
     }
-    let held = "SELECT count(*) FROM eve.queue WHERE status <> 'pending' OR attempt > 0 OR drains > 0";
+    let held =
+        "SELECT count(*) FROM eve.queue WHERE status <> 'pending' OR attempt > 0 OR drains > 0";
     assert_eq!(platform.count(held).await, 0, "the rest is as if it had never been claimed");
     assert_eq!(platform.count("SELECT count(*) FROM eve.workers").await, 0, "it has signed off");
 

@@ -19,8 +19,7 @@ async fn children_commit_with_their_parent_or_not_at_all() -> Result<()> {
     let platform = Platform::start(&["hostile", "noop"]).await?;
     platform.set_limits(json!({ "cpu_ms": 500 })).await?;
     let _worker = platform.worker(4)?;
-    let created =
-        platform.order(json!({ "do": "create", "create": 25, "skill": "noop" })).await?;
+    let created = platform.order(json!({ "do": "create", "create": 25, "skill": "noop" })).await?;
     let mut broken = Vec::new();
     for (how, code) in [
         ("create-then-trap", "trapped"),

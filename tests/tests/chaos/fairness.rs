@@ -24,7 +24,8 @@ async fn flood(platform: &Platform) -> Result<()> {
     Ok(())
 }
 
-const FLOODING: &str = "SELECT count(*) FROM eve.queue q JOIN eve.organizations o ON o.id = q.org_id
+const FLOODING: &str =
+    "SELECT count(*) FROM eve.queue q JOIN eve.organizations o ON o.id = q.org_id
                          WHERE o.slug = 'flood'";
 
 #[tokio::test]
@@ -36,8 +37,7 @@ async fn fifty_requests_do_not_wait_for_twenty_thousand() -> Result<()> {
         .until("the flood to be worked on", "SELECT count(*) > 100 FROM eve.orchestration_results")
         .await;
     let before = platform.count(FLOODING).await;
-    let ids =
-        platform.create_all((0..50).map(|_| json!({ "skill": "noop" })).collect()).await?;
+    let ids = platform.create_all((0..50).map(|_| json!({ "skill": "noop" })).collect()).await?;
     for id in ids {
         assert_eq!(platform.end_of(id).await.status, "completed");
     }

@@ -76,8 +76,9 @@ async fn cancelling_stops_a_loop_and_commits_nothing() -> Result<()> {
     // One slot: whatever comes next runs only if the loop has really stopped.
     let _worker = platform.worker(1)?;
     for _ in 0..3 {
-        let looping =
-            platform.order(json!({ "do": "create-then-loop", "create": 2, "skill": "noop" })).await?;
+        let looping = platform
+            .order(json!({ "do": "create-then-loop", "create": 2, "skill": "noop" }))
+            .await?;
         platform.claimed(looping).await;
         let next = platform.create(json!({ "skill": "noop" })).await?;
         let cancelled =

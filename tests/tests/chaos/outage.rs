@@ -10,7 +10,8 @@ use crate::invariants;
 
 /// `pg_ctl stop -m immediate`: no session is told, nothing is written.
 async fn crash(postgres: PrivatePostgres) -> Result<()> {
-    let pid = i32::try_from(postgres.pid()).ok().and_then(Pid::from_raw).context("no process id")?;
+    let pid =
+        i32::try_from(postgres.pid()).ok().and_then(Pid::from_raw).context("no process id")?;
     kill_process(pid, Signal::QUIT)?;
     postgres.ended().await;
     Ok(())
@@ -64,7 +65,8 @@ async fn everything_recovers_from_an_outage_of_postgres() -> Result<()> {
     }
     platform.until("an empty queue", "SELECT NOT EXISTS (SELECT FROM eve.queue)").await;
 
-    let completed = "SELECT count(*) FROM eve.orchestration_results WHERE status = 'completed' AND attempt = 1";
+    let completed =
+        "SELECT count(*) FROM eve.orchestration_results WHERE status = 'completed' AND attempt = 1";
     assert_eq!(platform.count("SELECT count(*) FROM eve.requests").await, 800);
     let failed: Vec<(String, String)> = sqlx::query_as(
         "SELECT DISTINCT error_code, error_message FROM eve.orchestration_results WHERE status <> 'completed'",
