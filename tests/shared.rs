@@ -55,6 +55,8 @@ pub struct Member {
     url: String,
     http: reqwest::Client,
     pool: PgPool,
+    /// The platform goes on for as long as somebody is a member of something on it.
+    _running: Arc<Running>,
 }
 
 impl Shared {
@@ -90,6 +92,7 @@ impl Shared {
             url,
             http: http_client()?,
             pool: self.pool.clone(),
+            _running: self.running.clone(),
         })
     }
 
