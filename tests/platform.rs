@@ -106,7 +106,7 @@ impl Platform {
             token,
             http: http_client()?,
             pool,
-            artifacts: artifacts,
+            artifacts,
             _database: database,
         })
     }
@@ -184,7 +184,7 @@ impl Platform {
         }
         let created = self.post("/v1/requests/batch", &json!({ "requests": requests })).await?;
         let created = created["requests"].as_array().context("no requests came back")?;
-        created.iter().map(|request| id_of(request)).collect()
+        created.iter().map(id_of).collect()
     }
 
     /// Creates one request of the type `general`.

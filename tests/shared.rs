@@ -209,6 +209,7 @@ impl Member {
                 'skills', (SELECT coalesce(jsonb_agg(to_jsonb(s)), '[]') FROM eve.skills s WHERE org_id = $1),
                 'versions', (SELECT count(*) FROM eve.skill_versions WHERE org_id = $1),
                 'artifacts', (SELECT count(*) FROM eve.artifacts WHERE org_id = $1),
+                'keys', (SELECT count(*) FROM eve.idempotency_keys WHERE org_id = $1),
                 'tokens', (SELECT count(*) FROM eve.api_tokens WHERE org_id = $1),
                 'members', (SELECT count(*) FROM eve.org_members WHERE org_id = $1),
                 'audit', (SELECT count(*) FROM eve.audit_log WHERE org_id = $1))",

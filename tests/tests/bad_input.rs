@@ -229,6 +229,14 @@ async fn a_request_that_makes_no_sense_is_not_created() -> anyhow::Result<()> {
         assert!(detail(&problem).contains(reason), "{shown}: should say `{reason}`: {problem}");
         assert_eq!(acme.belongings().await?, before, "{shown}");
     }
+    // A key is not used up by a body that was refused.
+    for refused in [
+        json!({ "worker_type": "nobody", "idempotency_key": "k", "blocked_by": [absent] }),
+        json!({ "worker_type": "nobody", "idempotency_key": "k", "skill": "nope" }),
+    ] {
+        assert_eq!(acme.post("/v1/requests", &refused).await?.0, 422);
+        assert_eq!(acme.belongings().await?, before, "{refused}");
+    }
     // The two messages about blockers tell nothing about the other organisation.
     let said = async |id: Uuid| -> anyhow::Result<String> {
         let body = json!({ "worker_type": "general", "blocked_by": [id] });

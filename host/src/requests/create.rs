@@ -8,9 +8,7 @@ use uuid::Uuid;
 
 use super::graph::{Graph, HOLD_HOURS, Reach, Ripple};
 use super::read::Reader;
-use super::{
-    BlockerRef, Created, NewRequest, OnFailure, Origin, RequestError, Requests, Status,
-};
+use super::{BlockerRef, Created, NewRequest, OnFailure, Origin, RequestError, Requests, Status};
 use crate::db::{Scope, Tx, is_deadlock};
 use crate::ids::RequestId;
 use crate::tenancy::Tenant;
@@ -92,7 +90,10 @@ impl Requests {
         let key = key.or(new[0].idempotency_key.as_deref()).map(str::to_owned);
         let mut ids: Vec<RequestId> = new.iter().map(|_| RequestId::generate()).collect();
         if let Some(key) = &key {
-            let reserved = self.reserve(Reader::Member, tenant, key, &body_hash(&new), &ids).await?;
+            // A refusal later on would leave the key to a body that has made nothing.
+            self.blockers_exist(tenant, &new).await?;
+            let reserved =
+                self.reserve(Reader::Member, tenant, key, &body_hash(&new), &ids).await?;
             ids = reserved;
             // A replay answers with what exists. If the first call died between the reservation and
             // the creation, this one creates, with the reserved ids.
@@ -117,13 +118,52 @@ impl Requests {
         match outcome {
             Ok(ripple) => self.bell.ripple(&ripple),
             // The same key at the same time: the other call has just inserted the reserved ids.
-            Err(RequestError::Database { source, .. }) if key.is_some() && is_duplicate(&source) => {
+            Err(RequestError::Database { source, .. })
+                if key.is_some() && is_duplicate(&source) =>
+            {
                 let requests = self.snapshot(tenant, &ids).await?;
                 return Ok(Created { requests, replayed: true });
             }
             Err(error) => return Err(error),
         }
         Ok(Created { requests: self.snapshot(tenant, &ids).await?, replayed: false })
+    }
+
+    /// Whether the requests that are waited for exist. They are looked at again under locks.
+    async fn blockers_exist(&self, tenant: Tenant, new: &[NewRequest]) -> Result<(), RequestError> {
+        let named = |new: &NewRequest| -> Vec<Uuid> {
+            let ids = new.blocked_by.iter().filter_map(|blocker| match blocker.on {
+                BlockerRef::Id(id) => Some(id.0),
+                BlockerRef::Entry(_) => None,
+            });
+            ids.collect()
+        };
+        let wanted: BTreeSet<Uuid> = new.iter().flat_map(named).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let wanted: Vec<Uuid> = wanted.into_iter().collect();
+        let failed = RequestError::database("looking blockers up");
+        let found: HashSet<Uuid> = async {
+            let mut tx = self.db.begin(Scope::Tenant(tenant)).await?;
+            sqlx::query_scalar!(
+                "SELECT id FROM eve.requests WHERE id = ANY ($1) AND org_id = $2",
+                &wanted,
+                tenant.org().0
+            )
+            .fetch_all(&mut *tx)
+            .await
+        }
+        .await
+        .map_err(failed)?
+        .into_iter()
+        .collect();
+        for (index, request) in new.iter().enumerate() {
+            if let Some(absent) = named(request).into_iter().find(|id| !found.contains(id)) {
+                return Err(no_blocker(index, new.len(), RequestId(absent)));
+            }
+        }
+        Ok(())
     }
 
     async fn insert_all(
@@ -156,7 +196,8 @@ impl Requests {
         tenant: Tenant,
         new: &[NewRequest],
     ) -> Result<(), RequestError> {
-        let types: BTreeSet<&str> = new.iter().map(|request| request.worker_type.as_str()).collect();
+        let types: BTreeSet<&str> =
+            new.iter().map(|request| request.worker_type.as_str()).collect();
         let skills: BTreeSet<&str> =
             new.iter().filter_map(|request| request.skill.as_deref()).collect();
         let types: Vec<&str> = types.into_iter().collect();
@@ -181,7 +222,10 @@ impl Requests {
                 known.sort_unstable();
                 return Err(RequestError::Invalid {
                     field: "worker_type".into(),
-                    message: format!("there is no worker type `{name}`; there are {}", known.join(", ")),
+                    message: format!(
+                        "there is no worker type `{name}`; there are {}",
+                        known.join(", ")
+                    ),
                 });
             };
             let needs_default =
@@ -273,6 +317,17 @@ impl Requests {
     }
 }
 
+/// Another organisation's request is not there either.
+fn no_blocker(index: usize, of: usize, id: RequestId) -> RequestError {
+    RequestError::Invalid {
+        field: match of {
+            1 => "blocked_by".into(),
+            _ => format!("requests[{index}].blocked_by"),
+        },
+        message: format!("there is no request {id} to wait for"),
+    }
+}
+
 /// What a body is compared by.
 pub(crate) fn body_hash(new: &[NewRequest]) -> Vec<u8> {
     // Serialising what was parsed makes equal bodies equal, however they were spaced.
@@ -339,13 +394,10 @@ pub(crate) async fn insert(
             let state = match entry {
                 Some(entry) if stillborn.contains_key(&entry) => BlockerNow::Bad(1),
                 Some(_) => BlockerNow::Open,
-                None => now.get(&id.0).copied().ok_or_else(|| RequestError::Invalid {
-                    field: match prepared.len() {
-                        1 => "blocked_by".into(),
-                        _ => format!("requests[{index}].blocked_by"),
-                    },
-                    message: format!("there is no request {id} to wait for"),
-                })?,
+                None => {
+                    let now = now.get(&id.0).copied();
+                    now.ok_or_else(|| no_blocker(index, prepared.len(), id))?
+                }
             };
             let edge_state = match (state, blocker.on_failure) {
                 (BlockerNow::Open, _) => {
@@ -643,4 +695,3 @@ async fn bury(
 fn is_duplicate(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(error) if error.is_unique_violation())
 }
-
