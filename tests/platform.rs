@@ -1,5 +1,6 @@
 //! A whole platform for one test: control planes, a token, skills, and what came of requests.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -23,6 +24,7 @@ pub struct Platform {
     token: String,
     http: reqwest::Client,
     pool: PgPool,
+    artifacts: TempDir,
     // Last, so that nobody is connected any more when it is dropped.
     _database: Option<Database>,
 }
@@ -96,6 +98,7 @@ impl Platform {
             token,
             http: http_client()?,
             pool,
+            artifacts,
             _database: database,
         })
     }
@@ -109,6 +112,11 @@ impl Platform {
     /// The control planes, to kill them.
     pub fn servers(&mut self) -> &mut Vec<Server> {
         &mut self.servers
+    }
+
+    /// Where its processes keep machine code.
+    pub fn cache(&self) -> PathBuf {
+        self.artifacts.path().join("cache")
     }
 
     /// The command line.
@@ -168,7 +176,7 @@ impl Platform {
         }
         let created = self.post("/v1/requests/batch", &json!({ "requests": requests })).await?;
         let created = created["requests"].as_array().context("no requests came back")?;
-        created.iter().map(|request| id_of(request)).collect()
+        created.iter().map(id_of).collect()
     }
 
     /// Creates one request of the type `general`.
