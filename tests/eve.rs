@@ -45,6 +45,11 @@ impl Eve {
         Ok(Eve { database_url: None, env: Vec::new(), folder: TempDir::new()? })
     }
 
+    /// Where the processes keep machine code.
+    pub fn cache(&self) -> PathBuf {
+        self.folder.path().join("cache")
+    }
+
     /// Sets a variable for whatever is started afterwards.
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Eve {
         self.env.push((name.to_owned(), value.into()));

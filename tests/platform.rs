@@ -24,7 +24,6 @@ pub struct Platform {
     token: String,
     http: reqwest::Client,
     pool: PgPool,
-    artifacts: TempDir,
     // Last, so that nobody is connected any more when it is dropped.
     _database: Option<Database>,
 }
@@ -98,7 +97,6 @@ impl Platform {
             token,
             http: http_client()?,
             pool,
-            artifacts,
             _database: database,
         })
     }
@@ -116,7 +114,7 @@ impl Platform {
 
     /// Where its processes keep machine code.
     pub fn cache(&self) -> PathBuf {
-        self.artifacts.path().join("cache")
+        self.eve.cache()
     }
 
     /// The command line.
