@@ -33,7 +33,7 @@ impl Eve {
     pub fn on_url(url: &str) -> Result<Eve> {
         let eve = Eve { database_url: Some(url.to_owned()), ..Self::without_database()? };
         let signer = Signer::generate();
-        let cache = eve.folder.path().join("artifacts").to_string_lossy().into_owned();
+        let cache = eve.cache().to_string_lossy().into_owned();
         Ok(eve
             .env("EVE_SIGNING_KEY", signer.seed())
             .env("EVE_VERIFY_KEYS", signer.public_key())
@@ -47,7 +47,7 @@ impl Eve {
 
     /// Where the processes keep machine code.
     pub fn cache(&self) -> PathBuf {
-        self.folder.path().join("cache")
+        self.folder.path().join("artifacts")
     }
 
     /// Sets a variable for whatever is started afterwards.
