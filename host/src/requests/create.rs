@@ -442,8 +442,11 @@ pub(crate) async fn insert(
     Ok(Ripple { pending, interrupted: Vec::new() })
 }
 
-/// How the blockers stand that are not live. Rows of failed ones are locked, so that a retry, which
-/// revives whom it finds cancelled, does not miss one that is being inserted.
+/// How the blockers stand that were not live when the graph was locked. Rows of failed ones are locked,
+/// so that a retry, which revives whom it finds cancelled, does not miss one that is being inserted.
+///
+/// One that was being retried has left the results by the time its row's lock is had: it lives again,
+/// and may have ended again. Those are locked out of their order; a deadlock is replayed.
 async fn ended_blockers(
     tx: &mut Tx,
     tenant: Tenant,
@@ -451,37 +454,54 @@ async fn ended_blockers(
     graph: &Graph,
     index_of: &HashMap<RequestId, usize>,
 ) -> Result<HashMap<Uuid, BlockerNow>, RequestError> {
-    let missing: Vec<Uuid> = external_blockers(prepared)
+    let mut missing: Vec<Uuid> = external_blockers(prepared)
         .into_iter()
         .filter(|id| !graph.live.contains_key(id) && !index_of.contains_key(&RequestId(*id)))
         .collect();
-    if missing.is_empty() {
-        return Ok(HashMap::new());
+    let mut now = HashMap::new();
+    for _ in 0..5 {
+        if missing.is_empty() {
+            break;
+        }
+        let ended = sqlx::query!(
+            r#"
+            SELECT request_id, status AS "status: Status", generation
+              FROM eve.orchestration_results
+             WHERE request_id = ANY ($1) AND org_id = $2
+             ORDER BY request_id
+               FOR NO KEY UPDATE
+            "#,
+            &missing,
+            tenant.org().0
+        )
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(RequestError::database("looking blockers up"))?;
+        now.extend(ended.into_iter().map(|row| match row.status {
+            Status::Completed => (row.request_id, BlockerNow::Completed),
+            _ => (row.request_id, BlockerNow::Bad(row.generation)),
+        }));
+        missing.retain(|id| !now.contains_key(id));
+        if missing.is_empty() {
+            break;
+        }
+        let revived = sqlx::query_scalar!(
+            r#"
+            SELECT id FROM eve.queue
+             WHERE id = ANY ($1) AND org_id = $2
+             ORDER BY id
+               FOR NO KEY UPDATE
+            "#,
+            &missing,
+            tenant.org().0
+        )
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(RequestError::database("looking blockers up"))?;
+        now.extend(revived.into_iter().map(|id| (id, BlockerNow::Open)));
+        missing.retain(|id| !now.contains_key(id));
     }
-    let rows = sqlx::query!(
-        r#"
-        SELECT request_id, status AS "status: Status", generation
-          FROM eve.orchestration_results
-         WHERE request_id = ANY ($1) AND org_id = $2
-         ORDER BY request_id
-           FOR NO KEY UPDATE
-        "#,
-        &missing,
-        tenant.org().0
-    )
-    .fetch_all(&mut **tx)
-    .await
-    .map_err(RequestError::database("looking blockers up"))?;
-    Ok(rows
-        .into_iter()
-        .map(|row| {
-            let now = match row.status {
-                Status::Completed => BlockerNow::Completed,
-                _ => BlockerNow::Bad(row.generation),
-            };
-            (row.request_id, now)
-        })
-        .collect())
+    Ok(now)
 }
 
 /// Edges, column by column.

@@ -240,3 +240,69 @@ async fn prefetched_work_goes_back_when_runs_turn_out_long() -> Result<()> {
     }
     Ok(())
 }
+
+/// A worker that was given up for dead and comes back can do no more damage.
+#[tokio::test]
+async fn a_worker_that_wakes_up_too_late_changes_nothing() -> Result<()> {
+    let platform = Platform::start(&["hostile", "noop"]).await?;
+    let orders = json!({ "do": "create", "create": 3, "skill": "noop", "spin_ms": 100 });
+    let request = json!({ "skill": "hostile", "context": orders, "max_attempts": 1 });
+    let stopped = platform.worker(8)?;
+    // One by one, until the worker is caught with work in hand.
+    let mut ids = Vec::new();
+    let caught = loop {
+        let id = platform.create(request.clone()).await?;
+        ids.push(id);
+        wait_for("a claim", async || match platform.live(id).await {
+            Some((status, _, _)) => (status == "processing").then_some(()),
+            None => Some(()),
+        })
+        .await;
+        stopped.pause();
+        if platform.live(id).await.is_some() {
+            break id;
+        }
+        stopped.resume();
+    };
+    let _other = platform.worker(8)?;
+    assert_eq!(platform.end_of(caught).await.status, "completed");
+    stopped.resume();
+    // It goes on working, under leases of its own.
+    for id in platform.create_all(vec![request; 20]).await? {
+        ids.push(id);
+    }
+    platform.until("an empty queue", "SELECT NOT EXISTS (SELECT FROM eve.queue)").await;
+    for id in &ids {
+        let end = platform.end_of(*id).await;
+        assert_eq!((end.status.as_str(), end.attempt), ("completed", 1));
+    }
+    let children = platform.count("SELECT count(*) FROM eve.requests WHERE parent_request_id IS NOT NULL");
+    assert_eq!(children.await, 3 * ids.len() as i64);
+    let rescued = "SELECT count(*) FROM eve.attempts WHERE kind = 'rescued'";
+    assert!(platform.count(rescued).await > 0);
+    invariants::hold(&platform).await;
+    Ok(())
+}
+
+/// The bell of a cancelled run may come when the request has been retried and runs again.
+#[tokio::test]
+async fn a_retried_run_is_not_stopped_by_the_bell_of_the_one_before() -> Result<()> {
+    let platform = Platform::start(&["hostile", "noop"]).await?;
+    platform.set_limits(json!({ "cpu_ms": 3_600_000, "wall_ms": 3_600_000 })).await?;
+    let _worker = platform.worker(4)?;
+    let id = platform.order(json!({ "do": "loop" })).await?;
+    for _ in 0..10 {
+        platform.claimed(id).await;
+        platform.post(&format!("/v1/requests/{id}/cancel"), &json!({})).await?;
+        platform.post(&format!("/v1/requests/{id}/retry"), &json!({})).await?;
+    }
+    platform.claimed(id).await;
+    platform.post(&format!("/v1/requests/{id}/cancel"), &json!({})).await?;
+    // Every one of them has left its slot.
+    let noops = platform.create_all(vec![json!({ "skill": "noop" }); 20]).await?;
+    for noop in noops {
+        assert_eq!(platform.end_of(noop).await.status, "completed");
+    }
+    invariants::hold(&platform).await;
+    Ok(())
+}

@@ -9,3 +9,4 @@ mod fairness;
 mod guests;
 mod invariants;
 mod outage;
+mod storm;
