@@ -6,6 +6,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use eve_host::skills::artifact::Signer;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -28,9 +29,16 @@ impl Eve {
         Self::on_url(database.url())
     }
 
-    /// On a database that somebody else looks after.
+    /// On a database that somebody else looks after. Its control planes sign with a new key, its
+    /// workers know that one, and all of them keep machine code in a folder of this test's.
     pub fn on_url(url: &str) -> Result<Eve> {
-        Ok(Eve { database_url: Some(url.to_owned()), ..Self::without_database()? })
+        let eve = Eve { database_url: Some(url.to_owned()), ..Self::without_database()? };
+        let signer = Signer::generate();
+        let cache = eve.folder.path().join("artifacts").to_string_lossy().into_owned();
+        Ok(eve
+            .env("EVE_SIGNING_KEY", signer.seed())
+            .env("EVE_VERIFY_KEYS", signer.public_key())
+            .env("EVE_CACHE_DIR", cache))
     }
 
     /// Without one: for `eve dev`, and for a command line far from any server.
