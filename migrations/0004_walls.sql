@@ -151,3 +151,12 @@ REVOKE ALL ON FUNCTION eve.find_requests(jsonb, text[], text, text, uuid, uuid, 
 GRANT EXECUTE ON FUNCTION eve.find_requests(jsonb, text[], text, text, uuid, uuid, uuid, integer)
    TO eve_tenant, eve_guest;
 REVOKE CREATE ON SCHEMA eve FROM eve_views;
+
+-- Every process compares the schema's version with its own before it works.
+DO $$
+BEGIN
+    IF to_regclass('_sqlx_migrations') IS NOT NULL THEN
+        GRANT SELECT ON _sqlx_migrations TO PUBLIC;
+    END IF;
+END
+$$;

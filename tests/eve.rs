@@ -24,17 +24,16 @@ pub struct Eve {
 }
 
 impl Eve {
-    /// On a database.
+    /// On a database, with a signing key and a cache of its own.
     pub fn on(database: &Database) -> Result<Eve> {
         Self::on_url(database.url())
     }
 
-    /// On a database that somebody else looks after. Its control planes sign with a new key, its
-    /// workers know that one, and all of them keep machine code in a folder of this test's.
+    /// The same on a database that somebody else looks after.
     pub fn on_url(url: &str) -> Result<Eve> {
         let eve = Eve { database_url: Some(url.to_owned()), ..Self::without_database()? };
         let signer = Signer::generate();
-        let cache = eve.folder.path().join("artifacts").to_string_lossy().into_owned();
+        let cache = eve.cache().to_string_lossy().into_owned();
         Ok(eve
             .env("EVE_SIGNING_KEY", signer.seed())
             .env("EVE_VERIFY_KEYS", signer.public_key())
@@ -44,6 +43,11 @@ impl Eve {
     /// Without one: for `eve dev`, and for a command line far from any server.
     pub fn without_database() -> Result<Eve> {
         Ok(Eve { database_url: None, env: Vec::new(), folder: TempDir::new()? })
+    }
+
+    /// Where the processes keep machine code.
+    pub fn cache(&self) -> PathBuf {
+        self.folder.path().join("artifacts")
     }
 
     /// Sets a variable for whatever is started afterwards.

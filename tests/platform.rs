@@ -8,7 +8,6 @@ use eve_host::db::{Db, DbConfig};
 use eve_host::dev::bootstrap;
 use serde_json::{Value, json};
 use sqlx::postgres::{PgPool, PgPoolOptions};
-use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::database::Database;
@@ -25,7 +24,6 @@ pub struct Platform {
     token: String,
     http: reqwest::Client,
     pool: PgPool,
-    artifacts: TempDir,
     // Last, so that nobody is connected any more when it is dropped.
     _database: Option<Database>,
 }
@@ -71,13 +69,6 @@ impl Platform {
         database: Option<Database>,
         skills: &[&str],
     ) -> Result<Platform> {
-        let artifacts = TempDir::new()?;
-        let mut eve = eve.env("EVE_CACHE_DIR", artifacts.path().join("cache").to_string_lossy());
-        let keys = eve.run(["keygen"]).await?;
-        for line in keys.stdout.lines() {
-            let (name, value) = line.split_once('=').with_context(|| keys.to_string())?;
-            eve = eve.env(name, value);
-        }
         let token = {
             let db = Db::connect(&DbConfig {
                 url: url.clone(),
@@ -106,7 +97,6 @@ impl Platform {
             token,
             http: http_client()?,
             pool,
-            artifacts,
             _database: database,
         })
     }
@@ -124,7 +114,7 @@ impl Platform {
 
     /// Where its processes keep machine code.
     pub fn cache(&self) -> PathBuf {
-        self.artifacts.path().join("cache")
+        self.eve.cache()
     }
 
     /// The command line.
@@ -195,6 +185,47 @@ impl Platform {
     /// Creates one that gives the guest `hostile` these orders, and that is not tried again.
     pub async fn order(&self, orders: Value) -> Result<Uuid> {
         self.create(json!({ "skill": "hostile", "context": orders, "max_attempts": 1 })).await
+    }
+
+    /// Has another organisation, which is made if need be, wait for so many runs of a skill; past the
+    /// API, whose batches are smaller.
+    pub async fn flood(
+        &self,
+        org: &str,
+        count: usize,
+        skill: &str,
+        context: Value,
+    ) -> Result<Vec<Uuid>> {
+        let ids: Vec<Uuid> = (0..count).map(|_| Uuid::now_v7()).collect();
+        let mut tx = self.pool.begin().await?;
+        sqlx::query(
+            "INSERT INTO eve.organizations (slug, name) VALUES ($1, $1) ON CONFLICT DO NOTHING",
+        )
+        .bind(org)
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query(
+            "INSERT INTO eve.requests
+                    (id, org_id, worker_type, skill, context, root_request_id, orchestration_id, created_by)
+             SELECT n.id, o.id, 'general', $3, $4, n.id, n.id, '{\"via\": \"platform\"}'
+               FROM eve.organizations o, unnest($2::uuid[]) n (id)
+              WHERE o.slug = $1",
+        )
+        .bind(org)
+        .bind(&ids)
+        .bind(skill)
+        .bind(context)
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query(
+            "INSERT INTO eve.queue (id, org_id, worker_type, status, priority)
+             SELECT id, org_id, worker_type, 'pending', 0 FROM eve.requests WHERE id = ANY ($1)",
+        )
+        .bind(&ids)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(ids)
     }
 
     /// How a request ended, if it has.

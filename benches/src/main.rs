@@ -53,14 +53,19 @@ async fn main() -> Result<()> {
     println!("idle worker, one run behind it: {} MiB resident", resident(worker.id())? >> 20);
 
     let picked = queue::pick_up(&eve.client(), &db, 300).await?;
-    println!("pick-up of a single request when idle: p50 {:.1} ms, p95 {:.1} ms", picked.p50, picked.p95);
+    println!(
+        "pick-up of a single request when idle: p50 {:.1} ms, p95 {:.1} ms",
+        picked.p50, picked.p95
+    );
     worker.stop().await?;
 
     let ids = queue::create(&db, org, requests).await?;
     let worker = eve.worker().await?;
     queue::finished(&db, &ids).await?;
     let through = queue::rate(&db, &ids).await?;
-    println!("no-op runs through the whole queue: {through:.0}/s ({requests} requests, one worker)");
+    println!(
+        "no-op runs through the whole queue: {through:.0}/s ({requests} requests, one worker)"
+    );
     println!("that worker afterwards: {} MiB resident", resident(worker.id())? >> 20);
     worker.stop().await?;
 
@@ -75,7 +80,10 @@ async fn main() -> Result<()> {
 
     let dev = eve.dev(&data.path().join("dev")).await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    println!("eve dev with its Postgres: {} MiB proportional", processes::proportional_tree(dev.id())? >> 20);
+    println!(
+        "eve dev with its Postgres: {} MiB proportional",
+        processes::proportional_tree(dev.id())? >> 20
+    );
     dev.stop().await?;
     Ok(())
 }

@@ -74,14 +74,19 @@ impl Eve {
     }
 
     pub async fn dev(&self, data: &Path) -> Result<Running> {
-        let child =
-            self.command().env_remove("DATABASE_URL").arg("dev").arg("--data-dir").arg(data).spawn()?;
+        let child = self
+            .command()
+            .env_remove("DATABASE_URL")
+            .arg("dev")
+            .arg("--data-dir")
+            .arg(data)
+            .spawn()?;
         self.ready().await?;
         Ok(Running(child))
     }
 
     pub async fn push(&self, skill: &Path) -> Result<()> {
-        let status = self.command().args(["skill", "push"]).arg(skill).status().await?;
+        let status = self.command().args(["skill", "push", "--quiet"]).arg(skill).status().await?;
         if !status.success() {
             bail!("pushing {} failed", skill.display());
         }

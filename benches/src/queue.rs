@@ -54,7 +54,8 @@ pub async fn create(db: &Db, org: OrgId, count: usize) -> Result<Vec<Uuid>> {
 pub async fn finished(db: &Db, ids: &[Uuid]) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(300);
     loop {
-        let open: i64 = sqlx::query_scalar("SELECT count(*) FROM eve.queue").fetch_one(db.pool()).await?;
+        let open: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM eve.queue").fetch_one(db.pool()).await?;
         if open == 0 {
             break;
         }

@@ -85,11 +85,15 @@ impl Db {
 
     /// Begins a transaction in `scope`, in one round trip after BEGIN.
     pub async fn begin(&self, scope: Scope) -> Result<Tx, sqlx::Error> {
-        let mut tx = match self.pool.begin().await {
-            Ok(tx) => tx,
-            // A pooled connection may have died since it was used last; another one is tried once.
-            Err(error) if is_connection_loss(&error) => self.pool.begin().await?,
-            Err(error) => return Err(error),
+        // Pooled connections may have died since they were used last, all of them if Postgres was
+        // restarted: each is tried, then a new one.
+        let mut dead = self.pool.num_idle() + 1;
+        let mut tx = loop {
+            match self.pool.begin().await {
+                Err(sqlx::Error::PoolTimedOut) => return Err(sqlx::Error::PoolTimedOut),
+                Err(error) if is_connection_loss(&error) && dead > 0 => dead -= 1,
+                other => break other?,
+            }
         };
         match scope {
             Scope::Engine => tx.execute("SET LOCAL ROLE eve_engine").await?,
@@ -133,6 +137,13 @@ pub fn is_connection_loss(error: &sqlx::Error) -> bool {
         }),
         _ => false,
     }
+}
+
+/// Whether Postgres refused the values, so that the same statement would be refused again: data
+/// exceptions, violated constraints, more than fits.
+pub fn is_refusal(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error)
+        if error.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class))))
 }
 
 /// Whether Postgres chose this transaction to break a deadlock or a serialisation conflict.

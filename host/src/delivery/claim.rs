@@ -6,6 +6,7 @@
 //! one already.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
@@ -80,18 +81,39 @@ pub struct Appetite {
     pub suspect: bool,
 }
 
+/// How long claims may start beyond what was claimed last, before the whole index is looked at again.
+const RESCAN: Duration = Duration::from_secs(1);
+
 /// A worker's place in the rotation.
 #[derive(Debug, Clone)]
 pub struct Cursor {
     worker_id: WorkerId,
     worker_type: String,
     after: Uuid,
+    /// Where the scan of an organisation with a backlog goes on: beyond the last claimed key. What was
+    /// claimed leaves dead index entries behind, and while somebody holds an old snapshot every scan
+    /// from the beginning would walk over all of them.
+    floors: HashMap<Uuid, (i16, Uuid)>,
+    rescan_at: Instant,
+}
+
+/// A claimed row's key in the index.
+struct Taken {
+    id: Uuid,
+    org_id: Uuid,
+    priority: i16,
 }
 
 impl Cursor {
     /// At the beginning.
     pub fn new(worker_id: WorkerId, worker_type: String) -> Cursor {
-        Cursor { worker_id, worker_type, after: Uuid::nil() }
+        Cursor {
+            worker_id,
+            worker_type,
+            after: Uuid::nil(),
+            floors: HashMap::new(),
+            rescan_at: Instant::now(),
+        }
     }
 
     /// Claims up to `appetite.batch` requests under a new lease, in the caller's transaction. An
@@ -102,27 +124,41 @@ impl Cursor {
         appetite: &Appetite,
     ) -> Result<Vec<Claimed>, sqlx::Error> {
         let lease: i64 = rand::random_range(1..i64::MAX);
+        if self.rescan_at <= Instant::now() {
+            self.floors.clear();
+        }
         let mut ids: Vec<Uuid> = Vec::new();
+        // First: a backlog would fill every batch before its turn.
+        if appetite.suspect {
+            ids.extend(self.take_suspect(tx, lease).await?);
+        }
         let mut held = appetite.held.clone();
-        // The second pass gives to organisations that have more what others did not need.
+        // The second pass gives to organisations that have more what others did not need. If floors
+        // were in the way, it begins at the beginning.
         for _pass in 0..2 {
             let want = appetite.batch - ids.len();
             if want == 0 {
                 break;
             }
-            let share = self.take(tx, lease, want, appetite, &held).await?;
-            let filled = share.len() >= want || share.is_empty();
-            for (id, org) in share {
-                ids.push(id);
-                *held.entry(OrgId(org)).or_default() += 1;
+            let from_the_beginning = self.floors.is_empty();
+            if from_the_beginning {
+                self.rescan_at = Instant::now() + RESCAN;
             }
-            // One organisation alone was offered the whole batch in the first pass.
-            if filled {
+            let taken = self.take(tx, lease, want, appetite, &held).await?;
+            let nothing_left = taken.is_empty() && from_the_beginning;
+            let short = taken.len() < want;
+            for row in taken {
+                let floor = self.floors.entry(row.org_id).or_insert((row.priority, row.id));
+                *floor = (*floor).max((row.priority, row.id));
+                *held.entry(OrgId(row.org_id)).or_default() += 1;
+                ids.push(row.id);
+            }
+            if nothing_left {
                 break;
             }
-        }
-        if appetite.suspect && ids.len() < appetite.batch {
-            ids.extend(self.take_suspect(tx, lease).await?);
+            if short {
+                self.floors.clear();
+            }
         }
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -137,54 +173,83 @@ impl Cursor {
         want: usize,
         appetite: &Appetite,
         held: &HashMap<OrgId, usize>,
-    ) -> Result<Vec<(Uuid, Uuid)>, sqlx::Error> {
+    ) -> Result<Vec<Taken>, sqlx::Error> {
         let (orgs, counts): (Vec<Uuid>, Vec<i64>) = held
             .iter()
             .filter(|(_, count)| **count > 0)
             .map(|(org, count)| (org.0, *count as i64))
             .unzip();
+        let mut floored = Vec::new();
+        let mut floor_priorities = Vec::new();
+        let mut floor_ids = Vec::new();
+        for (org, (priority, id)) in &self.floors {
+            floored.push(*org);
+            floor_priorities.push(*priority);
+            floor_ids.push(*id);
+        }
         // With the last slot only organisations that hold nothing are served.
         let cap = if appetite.last_slot { 1 } else { appetite.org_cap as i64 };
+        // Not even visited, or a rotation that ends at one of them would stay there.
+        let full: Vec<Uuid> =
+            held.iter().filter(|(_, count)| **count as i64 >= cap).map(|(org, _)| org.0).collect();
         let rows = sqlx::query!(
             r#"
             WITH RECURSIVE ahead (org_id, place) AS (
-                -- One index probe an organisation, however many requests it has.
-                (SELECT org_id, 0 FROM eve.queue
-                  WHERE status = 'pending' AND worker_type = $1 AND org_id > $2
-                  ORDER BY org_id LIMIT 1)
+                -- One index probe an organisation, however many requests it has. An organisation with
+                -- a floor is not probed for, because its dead entries lie at its beginning: the scan
+                -- goes up to it, takes it as found, and goes on beyond it.
+                SELECT $2::uuid, -1
                  UNION ALL
-                SELECT (SELECT q.org_id FROM eve.queue q
-                         WHERE q.status = 'pending' AND q.worker_type = $1 AND q.org_id > a.org_id
-                         ORDER BY q.org_id LIMIT 1), a.place + 1
-                  FROM ahead a WHERE a.org_id IS NOT NULL
+                SELECT coalesce(
+                           (SELECT q.org_id FROM eve.queue q
+                             WHERE q.status = 'pending' AND q.worker_type = $1 AND q.org_id > a.org_id
+                               AND q.org_id < coalesce(f.org_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+                             ORDER BY q.org_id LIMIT 1),
+                           f.org_id),
+                       a.place + 1
+                  FROM ahead a
+                  LEFT JOIN LATERAL (SELECT u AS org_id FROM unnest($10::uuid[]) u
+                                      WHERE u > a.org_id ORDER BY u LIMIT 1) f ON true
+                 WHERE a.org_id IS NOT NULL
             ), behind (org_id, place) AS (
                 -- Round the corner, up to and including the cursor.
-                (SELECT org_id, 1000000 FROM eve.queue
-                  WHERE status = 'pending' AND worker_type = $1 AND org_id <= $2
-                  ORDER BY org_id LIMIT 1)
+                SELECT '00000000-0000-0000-0000-000000000000'::uuid, 999999
                  UNION ALL
-                SELECT (SELECT q.org_id FROM eve.queue q
-                         WHERE q.status = 'pending' AND q.worker_type = $1
-                           AND q.org_id > b.org_id AND q.org_id <= $2
-                         ORDER BY q.org_id LIMIT 1), b.place + 1
-                  FROM behind b WHERE b.org_id IS NOT NULL
+                SELECT coalesce(
+                           (SELECT q.org_id FROM eve.queue q
+                             WHERE q.status = 'pending' AND q.worker_type = $1 AND q.org_id > b.org_id
+                               AND q.org_id < coalesce(f.org_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+                               AND q.org_id <= $2
+                             ORDER BY q.org_id LIMIT 1),
+                           f.org_id),
+                       b.place + 1
+                  FROM behind b
+                  LEFT JOIN LATERAL (SELECT u AS org_id FROM unnest($10::uuid[]) u
+                                      WHERE u > b.org_id AND u <= $2 ORDER BY u LIMIT 1) f ON true
+                 WHERE b.org_id IS NOT NULL
             ), visited AS MATERIALIZED (
-                SELECT o.org_id, o.place, coalesce(h.count, 0) AS held
-                  FROM (SELECT * FROM ahead UNION ALL SELECT * FROM behind LIMIT $3) o
+                SELECT o.org_id, o.place, coalesce(h.count, 0) AS held, f.priority, f.id
+                  FROM (SELECT * FROM ahead
+                         WHERE place >= 0 AND org_id IS NOT NULL AND org_id <> ALL ($13)
+                         UNION ALL
+                        SELECT * FROM behind
+                         WHERE place >= 1000000 AND org_id IS NOT NULL AND org_id <> ALL ($13)
+                         LIMIT $3) o
                   LEFT JOIN unnest($4::uuid[], $5::bigint[]) AS h (org_id, count) ON h.org_id = o.org_id
-                 WHERE o.org_id IS NOT NULL
-            ), served AS MATERIALIZED (
-                SELECT org_id, place, held FROM visited WHERE held < $6
+                  LEFT JOIN unnest($10::uuid[], $11::smallint[], $12::uuid[]) AS f (org_id, priority, id)
+                         ON f.org_id = o.org_id
             ), picked AS MATERIALIZED (
-                SELECT p.id, s.place
-                  FROM served s
+                SELECT p.id
+                  FROM visited s
                  CROSS JOIN LATERAL (
                        SELECT q.id
                          FROM eve.queue q
                         WHERE q.status = 'pending' AND q.worker_type = $1 AND q.org_id = s.org_id
                           AND q.rescues = 0
+                          AND (q.priority, q.id)
+                              > (coalesce(s.priority, -32768), coalesce(s.id, '00000000-0000-0000-0000-000000000000'))
                         ORDER BY q.priority, q.id
-                        LIMIT least(($7 + (SELECT count(*) FROM served) - 1) / (SELECT count(*) FROM served),
+                        LIMIT least(($7 + (SELECT count(*) FROM visited) - 1) / (SELECT count(*) FROM visited),
                                     $6 - s.held)
                           FOR NO KEY UPDATE SKIP LOCKED
                        ) p
@@ -195,7 +260,7 @@ impl Cursor {
                    claimed_at = clock_timestamp(), run_at = NULL
               FROM picked p
              WHERE q.id = p.id
-            RETURNING q.id, q.org_id,
+            RETURNING q.id, q.org_id, q.priority,
                       (SELECT org_id FROM visited ORDER BY place DESC LIMIT 1) AS last_org
             "#,
             self.worker_type,
@@ -206,14 +271,24 @@ impl Cursor {
             cap,
             want as i64,
             self.worker_id.0,
-            lease
+            lease,
+            &floored,
+            &floor_priorities,
+            &floor_ids,
+            &full,
         )
         .fetch_all(&mut *tx)
         .await?;
-        if let Some(last) = rows.first().and_then(|row| row.last_org) {
-            self.after = last;
-        }
-        Ok(rows.into_iter().map(|row| (row.id, row.org_id)).collect())
+        self.after = match rows.first() {
+            Some(row) => row.last_org.unwrap_or(self.after),
+            // Those that were visited have suspects only, or others are claiming them: next time from
+            // somewhere else.
+            None => Uuid::new_v4(),
+        };
+        Ok(rows
+            .into_iter()
+            .map(|row| Taken { id: row.id, org_id: row.org_id, priority: row.priority })
+            .collect())
     }
 
     /// One request under which a worker died: alone, so that if it is poison it takes nobody along.

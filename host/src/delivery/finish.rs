@@ -10,13 +10,11 @@ use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::claim::Claimed;
-use crate::db::{Db, Scope, Tx, is_deadlock};
+use crate::db::{Db, Scope, Tx, is_deadlock, is_refusal};
 use crate::ids::{RequestId, WorkerId};
 use crate::requests::create::{self, Lineage, Parent, Prepared};
 use crate::requests::graph::{Ending, Graph, Reach, Ripple};
-use crate::requests::{
-    FailureCode, LogLine, NewRequest, Origin, Problem, RequestError, Status,
-};
+use crate::requests::{FailureCode, LogLine, NewRequest, Origin, Problem, RequestError, Status};
 use crate::tenancy::{Actor, Tenant, audit};
 
 /// The first wait before another attempt; doubled each time.
@@ -76,7 +74,12 @@ pub enum Outcome {
 
 impl Finished {
     /// A run that never got as far as running.
-    pub fn unstarted(run: Claimed, code: FailureCode, message: String, retryable: bool) -> Finished {
+    pub fn unstarted(
+        run: Claimed,
+        code: FailureCode,
+        message: String,
+        retryable: bool,
+    ) -> Finished {
         Finished {
             run,
             outcome: Outcome::Failed { code, message, retryable },
@@ -87,6 +90,24 @@ impl Finished {
             wall: Duration::ZERO,
             cpu: Duration::ZERO,
             memory_peak: 0,
+        }
+    }
+
+    /// The same run, failed because Postgres does not take what came of it.
+    pub fn refused(&self, why: impl std::fmt::Display) -> Finished {
+        let (code, message) = match self.is_plain() {
+            true => (FailureCode::OutputInvalid, format!("the outcome could not be stored: {why}")),
+            false => (
+                FailureCode::EffectsInvalid,
+                format!("what the run asked for could not be committed: {why}"),
+            ),
+        };
+        Finished {
+            outcome: Outcome::Failed { code, message, retryable: false },
+            creates: Vec::new(),
+            cancels: Vec::new(),
+            log: Vec::new(),
+            ..self.clone()
         }
     }
 
@@ -251,7 +272,9 @@ async fn again_later(
     let ids: Vec<Uuid> = batch.iter().map(|(_, e, _)| e.id).collect();
     let leases: Vec<i64> = batch.iter().map(|(f, _, _)| f.run.lease).collect();
     let waits: Vec<i64> = batch.iter().map(|(_, _, wait)| *wait).collect();
-    let problem = |e: &Ending| e.error.clone().unwrap_or(Problem { code: String::new(), message: String::new() });
+    let problem = |e: &Ending| {
+        e.error.clone().unwrap_or(Problem { code: String::new(), message: String::new() })
+    };
     let codes: Vec<String> = batch.iter().map(|(_, e, _)| problem(e).code).collect();
     let messages: Vec<String> = batch.iter().map(|(_, e, _)| problem(e).message).collect();
     let durations: Vec<Option<i64>> = batch.iter().map(|(_, e, _)| e.duration_us).collect();
@@ -353,30 +376,37 @@ pub async fn with_graph(
     finished: &Finished,
 ) -> Result<Written, sqlx::Error> {
     let mut tries = 0;
+    let mut failed: Option<Finished> = None;
     loop {
-        match try_with_graph(db, worker, finished).await {
-            Err(RequestError::Database { source, .. }) if is_deadlock(&source) && tries < 10 => {
+        match try_with_graph(db, worker, failed.as_ref().unwrap_or(finished)).await {
+            // A key's request that another run creates at this moment breaks a unique index; the next
+            // try finds it.
+            Err(RequestError::Database { source, .. })
+                if (is_deadlock(&source) || is_taken(&source)) && tries < 10 =>
+            {
                 tries += 1;
             }
-            Err(RequestError::Database { source, .. }) => return Err(source),
-            // What the run asked for cannot be had any more: it fails, alone.
-            Err(refused) if !finished.is_plain() => {
-                let mut failed = finished.clone();
-                failed.creates.clear();
-                failed.cancels.clear();
-                failed.outcome = Outcome::Failed {
-                    code: FailureCode::EffectsInvalid,
-                    message: format!("what the run asked for could not be committed: {refused}"),
-                    retryable: false,
-                };
-                return Box::pin(with_graph(db, worker, &failed)).await;
+            // It fails, alone. Only once: a failure that is refused too is not the run's fault.
+            Err(RequestError::Database { source, .. })
+                if is_refusal(&source) && failed.is_none() =>
+            {
+                let error: &dyn std::error::Error = &source;
+                tracing::error!(request = %finished.run.id, error, "what came of a run was refused");
+                failed = Some(finished.refused(&source));
             }
+            Err(RequestError::Database { source, .. }) => return Err(source),
+            // What the run asked for cannot be had any more.
+            Err(refused) if failed.is_none() => failed = Some(finished.refused(&refused)),
             Err(other) => {
                 return Err(sqlx::Error::Protocol(format!("ending a run was refused: {other}")));
             }
             Ok(written) => return Ok(written),
         }
     }
+}
+
+fn is_taken(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error) if error.is_unique_violation())
 }
 
 async fn try_with_graph(
@@ -401,9 +431,11 @@ async fn try_with_graph(
         return Ok(Written::Done(Ripple::default()));
     }
 
+    let there = created_meanwhile(&mut tx, finished).await.map_err(failed())?;
     let prepared: Vec<Prepared> = finished
         .creates
         .iter()
+        .filter(|(id, _)| !there.contains(&id.0))
         .map(|(id, new)| Prepared { id: *id, new: new.clone() })
         .collect();
     let ending = finished.ending();
@@ -447,6 +479,23 @@ async fn try_with_graph(
     write_logs(&mut tx, &[finished]).await.map_err(failed())?;
     tx.commit().await.map_err(failed())?;
     Ok(Written::Done(ripple))
+}
+
+/// Which of the requests that a run creates under a key are there already: another run had the same
+/// key, and committed first.
+async fn created_meanwhile(tx: &mut Tx, finished: &Finished) -> Result<Vec<Uuid>, sqlx::Error> {
+    let keyed: Vec<Uuid> = finished
+        .creates
+        .iter()
+        .filter(|(_, new)| new.idempotency_key.is_some())
+        .map(|(id, _)| id.0)
+        .collect();
+    if keyed.is_empty() {
+        return Ok(Vec::new());
+    }
+    sqlx::query_scalar!("SELECT id FROM eve.requests WHERE id = ANY ($1)", &keyed)
+        .fetch_all(&mut **tx)
+        .await
 }
 
 fn holds_lease(graph: &Graph, worker: WorkerId, finished: &Finished) -> bool {

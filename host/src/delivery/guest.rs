@@ -1,17 +1,24 @@
 //! What a running skill's `queue` calls reach: its organisation's requests, under the guest's role.
 
 use std::collections::HashMap;
+use std::future::Future;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 
+use crate::db::is_connection_loss;
 use crate::ids::RequestId;
 use crate::requests::read::Reader;
 use crate::requests::{
-    BlockerState, Filter, NewRequest, ReplyTo, Request, RequestError, RequestResult, Requests, Status,
+    BlockerState, Filter, NewRequest, ReplyTo, Request, RequestError, RequestResult, Requests,
+    Status,
 };
 use crate::runtime::limits;
 use crate::runtime::{QueueError, QueueFilter, QueueHost, Reservation};
 use crate::tenancy::Tenant;
+
+/// Waits between two questions while Postgres is away: the first, and the longest.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// The queue of one organisation, for one run of it.
 #[derive(Debug)]
@@ -28,8 +35,26 @@ impl GuestQueue {
     }
 
     async fn states(&self, ids: &[RequestId]) -> Result<HashMap<RequestId, Request>, QueueError> {
-        let found = self.requests.snapshot_for(Reader::Guest, self.tenant, ids).await?;
+        let found =
+            patiently(|| self.requests.snapshot_for(Reader::Guest, self.tenant, ids)).await?;
         Ok(found.into_iter().map(|request| (request.id, request)).collect())
+    }
+}
+
+/// Asks again while Postgres is away: everything here reads, or may be done twice. The run's wall-clock
+/// limit, and its cancellation, end it.
+async fn patiently<T, F: Future<Output = Result<T, RequestError>>>(
+    mut ask: impl FnMut() -> F,
+) -> Result<T, RequestError> {
+    let mut wait = PATIENCE.0;
+    loop {
+        match ask().await {
+            Err(RequestError::Database { source, .. }) if is_connection_loss(&source) => {
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(PATIENCE.1);
+            }
+            other => return other,
+        }
     }
 }
 
@@ -60,7 +85,7 @@ impl QueueHost for GuestQueue {
                         .into(),
                 ));
             }
-            self.requests.known(Reader::Guest, self.tenant, requests).await?;
+            patiently(|| self.requests.known(Reader::Guest, self.tenant, requests)).await?;
             if blockers.is_empty() {
                 return Ok(Vec::new());
             }
@@ -69,7 +94,9 @@ impl QueueHost for GuestQueue {
                 .iter()
                 .map(|id| match found.get(id) {
                     Some(request) => Ok((*id, request.status)),
-                    None => Err(QueueError::NotFound(format!("there is no request {id} to wait for"))),
+                    None => {
+                        Err(QueueError::NotFound(format!("there is no request {id} to wait for")))
+                    }
                 })
                 .collect()
         })
@@ -82,8 +109,11 @@ impl QueueHost for GuestQueue {
         proposed: RequestId,
     ) -> BoxFuture<'a, Result<Reservation, QueueError>> {
         Box::pin(async move {
-            let ids =
-                self.requests.reserve(Reader::Guest, self.tenant, key, &body_hash, &[proposed]).await?;
+            let proposed = [proposed];
+            let ids = patiently(|| {
+                self.requests.reserve(Reader::Guest, self.tenant, key, &body_hash, &proposed)
+            })
+            .await?;
             let [id] = ids[..] else {
                 return Err(QueueError::Conflict(format!(
                     "the idempotency key `{key}` stands for a batch"
@@ -107,7 +137,10 @@ impl QueueHost for GuestQueue {
 
     fn result(&self, id: RequestId) -> BoxFuture<'_, Result<Option<RequestResult>, QueueError>> {
         Box::pin(async move {
-            let found = self.requests.results_for(Reader::Guest, self.tenant, &[id]).await?.pop();
+            let ids = [id];
+            let found = patiently(|| self.requests.results_for(Reader::Guest, self.tenant, &ids))
+                .await?
+                .pop();
             if found.is_none() {
                 self.get(id).await?;
             }
@@ -128,7 +161,7 @@ impl QueueHost for GuestQueue {
                 limit: filter.limit,
                 ..Filter::default()
             };
-            Ok(self.requests.list_for(Reader::Guest, self.tenant, &filter).await?)
+            Ok(patiently(|| self.requests.list_for(Reader::Guest, self.tenant, &filter)).await?)
         })
     }
 
@@ -140,16 +173,15 @@ impl QueueHost for GuestQueue {
             let filter =
                 Filter { parent: Some(of), limit: limits::CREATES as u32, ..Filter::default() };
             let mut children =
-                self.requests.list_for(Reader::Guest, self.tenant, &filter).await?;
+                patiently(|| self.requests.list_for(Reader::Guest, self.tenant, &filter)).await?;
             children.reverse();
             let ids: Vec<RequestId> = children.iter().map(|child| child.id).collect();
-            let mut results: HashMap<RequestId, RequestResult> = self
-                .requests
-                .results_for(Reader::Guest, self.tenant, &ids)
-                .await?
-                .into_iter()
-                .map(|result| (result.request_id, result))
-                .collect();
+            let mut results: HashMap<RequestId, RequestResult> =
+                patiently(|| self.requests.results_for(Reader::Guest, self.tenant, &ids))
+                    .await?
+                    .into_iter()
+                    .map(|result| (result.request_id, result))
+                    .collect();
             Ok(children
                 .into_iter()
                 .map(|child| {
@@ -161,7 +193,9 @@ impl QueueHost for GuestQueue {
     }
 
     fn blockers(&self, of: RequestId) -> BoxFuture<'_, Result<Vec<BlockerState>, QueueError>> {
-        Box::pin(async move { Ok(self.requests.blockers_for(Reader::Guest, self.tenant, of).await?) })
+        Box::pin(async move {
+            Ok(patiently(|| self.requests.blockers_for(Reader::Guest, self.tenant, of)).await?)
+        })
     }
 
     fn cancellable(&self, id: RequestId) -> BoxFuture<'_, Result<(), QueueError>> {
@@ -174,7 +208,9 @@ impl QueueHost for GuestQueue {
             let request = self.get(id).await?;
             match request.status.is_terminal() {
                 false => Ok(()),
-                true => Err(QueueError::Conflict(format!("request {id} is {} already", request.status))),
+                true => {
+                    Err(QueueError::Conflict(format!("request {id} is {} already", request.status)))
+                }
             }
         })
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use crate::db::{Db, Scope, Tx};
+use crate::db::{Db, Scope, Tx, is_deadlock};
 use crate::ids::WorkerId;
 use crate::requests::graph::{Ending, Graph, Reach, Ripple};
 use crate::requests::{FailureCode, Status};
@@ -19,6 +19,8 @@ use crate::requests::{FailureCode, Status};
 pub const BEAT: Duration = Duration::from_secs(3);
 /// How long a worker may be silent.
 pub const SILENCE: Duration = Duration::from_secs(15);
+/// How long the rescuer may go without listening before what it has heard is void.
+const ATTENTION: Duration = Duration::from_secs(5);
 /// How many workers may die under a request before it ends.
 pub const MAX_RESCUES: i16 = 3;
 /// How often a request is given back by a draining worker before that counts as an attempt.
@@ -121,48 +123,130 @@ pub async fn reconcile(
     Ok(kept.into_iter().collect())
 }
 
-/// Gives runs back to the queue. `started` ones count as drained, and the third drain as an attempt;
-/// the others as if they had never been claimed.
+/// Gives runs back to the queue: unstarted ones as if they had never been claimed. Of `started` ones
+/// every third time counts as an attempt, and a request that has used up its attempts so ends.
 pub async fn give_back(
     db: &Db,
     worker: WorkerId,
     unstarted: &[(Uuid, i64)],
     started: &[(Uuid, i64)],
-) -> Result<(), sqlx::Error> {
-    let runs = unstarted.iter().map(|run| (run, false)).chain(started.iter().map(|run| (run, true)));
-    let mut ids = Vec::new();
-    let mut leases = Vec::new();
-    let mut ran = Vec::new();
-    for ((id, lease), was_started) in runs {
-        ids.push(*id);
-        leases.push(*lease);
-        ran.push(was_started);
+) -> Result<Ripple, sqlx::Error> {
+    let mut tries = 0;
+    loop {
+        match try_give_back(db, worker, unstarted, started).await {
+            Err(error) if is_deadlock(&error) && tries < 5 => tries += 1,
+            other => return other,
+        }
     }
+}
+
+async fn try_give_back(
+    db: &Db,
+    worker: WorkerId,
+    unstarted: &[(Uuid, i64)],
+    started: &[(Uuid, i64)],
+) -> Result<Ripple, sqlx::Error> {
     let mut tx = db.begin(Scope::Engine).await?;
-    sqlx::query!(
+    // First, as always: ending takes the graph's locks in their own order.
+    let mut ripple = end_drained(&mut tx, worker, started).await?;
+    let (ids, leases): (Vec<Uuid>, Vec<i64>) = unstarted.iter().chain(started).copied().unzip();
+    let ran: Vec<bool> = (0..ids.len()).map(|index| index >= unstarted.len()).collect();
+    let back = sqlx::query_scalar!(
         r#"
-        UPDATE eve.queue q
-           SET status = 'pending', worker_id = NULL, lease = NULL, claimed_at = NULL,
-               drains = CASE WHEN h.ran AND q.drains + 1 < $5 THEN q.drains + 1 ELSE 0 END,
-               attempt = CASE WHEN h.ran AND q.drains + 1 >= $5 THEN q.attempt ELSE q.attempt - 1 END
-          FROM unnest($2::uuid[], $3::bigint[], $4::boolean[]) AS h (id, lease, ran)
-         WHERE q.id = h.id AND q.lease = h.lease AND q.worker_id = $1
+        WITH held AS MATERIALIZED (
+            SELECT q.id, q.claimed_at, h.ran, h.ran AND q.drains + 1 >= $5 AS counts
+              FROM unnest($2::uuid[], $3::bigint[], $4::boolean[]) AS h (id, lease, ran)
+              JOIN eve.queue q ON q.id = h.id AND q.lease = h.lease
+             WHERE q.worker_id = $1
+             ORDER BY q.id
+               FOR NO KEY UPDATE OF q
+        ), back AS (
+            UPDATE eve.queue q
+               SET status = 'pending', worker_id = NULL, lease = NULL, claimed_at = NULL,
+                   drains = CASE WHEN h.counts THEN 0 WHEN h.ran THEN q.drains + 1 ELSE q.drains END,
+                   attempt = CASE WHEN h.counts THEN q.attempt ELSE q.attempt - 1 END
+              FROM held h
+             WHERE q.id = h.id
+            RETURNING q.id, q.org_id, q.worker_type, q.generation, q.attempt, h.counts, h.claimed_at
+        ), recorded AS (
+            INSERT INTO eve.attempts
+                   (request_id, id, org_id, generation, attempt, kind, code, message, worker_id, started_at)
+            SELECT id, gen_random_uuid(), org_id, generation, attempt, 'drained', $6, $7, $1, claimed_at
+              FROM back
+             WHERE counts
+        )
+        SELECT DISTINCT worker_type FROM back
         "#,
         worker.0,
         &ids,
         &leases,
         &ran,
+        i32::from(MAX_DRAINS),
+        FailureCode::WorkerLost.as_str(),
+        drained_message()
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    ripple.pending.extend(back);
+    Ok(ripple)
+}
+
+/// Ends the runs among `started` that draining workers have cut short once too often.
+async fn end_drained(
+    tx: &mut Tx,
+    worker: WorkerId,
+    started: &[(Uuid, i64)],
+) -> Result<Ripple, sqlx::Error> {
+    let (ids, leases): (Vec<Uuid>, Vec<i64>) = started.iter().copied().unzip();
+    let used_up = sqlx::query_scalar!(
+        r#"
+        SELECT q.id
+          FROM unnest($2::uuid[], $3::bigint[]) AS h (id, lease)
+          JOIN eve.queue q ON q.id = h.id AND q.lease = h.lease
+          JOIN eve.requests r ON r.id = q.id
+         WHERE q.worker_id = $1 AND q.drains + 1 >= $4 AND q.attempt >= r.max_attempts
+        "#,
+        worker.0,
+        &ids,
+        &leases,
         i32::from(MAX_DRAINS)
     )
-    .execute(&mut *tx)
+    .fetch_all(&mut **tx)
     .await?;
-    tx.commit().await
+    if used_up.is_empty() {
+        return Ok(Ripple::default());
+    }
+    let reach = Reach { failing: used_up.clone(), ..Reach::default() };
+    let mut graph = Graph::lock(tx, &reach).await?;
+    let leases: HashMap<Uuid, i64> = started.iter().copied().collect();
+    let endings = used_up
+        .into_iter()
+        .filter(|id| {
+            graph.live.get(id).is_some_and(|live| {
+                live.worker_id == Some(worker.0) && live.lease == leases.get(id).copied()
+            })
+        })
+        .map(|id| {
+            let code = FailureCode::WorkerLost.as_str();
+            Ending::without_run(id, Status::Failed, code, drained_message())
+        })
+        .collect();
+    let mut ripple = graph.end(tx, endings).await?;
+    ripple.interrupted.clear();
+    Ok(ripple)
+}
+
+fn drained_message() -> String {
+    format!("{MAX_DRAINS} workers were stopped before this had ended")
 }
 
 /// What the rescuer has heard of each worker, by its own monotonic clock.
 #[derive(Debug, Default)]
 pub struct Rescuer {
     heard: HashMap<Uuid, (i64, Instant)>,
+    /// When it listened last: a longer pause than usual is a silence of its own.
+    listened: Option<Instant>,
 }
 
 impl Rescuer {
@@ -186,6 +270,10 @@ impl Rescuer {
         .fetch_all(&mut **tx)
         .await?;
         let now = Instant::now();
+        // This process was stopped, or Postgres was: the workers' hearts may have beaten in vain.
+        if self.listened.replace(now).is_none_or(|last| now.duration_since(last) > ATTENTION) {
+            self.heard.clear();
+        }
         let mut heard = HashMap::with_capacity(rows.len());
         let mut silent = Vec::new();
         for row in rows {

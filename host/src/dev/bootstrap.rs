@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::db::{Db, Scope};
 use crate::ids::{OrgId, UserId};
 use crate::tenancy::tokens::{self, NewToken, TokenSecret};
-use crate::tenancy::{Actor, OrgRole, Tenant, TenancyError};
+use crate::tenancy::{Actor, OrgRole, TenancyError, Tenant};
 
 /// The organisation's short name.
 pub const ORG_SLUG: &str = "dev";
@@ -39,9 +39,12 @@ pub async fn run(db: &Db) -> Result<TokenSecret, BootstrapError> {
     )
     .execute(&mut *tx)
     .await?;
-    sqlx::query!("INSERT INTO eve.platform_admins (user_id) VALUES ($1) ON CONFLICT DO NOTHING", USER)
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query!(
+        "INSERT INTO eve.platform_admins (user_id) VALUES ($1) ON CONFLICT DO NOTHING",
+        USER
+    )
+    .execute(&mut *tx)
+    .await?;
     sqlx::query!(
         "INSERT INTO eve.organizations (slug, name) VALUES ($1, 'Development') ON CONFLICT DO NOTHING",
         ORG_SLUG

@@ -234,7 +234,9 @@ impl Graph {
                 *dependent,
                 Status::Cancelled,
                 "blocker_failed",
-                format!("cancelled because request {blocker}, which it waited for, did not complete"),
+                format!(
+                    "cancelled because request {blocker}, which it waited for, did not complete"
+                ),
             ));
             let generation = self.live.get(blocker).map_or(1, |live| live.generation);
             causes.insert(*dependent, (*blocker, generation));
@@ -297,10 +299,7 @@ async fn open_edges(
 }
 
 /// Locks rows in the order of their ids, the order of everybody.
-async fn lock_rows(
-    tx: &mut Tx,
-    ids: &BTreeSet<Uuid>,
-) -> Result<BTreeMap<Uuid, Live>, sqlx::Error> {
+async fn lock_rows(tx: &mut Tx, ids: &BTreeSet<Uuid>) -> Result<BTreeMap<Uuid, Live>, sqlx::Error> {
     let ids: Vec<Uuid> = ids.iter().copied().collect();
     let rows = sqlx::query!(
         r#"
@@ -351,7 +350,8 @@ async fn write_endings(
     let cpu: Vec<Option<i64>> = endings.iter().map(|e| e.cpu_us).collect();
     let peaks: Vec<Option<i64>> = endings.iter().map(|e| e.memory_peak_bytes).collect();
     let by: Vec<Option<Uuid>> = ids.iter().map(|id| causes.get(id).map(|c| c.0)).collect();
-    let by_generation: Vec<Option<i32>> = ids.iter().map(|id| causes.get(id).map(|c| c.1)).collect();
+    let by_generation: Vec<Option<i32>> =
+        ids.iter().map(|id| causes.get(id).map(|c| c.1)).collect();
     sqlx::query!(
         r#"
         WITH ended AS (
@@ -482,8 +482,11 @@ mod tests {
 
     #[test]
     fn a_failure_cancels_down_the_chain_and_spares_run_edges() {
-        let edges =
-            [edge(1, 2, OnFailure::Cancel), edge(2, 3, OnFailure::Cancel), edge(3, 4, OnFailure::Run)];
+        let edges = [
+            edge(1, 2, OnFailure::Cancel),
+            edge(2, 3, OnFailure::Cancel),
+            edge(3, 4, OnFailure::Run),
+        ];
         let follows = propagate(&[], &[id(1)], &edges, &live([2, 3, 4]));
         assert_eq!(follows.cancelled, BTreeMap::from([(id(2), id(1)), (id(3), id(2))]));
         assert_eq!(follows.released, BTreeMap::from([(id(4), 1)]));
@@ -505,11 +508,8 @@ mod tests {
     }
 
     fn graphs() -> impl Strategy<Value = (Vec<Edge>, Vec<bool>, HashSet<Uuid>)> {
-        let policy = prop_oneof![
-            Just(OnFailure::Cancel),
-            Just(OnFailure::Run),
-            Just(OnFailure::Hold),
-        ];
+        let policy =
+            prop_oneof![Just(OnFailure::Cancel), Just(OnFailure::Run), Just(OnFailure::Hold),];
         (
             prop::collection::btree_map((0u128..12, 12u128..40), policy.clone(), 0..40),
             prop::collection::btree_map((12u128..25, 25u128..40), policy, 0..30),
@@ -517,7 +517,8 @@ mod tests {
             prop::collection::hash_set(12u128..40, 0..28),
         )
             .prop_map(|(top, bottom, outcomes, open)| {
-                let edges = top.into_iter().chain(bottom).map(|((b, d), p)| edge(b, d, p)).collect();
+                let edges =
+                    top.into_iter().chain(bottom).map(|((b, d), p)| edge(b, d, p)).collect();
                 (edges, outcomes, live(open))
             })
     }

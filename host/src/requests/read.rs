@@ -6,8 +6,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    BlockerState, LogLine, OnFailure, Problem, Request, RequestError, RequestResult, Requests, RunLog,
-    Status,
+    BlockerState, LogLine, OnFailure, Problem, Request, RequestError, RequestResult, Requests,
+    RunLog, Status,
 };
 use crate::db::{Scope, Tx};
 use crate::ids::{RequestId, UserId, WorkerId};
@@ -288,11 +288,7 @@ fn problem(code: Option<String>, message: Option<String>) -> Option<Problem> {
 }
 
 /// Requests by id, as they stand, in the order of `ids`.
-async fn rows(
-    tx: &mut Tx,
-    tenant: Tenant,
-    ids: &[RequestId],
-) -> Result<Vec<Request>, sqlx::Error> {
+async fn rows(tx: &mut Tx, tenant: Tenant, ids: &[RequestId]) -> Result<Vec<Request>, sqlx::Error> {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query!(
         r#"
@@ -338,7 +334,9 @@ async fn rows(
             attempt: row.attempt,
             generation: row.generation,
             // Once it is not scheduled any more, the time is of no meaning.
-            run_at: row.run_at.filter(|_| matches!(row.status, Status::Scheduled | Status::Blocked)),
+            run_at: row
+                .run_at
+                .filter(|_| matches!(row.status, Status::Scheduled | Status::Blocked)),
             open_blockers: row.open_blockers.unwrap_or(0),
             worker_id: row.worker_id.map(WorkerId),
             parent_request_id: row.parent_request_id.map(RequestId),

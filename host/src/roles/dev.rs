@@ -113,7 +113,11 @@ async fn with_database(
     let bell = Bell::start(db.pool().clone());
     let parts = WorkerParts {
         requests: Requests::new(db.clone(), bell.clone()),
-        loader: Loader::new(db.clone(), runtime.clone(), super::open_cache(&artifacts, verifier()?)?),
+        loader: Loader::new(
+            db.clone(),
+            runtime.clone(),
+            super::open_cache(&artifacts, verifier()?)?,
+        ),
         db: db.clone(),
         bell: bell.clone(),
         runtime: runtime.clone(),
@@ -168,7 +172,8 @@ async fn with_database(
 }
 
 fn default_data_dir() -> anyhow::Result<PathBuf> {
-    let base = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let base =
+        std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     base.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share")))
         .map(|base| base.join("eve-horizon/dev"))
         .context("HOME is not set: name a folder with --data-dir")

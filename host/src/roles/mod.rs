@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::db::{Db, DbConfig, SchemaState, schema_state};
+use crate::db::{Db, DbConfig, SchemaState, is_connection_loss, schema_state};
 use crate::skills::artifact::{ArtifactCache, Signer, Verifier};
 
 /// Where the platform's database is.
@@ -46,12 +46,15 @@ async fn ready(db: &Db, stop: &CancellationToken) -> anyhow::Result<()> {
         match schema_state(db.pool()).await {
             Ok(SchemaState::Current | SchemaState::Ahead) => return Ok(()),
             Ok(SchemaState::Behind) => {
-                anyhow::bail!("the database's schema is older than this eve: run `eve migrate` first")
+                anyhow::bail!(
+                    "the database's schema is older than this eve: run `eve migrate` first"
+                )
             }
-            Err(error) => {
+            Err(error) if is_connection_loss(&error) => {
                 let error: &dyn std::error::Error = &error;
                 tracing::warn!(error, "the database cannot be reached; trying again");
             }
+            Err(error) => return Err(error).context("reading the database's schema version"),
         }
         tokio::select! {
             () = stop.cancelled() => anyhow::bail!("stopped before the database could be reached"),
@@ -85,7 +88,8 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
 
 /// Where a process keeps verified machine code when it is not told: a folder of the user's own.
 fn default_cache() -> PathBuf {
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let base =
+        std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     base.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
         .unwrap_or_else(std::env::temp_dir)
         .join("eve-horizon/artifacts")

@@ -59,7 +59,12 @@ pub struct Jwt {
     #[arg(long, env = "EVE_JWT_ISSUER", value_name = "ISSUER")]
     jwt_issuer: Option<String>,
     /// For whom they must have been issued
-    #[arg(long, env = "EVE_JWT_AUDIENCE", default_value = "authenticated", value_name = "AUDIENCE")]
+    #[arg(
+        long,
+        env = "EVE_JWT_AUDIENCE",
+        default_value = "authenticated",
+        value_name = "AUDIENCE"
+    )]
     jwt_audience: String,
 }
 
@@ -68,10 +73,8 @@ impl Jwt {
         if self.jwt_secret.is_none() && self.jwks_url.is_none() {
             return Ok(AuthConfig { jwt: None });
         }
-        let issuer = self
-            .jwt_issuer
-            .clone()
-            .context("sign-in tokens need an issuer: set EVE_JWT_ISSUER")?;
+        let issuer =
+            self.jwt_issuer.clone().context("sign-in tokens need an issuer: set EVE_JWT_ISSUER")?;
         Ok(AuthConfig {
             jwt: Some(JwtConfig {
                 audience: self.jwt_audience.clone(),

@@ -35,7 +35,13 @@ pub struct Args {
     #[arg(long, env = "EVE_MEMORY_BUDGET", value_name = "BYTES")]
     memory_budget: Option<usize>,
     /// Public keys whose artifacts are run, base64, separated by commas; `eve keygen` prints it
-    #[arg(long, env = "EVE_VERIFY_KEYS", value_name = "KEYS", value_delimiter = ',', required = true)]
+    #[arg(
+        long,
+        env = "EVE_VERIFY_KEYS",
+        value_name = "KEYS",
+        value_delimiter = ',',
+        required = true
+    )]
     verify_keys: Vec<String>,
     /// Where compiled skills are kept; must be this user's own [default: ~/.cache/eve-horizon/artifacts]
     #[arg(long, env = "EVE_CACHE_DIR", value_name = "DIR")]
@@ -46,8 +52,8 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let stop = super::stop_on_signal()?;
     let db = args.database.connect("worker")?;
-    let verifier = Verifier::new(args.verify_keys.iter().map(|key| key.trim()))
-        .context("EVE_VERIFY_KEYS")?;
+    let verifier =
+        Verifier::new(args.verify_keys.iter().map(|key| key.trim())).context("EVE_VERIFY_KEYS")?;
     super::ready(&db, &stop).await?;
     let runtime = Runtime::new(RuntimeConfig {
         max_concurrent: args.slots,

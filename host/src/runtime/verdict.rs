@@ -56,14 +56,16 @@ fn checked(output: types::Output) -> Result<Output, (FailureCode, String)> {
     if summary.len() > limits::OUTPUT_SUMMARY {
         return Err(too_large("summary", summary.len(), limits::OUTPUT_SUMMARY));
     }
-    validate::text("summary", &summary, usize::MAX).map_err(|problem| invalid(problem.to_string()))?;
+    validate::text("summary", &summary, usize::MAX)
+        .map_err(|problem| invalid(problem.to_string()))?;
     if let Some(data) = &data {
         if data.len() > limits::OUTPUT_DATA {
             return Err(too_large("data", data.len(), limits::OUTPUT_DATA));
         }
         let value: Value = serde_json::from_str(data)
             .map_err(|error| invalid(format!("data: not valid JSON: {error}")))?;
-        validate::json("data", &value, usize::MAX).map_err(|problem| invalid(problem.to_string()))?;
+        validate::json("data", &value, usize::MAX)
+            .map_err(|problem| invalid(problem.to_string()))?;
     }
     let tokens_used = tokens_used
         .map(i64::try_from)

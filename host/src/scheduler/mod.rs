@@ -19,8 +19,8 @@ use uuid::Uuid;
 use crate::db::{Db, Scope, Tx, is_connection_loss};
 use crate::delivery::lease::Rescuer;
 use crate::notify::Bell;
-use crate::requests::graph::{Ending, Graph, Reach, Ripple};
 use crate::requests::Status;
+use crate::requests::graph::{Ending, Graph, Reach, Ripple};
 
 /// How often due requests are looked for.
 const PROMOTION_TICK: Duration = Duration::from_millis(200);
@@ -253,12 +253,10 @@ async fn expire_held(db: &Db, bell: &Bell, term: Leadership) -> Result<(), sqlx:
 
 async fn partitions(db: &Db, term: Leadership) -> Result<(), sqlx::Error> {
     let Some(mut tx) = term.begin(db).await? else { return Ok(()) };
-    let made = sqlx::query_scalar!(
-        r#"SELECT eve.ensure_partitions($1) AS "made!""#,
-        PARTITION_DAYS
-    )
-    .fetch_one(&mut *tx)
-    .await?;
+    let made =
+        sqlx::query_scalar!(r#"SELECT eve.ensure_partitions($1) AS "made!""#, PARTITION_DAYS)
+            .fetch_one(&mut *tx)
+            .await?;
     tx.commit().await?;
     if made > 0 {
         tracing::info!(made, "made partitions for the days ahead");

@@ -119,7 +119,7 @@ impl Statement {
         message
     }
 
-    /// Its name in a cache. The fingerprint is in the directory's name.
+    /// Its name in a cache: code for another engine is other code, and so has another name.
     fn file_name(&self) -> String {
         hex::encode(self.artifact_sha256)
     }

@@ -93,9 +93,9 @@ impl Loader {
                 let packed = self.fetch(version).await?;
                 blocking(move || {
                     inner.files.put(&claim, &packed)?;
-                    inner.map(&claim, &grants)?.ok_or(LoaderError::Artifact(ArtifactError::Content(
-                        "it vanished from the cache at once",
-                    )))
+                    inner.map(&claim, &grants)?.ok_or(LoaderError::Artifact(
+                        ArtifactError::Content("it vanished from the cache at once"),
+                    ))
                 })
                 .await
             })

@@ -168,12 +168,18 @@ fn names(
     check: impl Fn(&str, &str) -> Result<(), Invalid>,
 ) -> Result<(), Invalid> {
     if list.len() > LIST {
-        return Err(Invalid { field: field.into(), message: format!("at most {LIST} are allowed") });
+        return Err(Invalid {
+            field: field.into(),
+            message: format!("at most {LIST} are allowed"),
+        });
     }
     for (index, name) in list.iter().enumerate() {
         check(field, name)?;
         if list[..index].contains(name) {
-            return Err(Invalid { field: field.into(), message: format!("`{name}` is named twice") });
+            return Err(Invalid {
+                field: field.into(),
+                message: format!("`{name}` is named twice"),
+            });
         }
     }
     Ok(())
@@ -188,9 +194,14 @@ fn schema_name(field: &str, name: &str) -> Result<(), Invalid> {
         return Ok(());
     }
     let shown: String = name.chars().take(48).collect();
-    Err(Invalid { field: field.into(), message: format!("`{}` is not a schema's name: lower-case letters, digits and `_`, at most 48, \
+    Err(Invalid {
+        field: field.into(),
+        message: format!(
+            "`{}` is not a schema's name: lower-case letters, digits and `_`, at most 48, \
          beginning with a letter",
-        shown.escape_debug()) })
+            shown.escape_debug()
+        ),
+    })
 }
 
 #[cfg(test)]

@@ -25,13 +25,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::db::{Db, Scope, is_connection_loss};
+use crate::db::{Db, Scope, is_refusal};
 use crate::delivery::claim::{Appetite, Claimed, Cursor};
 use crate::delivery::finish::{self, Finished, Written};
 use crate::delivery::lease::{self, BEAT, Heartbeat};
 use crate::ids::{OrgId, WorkerId};
 use crate::notify::{self, Bell};
-use crate::requests::{FailureCode, Requests};
+use crate::requests::Requests;
 use crate::runtime::Runtime;
 use crate::skills::loader::Loader;
 
@@ -41,6 +41,9 @@ const SCAN: Duration = Duration::from_secs(1);
 const RECONCILE: Duration = Duration::from_secs(10);
 /// Work is prefetched for so long.
 const PREFETCH: Duration = Duration::from_millis(50);
+/// How long no run has ended when what was prefetched goes back: runs turned out longer than those
+/// that the prefetch was measured by.
+const STALLED: Duration = Duration::from_secs(1);
 /// Most requests in hand, running ones included.
 const MAX_IN_HAND: usize = 1_000;
 /// Runs written through the graph at one time.
@@ -87,6 +90,18 @@ pub async fn run(config: WorkerConfig, parts: WorkerParts, stop: CancellationTok
         slots: config.slots,
     };
     let settings = run::Settings::default();
+    // Before the first claim: a run without its grants would fail for good.
+    let mut wait = RETRY.0;
+    while let Err(error) = settings.refresh(&parts.db, &config.worker_type).await {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "the worker type cannot be read; trying again"
+        );
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY.1),
+        }
+    }
     let draining = Arc::new(AtomicBool::new(false));
     let over = CancellationToken::new();
     let beating = tokio::spawn(beat(
@@ -101,20 +116,25 @@ pub async fn run(config: WorkerConfig, parts: WorkerParts, stop: CancellationTok
         let (pool, over) = (parts.db.pool().clone(), over.clone());
         let worker_type = config.worker_type.clone();
         tokio::spawn(async move {
-            notify::listen(pool, &[notify::PENDING, notify::INTERRUPTED], over, |channel, payload| {
-                let event = match channel {
-                    notify::INTERRUPTED => match payload.parse() {
-                        Ok(id) => Event::Interrupted(id),
-                        Err(_) => return,
-                    },
-                    notify::PENDING if payload != worker_type => return,
-                    // Requests are pending, or the connection is new and something may have been
-                    // missed.
-                    _ => Event::Pending,
-                };
-                // The loop ends after this task.
-                let _ = heard.send(event);
-            })
+            notify::listen(
+                pool,
+                &[notify::PENDING, notify::INTERRUPTED],
+                over,
+                |channel, payload| {
+                    let event = match channel {
+                        notify::INTERRUPTED => match payload.parse() {
+                            Ok(id) => Event::Interrupted(id),
+                            Err(_) => return,
+                        },
+                        notify::PENDING if payload != worker_type => return,
+                        // Requests are pending, or the connection is new and something may have been
+                        // missed.
+                        _ => Event::Pending,
+                    };
+                    // The loop ends after this task.
+                    let _ = heard.send(event);
+                },
+            )
             .await;
         })
     };
@@ -172,6 +192,8 @@ enum Event {
 struct InHand {
     lease: i64,
     org: OrgId,
+    /// A worker has died under it.
+    suspect: bool,
     running: Option<AbortHandle>,
 }
 
@@ -199,7 +221,6 @@ struct Pool {
     cursor: Option<Cursor>,
     in_hand: HashMap<Uuid, InHand>,
     ready: VecDeque<Claimed>,
-    suspects_in_hand: usize,
     running: JoinSet<Finished>,
     finished: Vec<Finished>,
     settling: JoinSet<Settled>,
@@ -215,6 +236,8 @@ struct Pool {
     retry: Duration,
     /// Average wall-clock time of a run, in seconds.
     average: f64,
+    /// When a run ended last, or there was none running.
+    moved: Instant,
 }
 
 impl Pool {
@@ -234,7 +257,6 @@ impl Pool {
             bells,
             in_hand: HashMap::new(),
             ready: VecDeque::new(),
-            suspects_in_hand: 0,
             running: JoinSet::new(),
             finished: Vec::new(),
             settling: JoinSet::new(),
@@ -246,6 +268,7 @@ impl Pool {
             not_before: None,
             retry: RETRY.0,
             average: PREFETCH.as_secs_f64(),
+            moved: Instant::now(),
         }
     }
 
@@ -264,7 +287,10 @@ impl Pool {
                 Some(ended) = self.running.join_next() => self.ended(ended),
                 Some(event) = self.bells.recv() => self.heard(event),
                 () = until(self.not_before) => self.not_before = None,
-                _ = scan.tick() => self.hungry = true,
+                _ = scan.tick() => {
+                    self.hungry = true;
+                    self.give_back_stalled().await;
+                }
             }
         }
     }
@@ -272,13 +298,16 @@ impl Pool {
     /// Gives back what has not started, lets the rest finish within the grace period, and gives back
     /// what does not.
     async fn drain(&mut self) {
-        let unstarted: Vec<Claimed> = self.ready.drain(..).collect();
-        self.give_back(&unstarted, false).await;
         let deadline = Instant::now() + self.config.grace;
         tracing::info!(running = self.running.len(), "draining");
         while !self.in_hand.is_empty() || !self.settling.is_empty() {
+            // What waits for a slot; later, what a claim brings that was under way when the signal came.
+            self.give_back_ready().await;
             self.start_graph_writers();
             self.settle(false).await;
+            if self.in_hand.is_empty() && self.settling.is_empty() {
+                break;
+            }
             tokio::select! {
                 biased;
                 Some(settled) = self.settling.join_next() => self.settled(settled),
@@ -286,11 +315,6 @@ impl Pool {
                 Some(ended) = self.running.join_next() => self.ended(ended),
                 () = until(self.not_before) => self.not_before = None,
                 () = tokio::time::sleep_until(deadline) => break,
-            }
-            // A claim that was under way when the signal came.
-            if !self.ready.is_empty() {
-                let unstarted: Vec<Claimed> = self.ready.drain(..).collect();
-                self.give_back(&unstarted, false).await;
             }
         }
         if self.in_hand.is_empty() {
@@ -300,47 +324,52 @@ impl Pool {
         self.running.shutdown().await;
         let started: Vec<(Uuid, i64)> =
             self.in_hand.iter().map(|(id, held)| (*id, held.lease)).collect();
-        if let Err(error) = lease::give_back(&self.parts.db, self.id, &[], &started).await {
+        match lease::give_back(&self.parts.db, self.id, &[], &started).await {
+            Ok(ripple) => self.parts.bell.ripple(&ripple),
             // They are rescued when this worker has been silent for long enough.
-            tracing::error!(%error, "giving runs back failed");
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(error, "giving runs back failed");
+            }
         }
-        self.parts.bell.pending(&self.config.worker_type);
     }
 
-    async fn give_back(&mut self, runs: &[Claimed], started: bool) {
-        if runs.is_empty() {
+    /// Gives back what has not started, as if it had never been claimed.
+    async fn give_back_ready(&mut self) {
+        if self.ready.is_empty() || self.not_before.is_some() {
             return;
         }
-        let leases: Vec<(Uuid, i64)> = runs.iter().map(|run| (run.id.0, run.lease)).collect();
-        let outcome = match started {
-            true => lease::give_back(&self.parts.db, self.id, &[], &leases).await,
-            false => lease::give_back(&self.parts.db, self.id, &leases, &[]).await,
-        };
-        match outcome {
-            Ok(()) => {
-                for run in runs {
-                    self.forget(run.id.0);
+        let leases: Vec<(Uuid, i64)> = self.ready.iter().map(|run| (run.id.0, run.lease)).collect();
+        match lease::give_back(&self.parts.db, self.id, &leases, &[]).await {
+            Ok(ripple) => {
+                self.ready.clear();
+                for (id, _) in leases {
+                    self.forget(id);
                 }
-                self.parts.bell.pending(&self.config.worker_type);
+                self.parts.bell.ripple(&ripple);
             }
-            Err(error) => tracing::error!(%error, "giving runs back failed"),
+            Err(error) => self.postgres_failed("giving runs back", &error),
+        }
+    }
+
+    /// Work that waits behind long runs is for whoever has a slot free.
+    async fn give_back_stalled(&mut self) {
+        if self.ready.is_empty() || self.running.len() < self.config.slots {
+            return;
+        }
+        let stalled = self.moved.elapsed();
+        if stalled >= STALLED {
+            self.average = self.average.max(stalled.as_secs_f64());
+            self.give_back_ready().await;
         }
     }
 
     fn heard(&mut self, event: Event) {
         match event {
             Event::Pending => self.hungry = true,
-            Event::Interrupted(id) => {
-                // Somebody ended it: its lease is gone, and whatever it did with it.
-                if let Some(abort) = self.in_hand.get(&id).and_then(|held| held.running.as_ref()) {
-                    abort.abort();
-                    self.forget(id);
-                    self.hungry = true;
-                } else if self.in_hand.contains_key(&id) {
-                    self.ready.retain(|run| run.id.0 != id);
-                    self.forget(id);
-                }
-            }
+            // Somebody ended it; or had ended it, and it was retried and claimed again before the bell
+            // came. The leases tell.
+            Event::Interrupted(id) => self.unsure |= self.in_hand.contains_key(&id),
         }
     }
 
@@ -351,6 +380,9 @@ impl Pool {
     fn start_runs(&mut self) {
         while self.running.len() < self.config.slots {
             let Some(run) = self.ready.pop_front() else { return };
+            if self.running.is_empty() {
+                self.moved = Instant::now();
+            }
             let id = run.id.0;
             let task = run::execute(self.parts.clone(), self.settings.clone(), run);
             let abort = self.running.spawn(task);
@@ -396,6 +428,10 @@ impl Pool {
             return;
         }
         let Some(mut cursor) = self.cursor.take() else { return };
+        if appetite.is_some() {
+            // A bell that rings from here on may be about what this claim does not see.
+            self.hungry = false;
+        }
         let batch = std::mem::take(&mut self.finished);
         let (db, worker) = (self.parts.db.clone(), self.id);
         self.settling.spawn(async move {
@@ -425,7 +461,8 @@ impl Pool {
             org_cap: (window * 3).div_ceil(4),
             held,
             last_slot: batch == 1 && window > 1,
-            suspect: self.suspects_in_hand == 0 && self.running.len() < self.config.slots,
+            suspect: self.running.len() < self.config.slots
+                && !self.in_hand.values().any(|held| held.suspect),
         })
     }
 
@@ -452,14 +489,17 @@ impl Pool {
                     self.parts.bell.changed();
                 }
                 match settlement.claimed {
-                    Some(claimed) if claimed.is_empty() => self.hungry = freed,
                     Some(claimed) => {
+                        self.hungry |= freed || !claimed.is_empty();
                         for run in claimed {
-                            let held =
-                                InHand { lease: run.lease, org: run.org_id, running: None };
+                            let held = InHand {
+                                lease: run.lease,
+                                org: run.org_id,
+                                suspect: run.rescues > 0,
+                                running: None,
+                            };
                             self.in_hand.insert(run.id.0, held);
                             if run.rescues > 0 {
-                                self.suspects_in_hand += 1;
                                 // A suspect is never prefetched: it runs at once.
                                 self.ready.push_front(run);
                             } else {
@@ -479,9 +519,6 @@ impl Pool {
 
     /// A run is written: its slot is free.
     fn acknowledge(&mut self, finished: &Finished) {
-        if finished.run.rescues > 0 {
-            self.suspects_in_hand = self.suspects_in_hand.saturating_sub(1);
-        }
         // Claimed again meanwhile, after a retry: that one stays.
         if self.in_hand.get(&finished.run.id.0).is_some_and(|h| h.lease == finished.run.lease) {
             self.forget(finished.run.id.0);
@@ -529,6 +566,7 @@ impl Pool {
             Ok(finished) => {
                 let seconds = finished.wall.as_secs_f64();
                 self.average += (seconds - self.average) / 16.0;
+                self.moved = Instant::now();
                 self.finished.push(finished);
             }
             // Interrupted: it is forgotten already.
@@ -557,6 +595,7 @@ impl Pool {
                     if kept.contains(&id) {
                         continue;
                     }
+                    self.hungry = true;
                     let held = self.in_hand.remove(&id);
                     match held.and_then(|held| held.running) {
                         // Finished ones find out when they are written.
@@ -581,7 +620,7 @@ async fn settle(
     appetite: Option<&Appetite>,
 ) -> Result<Settlement, sqlx::Error> {
     let written = match settle_once(db, worker, cursor, batch, appetite).await {
-        Err(error) if !batch.is_empty() && !is_connection_loss(&error) => {
+        Err(error) if !batch.is_empty() && is_refusal(&error) => {
             // One run of the batch is what Postgres does not take. Alone, each shows whether it is
             // the one; the others are written.
             tracing::error!(
@@ -627,14 +666,10 @@ async fn one_by_one(
         let outcome = settle_once(db, worker, cursor, one, None).await;
         let left = match outcome {
             Ok(written) => written.left,
-            Err(error) if is_connection_loss(&error) => return Err(error),
+            // A full disk or a deadlock is nothing that a run could be blamed for.
+            Err(error) if !is_refusal(&error) => return Err(error),
             Err(error) => {
-                let failed = Finished::unstarted(
-                    finished.run.clone(),
-                    FailureCode::OutputInvalid,
-                    format!("the outcome could not be stored: {error}"),
-                    false,
-                );
+                let failed = finished.refused(&error);
                 settle_once(db, worker, cursor, &[failed], None).await?.left
             }
         };

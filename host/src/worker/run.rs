@@ -6,13 +6,15 @@ use std::time::Duration;
 use chrono::Utc;
 use serde::Deserialize;
 
-use super::WorkerParts;
-use crate::db::{Db, Scope};
+use super::{RETRY, WorkerParts};
+use crate::db::{Db, Scope, is_connection_loss};
 use crate::delivery::claim::Claimed;
 use crate::delivery::finish::{Finished, Outcome};
 use crate::delivery::guest::GuestQueue;
+use crate::ids::VersionId;
 use crate::requests::FailureCode;
-use crate::runtime::{Grants, Job, Limits, Trigger, Verdict};
+use crate::runtime::{Grants, Job, Limits, Skill, Trigger, Verdict};
+use crate::skills::loader::LoaderError;
 use crate::tenancy::Tenant;
 
 /// What a worker type grants and allows, read again with every heartbeat.
@@ -82,6 +84,24 @@ impl StoredLimits {
     }
 }
 
+/// Loads a skill. Waits for Postgres if that is away: the run has not begun, and it is not its fault.
+async fn load(
+    parts: &WorkerParts,
+    version: VersionId,
+    grants: &Grants,
+) -> Result<Skill, LoaderError> {
+    let mut wait = RETRY.0;
+    loop {
+        match parts.loader.get(version, grants).await {
+            Err(LoaderError::Database(error)) if is_connection_loss(&error) => {
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(RETRY.1);
+            }
+            other => return other,
+        }
+    }
+}
+
 /// Runs a claimed request. Dropping the future cancels the run.
 pub(super) async fn execute(parts: WorkerParts, settings: Settings, run: Claimed) -> Finished {
     let Current { grants, limits } = settings.current();
@@ -95,7 +115,7 @@ pub(super) async fn execute(parts: WorkerParts, settings: Settings, run: Claimed
         };
         return Finished::unstarted(run, FailureCode::SkillNotFound, message, false);
     };
-    let skill = match parts.loader.get(version, &grants).await {
+    let skill = match load(&parts, version, &grants).await {
         Ok(skill) => skill,
         Err(error) => {
             let (code, retryable) = error.failure();

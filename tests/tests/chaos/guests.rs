@@ -55,7 +55,7 @@ async fn every_misbehaviour_ends_with_its_own_code() -> Result<()> {
         // A flood of lines is cut, and says so.
         if ["print", "print-error", "log"].iter().any(|flood| orders["do"] == *flood) {
             let logs = platform.get(&format!("/v1/requests/{id}/logs")).await?;
-            let log = &logs["items"][0];
+            let log = &logs["runs"][0];
             assert_eq!(log["lines"].as_array().map(Vec::len), Some(1_000), "{skill} {orders}");
             assert!(log["dropped"].as_i64() >= Some(2_000), "{skill} {orders}: {}", log["dropped"]);
         }
