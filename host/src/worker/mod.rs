@@ -12,6 +12,7 @@
 //! - When Postgres is away, finished runs are kept and written when it is back. What the outage leaves
 //!   unclear (did that commit happen?) is settled by the lease: writing twice finds no row.
 
+mod ready;
 mod run;
 
 use std::collections::{HashMap, VecDeque};
@@ -34,6 +35,7 @@ use crate::notify::{self, Bell};
 use crate::requests::Requests;
 use crate::runtime::Runtime;
 use crate::skills::loader::Loader;
+use ready::Ready;
 
 /// How long after nothing was heard the queue is looked at anyway.
 const SCAN: Duration = Duration::from_secs(1);
@@ -220,8 +222,10 @@ struct Pool {
     /// None while a settlement has it.
     cursor: Option<Cursor>,
     in_hand: HashMap<Uuid, InHand>,
-    ready: VecDeque<Claimed>,
+    ready: Ready,
     running: JoinSet<Finished>,
+    /// Whose slots the running tasks have.
+    slots_of: HashMap<tokio::task::Id, OrgId>,
     finished: Vec<Finished>,
     settling: JoinSet<Settled>,
     graph: JoinSet<(Finished, Result<Written, sqlx::Error>)>,
@@ -251,13 +255,14 @@ impl Pool {
         Pool {
             id,
             cursor: Some(Cursor::new(id, config.worker_type.clone())),
+            ready: Ready::new(config.slots),
             config,
             parts,
             settings,
             bells,
             in_hand: HashMap::new(),
-            ready: VecDeque::new(),
             running: JoinSet::new(),
+            slots_of: HashMap::new(),
             finished: Vec::new(),
             settling: JoinSet::new(),
             graph: JoinSet::new(),
@@ -284,7 +289,7 @@ impl Pool {
                 () = stop.cancelled() => return,
                 Some(settled) = self.settling.join_next() => self.settled(settled),
                 Some(written) = self.graph.join_next() => self.graph_written(written),
-                Some(ended) = self.running.join_next() => self.ended(ended),
+                Some(ended) = self.running.join_next_with_id() => self.ended(ended),
                 Some(event) = self.bells.recv() => self.heard(event),
                 () = until(self.not_before) => self.not_before = None,
                 _ = scan.tick() => {
@@ -312,7 +317,7 @@ impl Pool {
                 biased;
                 Some(settled) = self.settling.join_next() => self.settled(settled),
                 Some(written) = self.graph.join_next() => self.graph_written(written),
-                Some(ended) = self.running.join_next() => self.ended(ended),
+                Some(ended) = self.running.join_next_with_id() => self.ended(ended),
                 () = until(self.not_before) => self.not_before = None,
                 () = tokio::time::sleep_until(deadline) => break,
             }
@@ -339,7 +344,7 @@ impl Pool {
         if self.ready.is_empty() || self.not_before.is_some() {
             return;
         }
-        let leases: Vec<(Uuid, i64)> = self.ready.iter().map(|run| (run.id.0, run.lease)).collect();
+        let leases = self.ready.leases();
         match lease::give_back(&self.parts.db, self.id, &leases, &[]).await {
             Ok(ripple) => {
                 self.ready.clear();
@@ -354,7 +359,7 @@ impl Pool {
 
     /// Work that waits behind long runs is for whoever has a slot free.
     async fn give_back_stalled(&mut self) {
-        if self.ready.is_empty() || self.running.len() < self.config.slots {
+        if self.ready.is_empty() {
             return;
         }
         let stalled = self.moved.elapsed();
@@ -379,13 +384,14 @@ impl Pool {
 
     fn start_runs(&mut self) {
         while self.running.len() < self.config.slots {
-            let Some(run) = self.ready.pop_front() else { return };
+            let Some(run) = self.ready.start() else { return };
             if self.running.is_empty() {
                 self.moved = Instant::now();
             }
-            let id = run.id.0;
+            let (id, org) = (run.id.0, run.org_id);
             let task = run::execute(self.parts.clone(), self.settings.clone(), run);
             let abort = self.running.spawn(task);
+            self.slots_of.insert(abort.id(), org);
             if let Some(held) = self.in_hand.get_mut(&id) {
                 held.running = Some(abort);
             }
@@ -499,12 +505,7 @@ impl Pool {
                                 running: None,
                             };
                             self.in_hand.insert(run.id.0, held);
-                            if run.rescues > 0 {
-                                // A suspect is never prefetched: it runs at once.
-                                self.ready.push_front(run);
-                            } else {
-                                self.ready.push_back(run);
-                            }
+                            self.ready.push(run);
                         }
                     }
                     None => self.hungry |= freed,
@@ -561,9 +562,16 @@ impl Pool {
         }
     }
 
-    fn ended(&mut self, ended: Result<Finished, tokio::task::JoinError>) {
+    fn ended(&mut self, ended: Result<(tokio::task::Id, Finished), tokio::task::JoinError>) {
+        let task = match &ended {
+            Ok((task, _)) => *task,
+            Err(error) => error.id(),
+        };
+        if let Some(org) = self.slots_of.remove(&task) {
+            self.ready.ended(org);
+        }
         match ended {
-            Ok(finished) => {
+            Ok((_, finished)) => {
                 let seconds = finished.wall.as_secs_f64();
                 self.average += (seconds - self.average) / 16.0;
                 self.moved = Instant::now();
@@ -596,11 +604,11 @@ impl Pool {
                         continue;
                     }
                     self.hungry = true;
-                    let held = self.in_hand.remove(&id);
-                    match held.and_then(|held| held.running) {
+                    let Some(held) = self.in_hand.remove(&id) else { continue };
+                    match held.running {
                         // Finished ones find out when they are written.
                         Some(abort) => abort.abort(),
-                        None => self.ready.retain(|run| run.id.0 != id),
+                        None => self.ready.remove(held.org, id),
                     }
                 }
                 self.unsure = false;

@@ -225,18 +225,17 @@ async fn a_suspect_does_not_starve_behind_a_backlog() -> Result<()> {
 async fn prefetched_work_goes_back_when_runs_turn_out_long() -> Result<()> {
     let platform = Platform::start(&["hostile-wasi", "noop"]).await?;
     let noop = || json!({ "skill": "noop" });
-    let _first = platform.worker(2)?;
+    let _first = platform.worker(1)?;
     // So many short ones that the worker prefetches as if all were short.
     platform.create_all((0..500).map(|_| noop()).collect()).await?;
     platform.until("an empty queue", "SELECT NOT EXISTS (SELECT FROM eve.queue)").await;
     let long = json!({ "skill": "hostile-wasi", "context": { "do": "sleep" }, "priority": -1 });
-    let mut requests = vec![long.clone(), long];
+    let mut requests = vec![long];
     requests.extend((0..50).map(|_| noop()));
     let ids = platform.create_all(requests).await?;
     platform.claimed(ids[0]).await;
-    platform.claimed(ids[1]).await;
     let _second = platform.worker(1)?;
-    for id in &ids[2..] {
+    for id in &ids[1..] {
         assert_eq!(platform.end_of(*id).await.status, "completed");
     }
     Ok(())
