@@ -189,11 +189,15 @@ impl Member {
         Ok(self.request(id).await?["status"].as_str().unwrap_or_default().to_owned())
     }
 
-    /// Waits until a request has this status.
+    /// Waits until a request has this status; an error if it ends with another one.
     pub async fn until(&self, id: Uuid, status: &str) -> Result<Value> {
         let what = format!("request {id} to be {status}");
         wait_for(&what, async || match self.request(id).await {
-            Ok(request) => (request["status"] == status).then_some(Ok(request)),
+            Ok(request) if request["status"] == status => Some(Ok(request)),
+            Ok(request) if !request["finished_at"].is_null() => {
+                Some(Err(anyhow::anyhow!("it should be {status}, and has ended: {request}")))
+            }
+            Ok(_) => None,
             Err(error) => Some(Err(error)),
         })
         .await

@@ -39,12 +39,6 @@ async fn a_newer_database_is_left_alone() -> anyhow::Result<()> {
 async fn an_empty_database_is_not_served() -> anyhow::Result<()> {
     let database = Database::empty().await?;
     let eve = Eve::on(&database)?;
-    let keys = eve.run(["keygen"]).await?;
-    let key = keys.stdout.lines().find_map(|line| line.strip_prefix("EVE_SIGNING_KEY="));
-    let cache = tempfile::tempdir()?;
-    let eve = eve
-        .env("EVE_SIGNING_KEY", key.expect("a key"))
-        .env("EVE_CACHE_DIR", cache.path().join("cache").to_string_lossy());
     let output = eve.run(["serve", "--listen", "127.0.0.1:0"]).await?;
     assert_eq!(output.code(), Some(1), "{output}");
     assert!(output.stderr.contains("run `eve migrate` first"), "{output}");

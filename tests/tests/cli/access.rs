@@ -107,6 +107,14 @@ async fn worker_types_are_set_and_deleted() -> anyhow::Result<()> {
     assert!(list["items"].as_array().is_some_and(|items| items.contains(&changed)));
     assert_eq!(acme.run(["worker-type", "set", &id, "--name", "mine"]).await?.code(), Some(4));
 
+    for limits in
+        [r#"{"cpu": 1}"#, r#"{"cpu_ms": "1 s"}"#, r#"{"wall_ms": 0}"#, r#"{"memory_bytes": -1}"#]
+    {
+        let refused = admin.run(["worker-type", "set", &id, "--limits", limits]).await?;
+        assert_eq!(refused.code(), Some(2), "{refused}");
+        assert!(refused.stderr.contains("limits: `"), "{refused}");
+    }
+
     acme.create(json!({ "worker_type": id })).await?;
     let used = admin.run(["worker-type", "delete", &id]).await?;
     assert_eq!(used.code(), Some(1), "{used}");

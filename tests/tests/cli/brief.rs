@@ -109,23 +109,22 @@ async fn a_pipeline_runs_step_by_step() -> anyhow::Result<()> {
     let created = acme.bash(&command).await?.json()?;
     let steps = created["requests"].as_array().expect("the steps").clone();
     assert_eq!(steps.len(), 7);
-    assert_eq!(steps[0]["status"], "pending");
     let ids: Vec<String> =
         steps.iter().map(|step| step["id"].as_str().expect("an id").to_owned()).collect();
-    for (index, step) in steps.iter().enumerate() {
+    for step in &steps {
         assert_eq!(step["context"], json!({ "app": "api-service", "version": "v1.2.3" }));
-        if index > 0 {
-            assert_eq!(step["open_blockers"], 1, "{step}");
-        }
     }
 
     let watch: Vec<&str> =
         ["request", "watch"].into_iter().chain(ids.iter().map(|id| &**id)).collect();
     let watched = acme.run(watch).await?;
     assert_eq!(watched.code(), Some(0), "{watched}");
-    let blockers = acme.json(["request", "blockers", &ids[6]]).await?;
-    assert_eq!(blockers["items"][0]["id"], ids[5], "{blockers}");
-    assert_eq!(blockers["items"][0]["open"], false, "{blockers}");
+    for pair in ids.windows(2) {
+        let blockers = acme.json(["request", "blockers", &pair[1]]).await?;
+        assert_eq!(blockers["items"].as_array().map(Vec::len), Some(1), "{blockers}");
+        assert_eq!(blockers["items"][0]["id"], pair[0], "{blockers}");
+        assert_eq!(blockers["items"][0]["open"], false, "{blockers}");
+    }
 
     let mut ends = Vec::new();
     for id in &ids {

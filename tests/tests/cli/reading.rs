@@ -67,15 +67,25 @@ async fn lists_are_filtered_and_paged() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_request_is_watched_until_it_has_ended() -> anyhow::Result<()> {
     let acme = Shared::platform().await?.org().await?;
-    let tasks =
-        json!([{ "worker_type": "general", "delay_ms": 300 }, { "worker_type": "general" }]);
-    let created = acme.json(["request", "pipeline", "--tasks", &tasks.to_string()]).await?;
-    let last = created["requests"][1]["id"].as_str().expect("an id");
+    let ids = acme
+        .create_all(json!([
+            { "worker_type": "nobody" },
+            { "worker_type": "general", "blocked_by": [{ "id": "#0", "on_failure": "run" }] },
+        ]))
+        .await?;
+    let last = &*ids[1].to_string();
 
-    let stream =
-        acme.call(reqwest::Method::GET, &format!("/v1/requests/{last}/watch")).send().await?;
+    let path = format!("/v1/requests/{last}/watch");
+    let mut stream = acme.call(reqwest::Method::GET, &path).send().await?;
     assert_eq!(stream.headers()["content-type"], "text/event-stream");
-    let text = stream.text().await?;
+    let mut text = String::new();
+    while let Some(chunk) = stream.chunk().await? {
+        if text.is_empty() {
+            // It is blocked, and stays so until now.
+            acme.json(["request", "cancel", &ids[0].to_string()]).await?;
+        }
+        text.push_str(std::str::from_utf8(&chunk)?);
+    }
     let events: Vec<Value> = text
         .lines()
         .filter_map(|line| line.strip_prefix("data: "))
