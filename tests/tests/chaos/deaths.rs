@@ -276,7 +276,8 @@ async fn a_worker_that_wakes_up_too_late_changes_nothing() -> Result<()> {
         let end = platform.end_of(*id).await;
         assert_eq!((end.status.as_str(), end.attempt), ("completed", 1));
     }
-    let children = platform.count("SELECT count(*) FROM eve.requests WHERE parent_request_id IS NOT NULL");
+    let children =
+        platform.count("SELECT count(*) FROM eve.requests WHERE parent_request_id IS NOT NULL");
     assert_eq!(children.await, 3 * ids.len() as i64);
     let rescued = "SELECT count(*) FROM eve.attempts WHERE kind = 'rescued'";
     assert!(platform.count(rescued).await > 0);
