@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use super::graph::{Graph, Reach, Ripple};
+use super::graph::{Graph, HOLD_HOURS, Reach, Ripple};
 use super::{OnFailure, Request, RequestError, Requests, Status};
 use crate::db::{Scope, Tx, is_deadlock};
 use crate::ids::RequestId;
@@ -44,23 +44,7 @@ impl Requests {
     ) -> Result<Ripple, RequestError> {
         let failed = || RequestError::database("retrying");
         let mut tx = self.db.begin(Scope::Tenant(tenant)).await.map_err(failed())?;
-        // The blockers that still live, and dependents that are held, before the rows of the dead: the
-        // order in which an insertion locks.
-        let neighbours = sqlx::query_scalar!(
-            r#"
-            SELECT blocker_id AS "id!" FROM eve.dependencies WHERE dependent_id = $1
-             UNION
-            SELECT dependent_id FROM eve.dependencies WHERE blocker_id = $1 AND state = 'held'
-            "#,
-            id.0
-        )
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(failed())?;
-        Graph::lock(&mut tx, &Reach { rows: neighbours, ..Reach::default() })
-            .await
-            .map_err(failed())?;
-
+        let locked = lock_neighbours(&mut tx, id.0).await.map_err(failed())?;
         let ended = sqlx::query!(
             r#"
             SELECT status AS "status: Status", generation, cancelled_by
@@ -107,6 +91,11 @@ impl Requests {
             }
         }
         let revived = cascade(&mut tx, id.0, ended.generation).await.map_err(failed())?;
+        // Who is revived is certain only now that their rows are locked.
+        if !neighbours(&mut tx, id.0).await.map_err(failed())?.is_subset(&locked) {
+            drop(tx);
+            return Box::pin(self.try_retry(tenant, actor, id)).await;
+        }
         let ripple = revive(&mut tx, id.0, &revived).await.map_err(failed())?;
         audit::record(&mut tx, tenant, actor, "request.retry", &id.to_string())
             .await
@@ -114,6 +103,39 @@ impl Requests {
         tx.commit().await.map_err(failed())?;
         Ok(ripple)
     }
+}
+
+/// Locks the live blockers of whoever will be revived, and dependents that are held: before the rows of
+/// the dead, as an insertion does. A blocker that ended unseen would leave its dependent waiting for
+/// it for ever.
+async fn lock_neighbours(tx: &mut Tx, id: Uuid) -> Result<BTreeSet<Uuid>, sqlx::Error> {
+    let found = neighbours(tx, id).await?;
+    let rows = found.iter().copied().collect();
+    Graph::lock(tx, &Reach { rows, ..Reach::default() }).await?;
+    Ok(found)
+}
+
+async fn neighbours(tx: &mut Tx, id: Uuid) -> Result<BTreeSet<Uuid>, sqlx::Error> {
+    let found = sqlx::query_scalar!(
+        r#"
+        WITH RECURSIVE revived (id, generation) AS (
+            SELECT request_id, generation FROM eve.orchestration_results WHERE request_id = $1
+             UNION
+            SELECT x.request_id, x.generation
+              FROM revived r
+              JOIN eve.orchestration_results x
+                ON x.cancelled_by = r.id AND x.cancelled_by_generation = r.generation
+        )
+        SELECT d.blocker_id AS "id!" FROM revived r JOIN eve.dependencies d ON d.dependent_id = r.id
+         UNION
+        SELECT d.dependent_id FROM revived r JOIN eve.dependencies d ON d.blocker_id = r.id
+         WHERE d.state = 'held'
+        "#,
+        id
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    Ok(found.into_iter().collect())
 }
 
 /// The request and everything that was cancelled because this generation of it did not complete,
@@ -192,30 +214,37 @@ async fn revive(tx: &mut Tx, first: Uuid, ids: &[Uuid]) -> Result<Ripple, sqlx::
     )
     .fetch_all(&mut **tx)
     .await?;
-    let mut met: Vec<(Uuid, Uuid)> = Vec::new();
+    let mut blockers = Vec::new();
+    let mut dependents = Vec::new();
+    let mut states = Vec::new();
     let mut open: BTreeMap<Uuid, i32> = BTreeMap::new();
     for edge in edges {
-        let holds = match (edge.ended, edge.on_failure) {
-            (None, _) => true,
-            (Some(Status::Completed), _) | (Some(_), OnFailure::Run) => false,
-            // A second blocker failed too: it holds the dependent back until it is retried itself.
-            (Some(_), OnFailure::Hold | OnFailure::Cancel) => true,
+        let state = match (edge.ended, edge.on_failure) {
+            (None, _) => "open",
+            (Some(Status::Completed), _) | (Some(_), OnFailure::Run) => "met",
+            // A second blocker failed too: it holds the dependent back until it is retried itself, but
+            // not for ever.
+            (Some(_), OnFailure::Hold | OnFailure::Cancel) => "held",
         };
-        match holds {
-            true => *open.entry(edge.dependent_id).or_default() += 1,
-            false => met.push((edge.blocker_id, edge.dependent_id)),
+        if state != "met" {
+            *open.entry(edge.dependent_id).or_default() += 1;
         }
+        blockers.push(edge.blocker_id);
+        dependents.push(edge.dependent_id);
+        states.push(state);
     }
-    let (met_blockers, met_dependents): (Vec<Uuid>, Vec<Uuid>) = met.into_iter().unzip();
     sqlx::query!(
         r#"
         UPDATE eve.dependencies d
-           SET state = 'met'
-          FROM unnest($1::uuid[], $2::uuid[]) AS e (blocker, dependent)
+           SET state = e.state,
+               held_until = CASE e.state WHEN 'held' THEN clock_timestamp() + make_interval(hours => $4) END
+          FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS e (blocker, dependent, state)
          WHERE d.blocker_id = e.blocker AND d.dependent_id = e.dependent
         "#,
-        &met_blockers,
-        &met_dependents
+        &blockers,
+        &dependents,
+        &states as &[&str],
+        HOLD_HOURS
     )
     .execute(&mut **tx)
     .await?;
