@@ -32,9 +32,8 @@ async fn client(platform: &Platform, seed: usize) -> Result<()> {
         // Naming what exists always works, whatever is happening to it.
         let mut created = platform.create_all(new).await?;
         for (n, verb) in [(1, "cancel"), (2, "retry"), (3, "retry")] {
-            let answer = platform
-                .post(&format!("/v1/requests/{}/{verb}", known[pick(n)]), &json!({}))
-                .await;
+            let answer =
+                platform.post(&format!("/v1/requests/{}/{verb}", known[pick(n)]), &json!({})).await;
             if let Err(refused) = answer {
                 let refused = refused.to_string();
                 assert!(refused.starts_with("409"), "{verb}: {refused}");
@@ -87,7 +86,9 @@ async fn the_graph_stays_whole_when_everybody_changes_it() -> Result<()> {
 }
 
 /// Runs them side by side.
-async fn futures_all(clients: impl Iterator<Item = impl Future<Output = Result<()>>>) -> Result<()> {
+async fn futures_all(
+    clients: impl Iterator<Item = impl Future<Output = Result<()>>>,
+) -> Result<()> {
     let mut clients: Vec<_> = clients.map(Box::pin).collect();
     std::future::poll_fn(|context| {
         let mut first = None;
