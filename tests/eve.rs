@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -33,7 +33,7 @@ impl Eve {
     pub fn on_url(url: &str) -> Result<Eve> {
         let eve = Eve { database_url: Some(url.to_owned()), ..Self::without_database()? };
         let signer = Signer::generate();
-        let cache = eve.folder.path().join("artifacts").to_string_lossy().into_owned();
+        let cache = eve.cache().to_string_lossy().into_owned();
         Ok(eve
             .env("EVE_SIGNING_KEY", signer.seed())
             .env("EVE_VERIFY_KEYS", signer.public_key())
@@ -43,6 +43,11 @@ impl Eve {
     /// Without one: for `eve dev`, and for a command line far from any server.
     pub fn without_database() -> Result<Eve> {
         Ok(Eve { database_url: None, env: Vec::new(), folder: TempDir::new()? })
+    }
+
+    /// Where the processes keep machine code.
+    pub fn cache(&self) -> PathBuf {
+        self.folder.path().join("artifacts")
     }
 
     /// Sets a variable for whatever is started afterwards.
@@ -64,18 +69,23 @@ impl Eve {
         args: impl IntoIterator<Item = S>,
     ) -> Result<Command> {
         let mut command = Command::new(binary()?);
+        self.surround(&mut command);
+        command.args(args);
+        Ok(command)
+    }
+
+    fn surround(&self, command: &mut Command) {
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if text.starts_with("EVE_") || text.starts_with("PG") || text == "DATABASE_URL" {
                 command.env_remove(&name);
             }
         }
-        command.args(args).env("EVE_CONTEXT_FILE", self.folder.path().join("context"));
+        command.env("EVE_CONTEXT_FILE", self.folder.path().join("context"));
         if let Some(url) = &self.database_url {
             command.env("DATABASE_URL", url);
         }
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
-        Ok(command)
     }
 
     /// `eve migrate`, which must succeed.
@@ -90,20 +100,37 @@ impl Eve {
         &self,
         args: impl IntoIterator<Item = S>,
     ) -> Result<Output> {
-        let command = self.command(args)?;
-        let shown = format!("{command:?}");
-        let mut command = tokio::process::Command::from(command);
-        let output = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output())
-            .await
-            .with_context(|| format!("{shown} does not end"))?
-            .with_context(|| shown)?;
-        Ok(Output {
-            status: output.status,
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
+        finish(self.command(args)?).await
     }
 
+    /// Runs a script with bash, in which `eve` is the binary; it stops at the first command that
+    /// fails.
+    pub async fn bash(&self, script: &str) -> Result<Output> {
+        let bin = self.folder.path().join("bin");
+        std::fs::create_dir_all(&bin)?;
+        let link = bin.join("eve");
+        if !link.exists() {
+            std::os::unix::fs::symlink(binary()?.canonicalize()?, link)?;
+        }
+        let mut path = bin.into_os_string();
+        if let Some(others) = std::env::var_os("PATH") {
+            path.push(":");
+            path.push(others);
+        }
+        let mut command = Command::new("bash");
+        self.surround(&mut command);
+        command.env("PATH", path).args(["-euo", "pipefail", "-c", script]);
+        finish(command).await
+    }
+
+    /// Calls the command line on a terminal of `columns`, and returns what it shows there: answers
+    /// and notes together, without colours.
+    pub async fn on_terminal(&self, columns: u16, arguments: &str) -> Result<Output> {
+        self.bash(&format!(
+            "export NO_COLOR=1; script -qec 'stty cols {columns} rows 50; eve {arguments}' /dev/null"
+        ))
+        .await
+    }
     /// Calls the command line, which must succeed and print JSON.
     pub async fn json<S: AsRef<std::ffi::OsStr>>(
         &self,
@@ -143,6 +170,21 @@ impl Eve {
         }
         bail!("there was no port for eve serve");
     }
+}
+
+async fn finish(command: Command) -> Result<Output> {
+    let shown = format!("{command:?}");
+    let mut command = tokio::process::Command::from(command);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(PATIENCE, command.output())
+        .await
+        .with_context(|| format!("{shown} does not end"))?
+        .with_context(|| shown)?;
+    Ok(Output {
+        status: output.status,
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
 }
 
 /// A control plane that is ready.

@@ -28,6 +28,7 @@ mod database;
 mod eve;
 mod platform;
 mod process;
+mod shared;
 mod tenant;
 mod wait;
 
@@ -35,5 +36,6 @@ pub use database::Database;
 pub use eve::{Eve, Output, Server, binary, http_client, skill};
 pub use platform::{Ended, Platform};
 pub use process::Process;
+pub use shared::{Member, Shared};
 pub use tenant::Org;
 pub use wait::{PATIENCE, wait_for};

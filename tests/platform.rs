@@ -1,5 +1,6 @@
 //! A whole platform for one test: control planes, a token, skills, and what came of requests.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -111,6 +112,11 @@ impl Platform {
         &mut self.servers
     }
 
+    /// Where its processes keep machine code.
+    pub fn cache(&self) -> PathBuf {
+        self.eve.cache()
+    }
+
     /// The command line.
     pub fn eve(&self) -> &Eve {
         &self.eve
@@ -168,7 +174,7 @@ impl Platform {
         }
         let created = self.post("/v1/requests/batch", &json!({ "requests": requests })).await?;
         let created = created["requests"].as_array().context("no requests came back")?;
-        created.iter().map(|request| id_of(request)).collect()
+        created.iter().map(id_of).collect()
     }
 
     /// Creates one request of the type `general`.

@@ -3,6 +3,7 @@
 //!
 //! `just bench`, or: `eve-bench PATH-TO-EVE PATH-TO-SKILLS [REQUESTS]`, both of a release build.
 
+mod overhead;
 mod processes;
 mod queue;
 
@@ -45,6 +46,16 @@ async fn main() -> Result<()> {
     eve.push(&skills.join("noop")).await?;
 
     println!("machine: {}", processes::machine());
+
+    for threads in [1, 2] {
+        let noop = skills.join("noop/noop.wasm");
+        let overhead::Overhead { threads, bare, ours } =
+            overhead::measure(eve.binary(), &noop, threads).await?;
+        println!(
+            "a no-op run, {threads} guest thread(s): bare wasmtime {bare:.1?}, ours {ours:.1?} (ratio {:.2})",
+            ours.as_secs_f64() / bare.as_secs_f64()
+        );
+    }
 
     let worker = eve.worker().await?;
     let ids = queue::create(&db, org, 1).await?;

@@ -40,6 +40,10 @@ impl Eve {
         })
     }
 
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     fn command(&self) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(&self.binary);
         command

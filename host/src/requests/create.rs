@@ -90,6 +90,8 @@ impl Requests {
         let key = key.or(new[0].idempotency_key.as_deref()).map(str::to_owned);
         let mut ids: Vec<RequestId> = new.iter().map(|_| RequestId::generate()).collect();
         if let Some(key) = &key {
+            // A refusal later on would leave the key to a body that has made nothing.
+            self.blockers_exist(tenant, &new).await?;
             let reserved =
                 self.reserve(Reader::Member, tenant, key, &body_hash(&new), &ids).await?;
             ids = reserved;
@@ -125,6 +127,43 @@ impl Requests {
             Err(error) => return Err(error),
         }
         Ok(Created { requests: self.snapshot(tenant, &ids).await?, replayed: false })
+    }
+
+    /// Whether the requests that are waited for exist. They are looked at again under locks.
+    async fn blockers_exist(&self, tenant: Tenant, new: &[NewRequest]) -> Result<(), RequestError> {
+        let named = |new: &NewRequest| -> Vec<Uuid> {
+            let ids = new.blocked_by.iter().filter_map(|blocker| match blocker.on {
+                BlockerRef::Id(id) => Some(id.0),
+                BlockerRef::Entry(_) => None,
+            });
+            ids.collect()
+        };
+        let wanted: BTreeSet<Uuid> = new.iter().flat_map(named).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let wanted: Vec<Uuid> = wanted.into_iter().collect();
+        let failed = RequestError::database("looking blockers up");
+        let found: HashSet<Uuid> = async {
+            let mut tx = self.db.begin(Scope::Tenant(tenant)).await?;
+            sqlx::query_scalar!(
+                "SELECT id FROM eve.requests WHERE id = ANY ($1) AND org_id = $2",
+                &wanted,
+                tenant.org().0
+            )
+            .fetch_all(&mut *tx)
+            .await
+        }
+        .await
+        .map_err(failed)?
+        .into_iter()
+        .collect();
+        for (index, request) in new.iter().enumerate() {
+            if let Some(absent) = named(request).into_iter().find(|id| !found.contains(id)) {
+                return Err(no_blocker(index, new.len(), RequestId(absent)));
+            }
+        }
+        Ok(())
     }
 
     async fn insert_all(
@@ -278,6 +317,17 @@ impl Requests {
     }
 }
 
+/// Another organisation's request is not there either.
+fn no_blocker(index: usize, of: usize, id: RequestId) -> RequestError {
+    RequestError::Invalid {
+        field: match of {
+            1 => "blocked_by".into(),
+            _ => format!("requests[{index}].blocked_by"),
+        },
+        message: format!("there is no request {id} to wait for"),
+    }
+}
+
 /// What a body is compared by.
 pub(crate) fn body_hash(new: &[NewRequest]) -> Vec<u8> {
     // Serialising what was parsed makes equal bodies equal, however they were spaced.
@@ -344,13 +394,10 @@ pub(crate) async fn insert(
             let state = match entry {
                 Some(entry) if stillborn.contains_key(&entry) => BlockerNow::Bad(1),
                 Some(_) => BlockerNow::Open,
-                None => now.get(&id.0).copied().ok_or_else(|| RequestError::Invalid {
-                    field: match prepared.len() {
-                        1 => "blocked_by".into(),
-                        _ => format!("requests[{index}].blocked_by"),
-                    },
-                    message: format!("there is no request {id} to wait for"),
-                })?,
+                None => {
+                    let now = now.get(&id.0).copied();
+                    now.ok_or_else(|| no_blocker(index, prepared.len(), id))?
+                }
             };
             let edge_state = match (state, blocker.on_failure) {
                 (BlockerNow::Open, _) => {

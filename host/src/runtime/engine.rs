@@ -6,9 +6,11 @@
 
 use std::fmt::Write as _;
 use std::hash::{Hash as _, Hasher};
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
+
 use wasmtime::{
     Config, Enabled, Engine, EngineWeak, InstanceAllocationStrategy, ModuleVersionStrategy,
     OptLevel, PoolingAllocationConfig, WasmFeatures,
@@ -48,6 +50,8 @@ fn base() -> Result<Config, EngineError> {
     // 12.1/12.5 with it, 9.4/9.9 without; nothing that we link needs it.
     config.concurrency_support(false);
     config.max_wasm_stack(limits::WASM_STACK);
+    // Deep enough to tell runaway recursion from a stray access; walked only when a guest traps.
+    config.wasm_backtrace_max_frames(NonZeroUsize::new(limits::BACKTRACE_FRAMES));
     config.async_stack_size(limits::FIBER_STACK);
     // A guest's stack never shows the next guest what was on it.
     config.async_stack_zeroing(true);

@@ -25,6 +25,8 @@ pub const MEMORY_CEILING: usize = 256 * MIB;
 
 // --- Fixed: properties of the engine ---
 
+/// Frames of a trapped guest that are looked at.
+pub const BACKTRACE_FRAMES: usize = 256;
 /// The guest's stack. Python's interpreter recurses to about 300 KiB.
 pub const WASM_STACK: usize = 512 * KIB;
 /// The fiber that a guest and the host functions that it calls run on: the difference to

@@ -1,7 +1,7 @@
 //! Real components in the real runtime: every way in which a run can end.
 
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::Utc;
 use wasmtime::component::Component;
@@ -367,82 +367,4 @@ fn a_bug_of_ours_is_told_apart_and_ends_one_run() {
     assert_eq!(failure(&report).0, FailureCode::Internal);
     let report = IO.block_on(RUNTIME.run(&skill, job()));
     assert_eq!(report.verdict, Verdict::Completed(Output::default()));
-}
-
-/// Not a test: what our own code adds to a bare wasmtime loop with the same settings. Run it with
-/// `cargo test -p eve-host --lib -- --ignored --nocapture run_overhead`.
-#[test]
-#[ignore = "a measurement"]
-fn run_overhead() {
-    const RUNS: u32 = 50_000;
-    let wasm = guests::noop();
-    for threads in [1, 2] {
-        let engine = engine::pooling(64).unwrap();
-        engine::start_ticker(&engine).unwrap();
-        let linker = linker(&engine).unwrap();
-        let component = Component::new(&engine, &wasm).unwrap();
-        let pre = linker.instantiate_pre(&component).unwrap();
-        let pre = Arc::new(SkillPre::new(pre).unwrap());
-        let bare = measure(threads, RUNS, || {
-            let (engine, pre) = (engine.clone(), pre.clone());
-            move || {
-                futures::executor::block_on(async {
-                    let log = SharedLog::default();
-                    let account =
-                        Arc::new(MemoryAccount::open(&MemoryBudget::new(1 << 30), 1 << 28));
-                    let job = job();
-                    let queue = Queue::new(job.queue.clone(), IO.handle().clone());
-                    let limiter = StoreLimiter::new(account);
-                    let context = Context::new(Box::new(job), log, queue, limiter);
-                    let mut store = Store::new(&engine, context);
-                    store.set_epoch_deadline(1_000_000);
-                    let skill = pre.instantiate_async(&mut store).await.unwrap();
-                    skill.eve_skill_handler().call_run(&mut store).await.unwrap().unwrap();
-                });
-            }
-        });
-
-        let io = IO.handle().clone();
-        let config =
-            RuntimeConfig { max_concurrent: 64, memory_budget: 1 << 30, threads, io: io.clone() };
-        let runtime = Runtime::new(config).unwrap();
-        let skill = load(&runtime, &wasm).unwrap();
-        let started = Instant::now();
-        io.block_on(async {
-            // As many askers as keep the guest threads busy; they are not what is measured.
-            let askers: Vec<_> = (0..32)
-                .map(|_| {
-                    let (runtime, skill) = (runtime.clone(), skill.clone());
-                    tokio::spawn(async move {
-                        for _ in 0..RUNS * threads as u32 / 32 {
-                            runtime.run(&skill, job()).await;
-                        }
-                    })
-                })
-                .collect();
-            futures::future::join_all(askers).await;
-        });
-        let ours = started.elapsed() / (RUNS * threads as u32);
-        println!("{threads} threads: bare {bare:?} a run of CPU-wall, ours {ours:?} a run");
-    }
-}
-
-/// Wall-clock time per run over all threads.
-fn measure<F: FnMut() + Send + 'static>(
-    threads: usize,
-    runs: u32,
-    mut make: impl FnMut() -> F,
-) -> Duration {
-    let started = Instant::now();
-    let threads: Vec<_> = (0..threads)
-        .map(|_| {
-            let mut work = make();
-            std::thread::spawn(move || (0..runs).for_each(|_| work()))
-        })
-        .collect();
-    let count = threads.len() as u32;
-    for thread in threads {
-        thread.join().unwrap();
-    }
-    started.elapsed() / (runs * count)
 }

@@ -100,6 +100,13 @@ fn broken(error: &wasmtime::Error, account: &MemoryAccount) -> Verdict {
             false,
         );
     }
+    if trap == Some(&Trap::MemoryOutOfBounds) && is_bottomless(error) {
+        return failed(
+            FailureCode::StackOverflow,
+            place("the stack that the skill keeps in its memory is used up".into(), error),
+            false,
+        );
+    }
     match account.refusal() {
         Some(Refusal::Budget) => {
             let message = "the worker has no memory left for this run".into();
@@ -157,6 +164,15 @@ pub(super) fn unstartable(error: &wasmtime::Error, account: &MemoryAccount) -> V
     tracing::warn!(error = format!("{error:#}"), "a skill could not be started");
     let message = format!("the skill could not be started: {}", error.root_cause());
     failed(FailureCode::SkillUnloadable, message, true)
+}
+
+/// Whether the guest was in recursion without end. Compilers keep what has an address on a stack in
+/// linear memory, at its very beginning, so that running off it is an access out of bounds: if that
+/// happens hundreds of calls deep, the stack is what ran out.
+fn is_bottomless(error: &wasmtime::Error) -> bool {
+    error
+        .downcast_ref::<WasmBacktrace>()
+        .is_some_and(|backtrace| backtrace.frames().len() >= limits::BACKTRACE_FRAMES)
 }
 
 /// `message`, and where in the guest it happened, as far as the guest's functions have names.

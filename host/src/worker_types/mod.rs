@@ -307,6 +307,22 @@ pub async fn delete(db: &Db, actor: &Actor, id: &str) -> Result<(), WorkerTypeEr
     tx.commit().await.map_err(failed)
 }
 
+/// What workers read of `limits`: a worker that could not would go on with those it had before.
+fn check_limits(limits: &Value) -> Result<(), WorkerTypeError> {
+    const KNOWN: [&str; 3] = ["wall_ms", "cpu_ms", "memory_bytes"];
+    for (name, value) in limits.as_object().into_iter().flatten() {
+        let message = match value.as_u64() {
+            _ if !KNOWN.contains(&name.as_str()) => {
+                format!("`{name}` is not a limit; there are {}", KNOWN.join(", "))
+            }
+            Some(1..) => continue,
+            _ => format!("`{name}` must be a whole number above 0"),
+        };
+        return Err(WorkerTypeError::Invalid { field: "limits", message });
+    }
+    Ok(())
+}
+
 fn check(id: &str, spec: &WorkerTypeSpec) -> Result<(), WorkerTypeError> {
     let invalid = |field, message: String| Err(WorkerTypeError::Invalid { field, message });
     let fine = |name: &str| {
@@ -344,6 +360,7 @@ fn check(id: &str, spec: &WorkerTypeSpec) -> Result<(), WorkerTypeError> {
             );
         }
     }
+    check_limits(&spec.limits)?;
     let texts = [("docker_image", &spec.docker_image), ("schema_name", &spec.schema_name)];
     for (field, text) in texts {
         if text.as_ref().is_some_and(|text| text.is_empty() || text.len() > 500) {

@@ -19,7 +19,7 @@ async fn every_misbehaviour_ends_with_its_own_code() -> Result<()> {
         ("hostile", json!({ "do": "allocate-gently" }), "completed"),
         ("hostile", json!({ "do": "recurse" }), "stack_overflow"),
         ("hostile-wasi", json!({ "do": "recurse" }), "stack_overflow"),
-        ("hostile", json!({ "do": "recurse-in-memory" }), "trapped"),
+        ("hostile", json!({ "do": "recurse-in-memory" }), "stack_overflow"),
         ("hostile", json!({ "do": "trap" }), "trapped"),
         ("hostile", json!({ "do": "panic" }), "trapped"),
         ("hostile-wasi", json!({ "do": "panic" }), "trapped"),

@@ -2,9 +2,8 @@
 //! and has to get past a directory that is closed to it, as anybody else it is not.
 
 use std::fs::Permissions;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -178,55 +177,4 @@ async fn a_server_that_was_left_running_is_stopped() {
     Cluster::at(dir.path().join("postgres")).stop_leftover().await.unwrap();
     tokio::time::timeout(PATIENCE, postgres.ended()).await.unwrap();
     postgres.stop().await.unwrap();
-}
-
-/// The whole of `kill -9`: the process that started the server is killed, the server goes with it,
-/// and the next one has the directory and the data.
-#[tokio::test]
-async fn data_survives_when_whoever_started_it_is_killed() {
-    let dir = closed_dir();
-    let mut starter = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "dev::postgres::tests::starts_and_waits", "--ignored", "--nocapture"])
-        .env(DATA_DIR, dir.path())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(starter.stdout.take().unwrap()).lines();
-    let server: u32 = lines
-        .map(Result::unwrap)
-        .find_map(|line| line.split_once("started ").map(|(_, id)| id.parse().unwrap()))
-        .expect("it ended without having started a server");
-    starter.kill().unwrap();
-    starter.wait().unwrap();
-    if cfg!(target_os = "linux") {
-        // A process that has ended works nowhere, even while nobody has waited for it.
-        let works = || std::fs::metadata(format!("/proc/{server}/cwd")).is_ok();
-        tokio::time::timeout(PATIENCE, async {
-            while works() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await
-        .expect("the server outlives whoever started it");
-    }
-
-    let postgres = PrivatePostgres::start(dir.path()).await.unwrap();
-    assert_eq!(notes(&postgres.url()).await, ["written by the one that was killed"]);
-    postgres.stop().await.unwrap();
-}
-
-/// Tells [`starts_and_waits`] where.
-const DATA_DIR: &str = "EVE_TEST_POSTGRES_DATA_DIR";
-
-/// Not a test: what the test above starts in order to kill it.
-#[tokio::test]
-#[ignore = "started by another test"]
-async fn starts_and_waits() {
-    let Some(data_dir) = std::env::var_os(DATA_DIR) else { return };
-    let postgres = PrivatePostgres::start(Path::new(&data_dir)).await.unwrap();
-    note(&postgres.url(), "written by the one that was killed").await;
-    println!("started {}", postgres.pid());
-    // Ends when the other test goes away without killing us.
-    let _ = io::stdin().read_line(&mut String::new());
 }

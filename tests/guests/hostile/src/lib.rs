@@ -15,7 +15,7 @@
 //! | `allocate` | takes memory until there is none, and aborts | |
 //! | `allocate-gently` | the same, but completes with the MiB that it got | |
 //! | `recurse` | overflows its stack | |
-//! | `recurse-in-memory` | overflows the stack that the compiler keeps in linear memory: a trap | |
+//! | `recurse-in-memory` | overflows the stack that the compiler keeps in linear memory | |
 //! | `trap` | executes `unreachable` | |
 //! | `panic` | panics with a message | |
 //! | `print`, `print-error` | prints (WASI) | `lines`, for ever if absent |
