@@ -4,6 +4,7 @@
 //! and skips what it finds locked. The rest goes one by one through [`with_graph`], in transactions of
 //! their own: the result, the effects and what they set free commit together or not at all.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
@@ -172,11 +173,11 @@ pub async fn plain(
         .filter(|&index| batch[index].is_plain() && !batch[index].goes_on())
         .collect();
     let again: Vec<usize> = (0..batch.len()).filter(|&index| batch[index].goes_on()).collect();
-    let done = end(tx, worker, ends.iter().map(|&index| &batch[index])).await?;
-    let back = again_later(tx, worker, again.iter().map(|&index| &batch[index])).await?;
+    let mut found: HashSet<Uuid> = HashSet::with_capacity(batch.len());
+    found.extend(end(tx, worker, ends.iter().map(|&index| &batch[index])).await?);
+    found.extend(again_later(tx, worker, again.iter().map(|&index| &batch[index])).await?);
     for index in ends.into_iter().chain(again) {
-        let id = batch[index].run.id.0;
-        written[index] = done.contains(&id) || back.contains(&id);
+        written[index] = found.contains(&batch[index].run.id.0);
     }
     let logged: Vec<&Finished> = batch
         .iter()
