@@ -40,6 +40,7 @@ skills:
 dev *args:
     cargo run --locked -p eve-host --bin eve -- dev {{ args }}
 
-# Measure: release build, takes a while
+# Measure the whole queue beside its floors, with a release build: takes a while
 bench *args:
-    cargo bench --locked --workspace {{ args }}
+    cargo build --release --locked -p eve-host -p eve-benches
+    "$CARGO_TARGET_DIR/release/eve-bench" "$CARGO_TARGET_DIR/release/eve" "$(scripts/skills noop | tail -n 1)" {{ args }}

@@ -14,7 +14,7 @@ use super::serve::ControlPlane;
 use crate::cli;
 use crate::db::{self, Db, DbConfig};
 use crate::dev::bootstrap;
-use crate::dev::postgres::PrivatePostgres;
+use crate::dev::postgres::{PostgresError, PrivatePostgres};
 use crate::notify::Bell;
 use crate::requests::Requests;
 use crate::runtime::{Runtime, RuntimeConfig};
@@ -25,6 +25,8 @@ use crate::worker::{self, WorkerConfig, WorkerParts};
 
 /// Runs at one time, of each pool and of all of them together.
 const SLOTS: usize = 16;
+/// How long to wait before Postgres is started once more.
+const RESTART: Duration = Duration::from_secs(1);
 /// How long runs may go on after the process was told to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -58,19 +60,52 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!("listening on {}; choose another address with --listen", args.listen)
     })?;
-    let (postgres, url) = match args.database_url {
-        Some(url) => (None, url),
-        None => {
-            let postgres = PrivatePostgres::start(&data_dir).await?;
-            let url = postgres.url();
-            (Some(postgres), url)
-        }
+    let Some(url) = args.database_url else {
+        let postgres = PrivatePostgres::start(&data_dir).await?;
+        let url = postgres.url();
+        let done = CancellationToken::new();
+        let keeper = tokio::spawn(keep(postgres, data_dir.clone(), done.clone()));
+        let ran =
+            with_database(&url, &data_dir, listener, metrics, &stop, "a private Postgres in").await;
+        done.cancel();
+        keeper.await.context("looking after Postgres")?.context("stopping Postgres")?;
+        return ran;
     };
-    let ran = with_database(&url, &data_dir, listener, metrics, &stop, postgres.as_ref()).await;
-    if let Some(postgres) = postgres {
-        postgres.stop().await.context("stopping Postgres")?;
+    with_database(&url, &data_dir, listener, metrics, &stop, "DATABASE_URL; keys are in").await
+}
+
+/// Starts Postgres again when it ends by itself, and stops it when `done`. What was committed is
+/// there, and everything else in this process waits for it and goes on.
+async fn keep(
+    mut postgres: PrivatePostgres,
+    data_dir: PathBuf,
+    done: CancellationToken,
+) -> Result<(), PostgresError> {
+    loop {
+        tokio::select! {
+            () = done.cancelled() => return postgres.stop().await,
+            () = postgres.ended() => {}
+        }
+        let log = data_dir.join("postgres.log");
+        tracing::error!(log = %log.display(), "Postgres has ended by itself; starting it again");
+        // Gives the data directory's lock back.
+        drop(postgres);
+        postgres = loop {
+            match PrivatePostgres::start(&data_dir).await {
+                Ok(postgres) => break postgres,
+                Err(error) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "Postgres does not start; trying again"
+                    );
+                }
+            }
+            tokio::select! {
+                () = done.cancelled() => return Ok(()),
+                () = tokio::time::sleep(RESTART) => {}
+            }
+        };
     }
-    ran
 }
 
 async fn with_database(
@@ -79,7 +114,7 @@ async fn with_database(
     listener: TcpListener,
     metrics: PrometheusHandle,
     stop: &CancellationToken,
-    postgres: Option<&PrivatePostgres>,
+    kept_in: &str,
 ) -> anyhow::Result<()> {
     let db = Db::connect(&DbConfig {
         url: url.to_owned(),
@@ -141,26 +176,10 @@ async fn with_database(
         cache: super::open_cache(&artifacts, verifier()?)?,
         metrics,
     };
-    greet(address, data_dir, &context_file, postgres.is_some());
+    greet(address, data_dir, &context_file, kept_in);
 
-    let postgres_ended = async {
-        match postgres {
-            Some(postgres) => postgres.ended().await,
-            None => std::future::pending().await,
-        }
-    };
-    let ran = tokio::select! {
-        ran = plane.run(listener, stop.clone()) => ran,
-        _ = postgres_ended => Err(anyhow::anyhow!(
-            "Postgres has ended; {} says why. Nothing that was committed is lost: start again",
-            data_dir.join("postgres.log").display()
-        )),
-    };
+    let ran = plane.run(listener, stop.clone()).await;
     stop.cancel();
-    if ran.is_err() {
-        // Without a database there is nothing to drain into.
-        pools.shutdown().await;
-    }
     while let Some(pool) = pools.join_next().await {
         if let Err(error) = pool
             && error.is_panic()
@@ -187,12 +206,11 @@ fn signer(file: &Path) -> anyhow::Result<Signer> {
     Signer::from_file(file).with_context(|| format!("reading {}", file.display()))
 }
 
-fn greet(address: SocketAddr, data_dir: &Path, context_file: &Path, private: bool) {
-    let database = if private { "a private Postgres in" } else { "DATABASE_URL; keys are in" };
+fn greet(address: SocketAddr, data_dir: &Path, context_file: &Path, kept_in: &str) {
     println!(
         "Eve Horizon is ready at http://{address}
 
-  database   {database} {data}
+  database   {kept_in} {data}
   organisation `{org}`; this user's command line is set up in {context}
 
 Try, in another terminal:

@@ -56,3 +56,32 @@ async fn data_survives_a_kill_and_nobody_shares_it() -> Result<()> {
     assert!(!left.try_exists().context("looking for Postgres's own lock")?, "Postgres still runs");
     Ok(())
 }
+
+/// A Postgres that ends by itself is started again, and work goes on.
+#[tokio::test]
+async fn a_killed_postgres_comes_back() -> Result<()> {
+    let folder = tempfile::TempDir::new()?;
+    let data = folder.path().join("data");
+    let eve = Eve::without_database()?;
+    let mut dev = start(&eve, &data)?;
+    ready(&mut dev).await;
+    let echo = skill("echo")?;
+    let pushed = eve.run(["skill", "push", &echo.to_string_lossy()]).await?;
+    assert!(pushed.status.success(), "{pushed}");
+
+    let pid = std::fs::read_to_string(data.join("postgres/postmaster.pid"))?;
+    let pid: i32 = pid.lines().next().context("no process id")?.trim().parse()?;
+    let pid = rustix::process::Pid::from_raw(pid).context("a process id is not zero")?;
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+
+    wait_for("a request to complete after the crash", async || {
+        let create = ["request", "create", "--worker-type", "general", "--skill", "echo", "--wait"];
+        let run = eve.run(create.iter().copied().chain(["--prompt", "after"])).await;
+        run.is_ok_and(|run| run.status.success()).then_some(())
+    })
+    .await;
+    dev.terminate();
+    let status = dev.wait().await;
+    assert!(status.success(), "{status}: {}", dev.log());
+    Ok(())
+}

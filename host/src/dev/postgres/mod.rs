@@ -226,8 +226,8 @@ impl PrivatePostgres {
         self.server.pid()
     }
 
-    /// Returns once the server has ended by itself. Then the process is better ended too: the next
-    /// start recovers whatever had been committed.
+    /// Returns once the server has ended by itself. The next start recovers whatever had been
+    /// committed.
     pub async fn ended(&self) {
         self.server.ended().await;
     }
@@ -267,7 +267,17 @@ fn create_data_dir(data_dir: &Path) -> Result<PathBuf, PostgresError> {
 /// however it ends.
 #[derive(Debug)]
 struct DataDirLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for DataDirLock {
+    /// Closing the file would not do: a child that somebody is just starting holds a copy of it until it
+    /// becomes its own program, and the lock with it.
+    fn drop(&mut self) {
+        if let Err(error) = self.file.unlock() {
+            tracing::warn!(%error, "the data directory's lock is released when this process ends");
+        }
+    }
 }
 
 impl DataDirLock {
@@ -296,7 +306,7 @@ impl DataDirLock {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(PostgresError::io(doing()))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 
