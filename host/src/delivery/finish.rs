@@ -14,7 +14,7 @@ use super::claim::Claimed;
 use crate::db::{Db, Scope, Tx, is_deadlock, is_refusal};
 use crate::ids::{RequestId, WorkerId};
 use crate::requests::create::{self, Lineage, Parent, Prepared};
-use crate::requests::graph::{Ending, Graph, Reach, Ripple};
+use crate::requests::graph::{Columns, Ending, Graph, Reach, Ripple};
 use crate::requests::{FailureCode, LogLine, NewRequest, Origin, Problem, RequestError, Status};
 use crate::tenancy::{Actor, Tenant, audit};
 
@@ -194,25 +194,12 @@ async fn end(
     worker: WorkerId,
     batch: impl Iterator<Item = &Finished>,
 ) -> Result<Vec<Uuid>, sqlx::Error> {
-    let batch: Vec<(i64, Ending)> =
-        batch.map(|finished| (finished.run.lease, finished.ending())).collect();
-    if batch.is_empty() {
+    let (leases, endings): (Vec<i64>, Vec<Ending>) =
+        batch.map(|finished| (finished.run.lease, finished.ending())).unzip();
+    if endings.is_empty() {
         return Ok(Vec::new());
     }
-    let ids: Vec<Uuid> = batch.iter().map(|(_, e)| e.id).collect();
-    let leases: Vec<i64> = batch.iter().map(|(lease, _)| *lease).collect();
-    let statuses: Vec<&str> = batch.iter().map(|(_, e)| e.status.as_str()).collect();
-    let summaries: Vec<Option<&str>> = batch.iter().map(|(_, e)| e.summary.as_deref()).collect();
-    let data: Vec<Option<&str>> = batch.iter().map(|(_, e)| e.data.as_deref()).collect();
-    let codes: Vec<Option<&str>> =
-        batch.iter().map(|(_, e)| e.error.as_ref().map(|p| p.code.as_str())).collect();
-    let messages: Vec<Option<&str>> =
-        batch.iter().map(|(_, e)| e.error.as_ref().map(|p| p.message.as_str())).collect();
-    let tokens: Vec<Option<i64>> = batch.iter().map(|(_, e)| e.tokens_used).collect();
-    let costs: Vec<Option<f64>> = batch.iter().map(|(_, e)| e.cost).collect();
-    let durations: Vec<Option<i64>> = batch.iter().map(|(_, e)| e.duration_us).collect();
-    let cpu: Vec<Option<i64>> = batch.iter().map(|(_, e)| e.cpu_us).collect();
-    let peaks: Vec<Option<i64>> = batch.iter().map(|(_, e)| e.memory_peak_bytes).collect();
+    let columns = Columns::of(&endings);
     sqlx::query_scalar!(
         r#"
         WITH ended AS MATERIALIZED (
@@ -241,18 +228,18 @@ async fn end(
         RETURNING request_id
         "#,
         worker.0,
-        &ids,
+        &columns.ids,
         &leases,
-        &statuses as &[&str],
-        &summaries as &[Option<&str>],
-        &data as &[Option<&str>],
-        &codes as &[Option<&str>],
-        &messages as &[Option<&str>],
-        &tokens as &[Option<i64>],
-        &costs as &[Option<f64>],
-        &durations as &[Option<i64>],
-        &cpu as &[Option<i64>],
-        &peaks as &[Option<i64>],
+        &columns.statuses as &[&str],
+        &columns.summaries as &[Option<&str>],
+        &columns.data as &[Option<&str>],
+        &columns.codes as &[Option<&str>],
+        &columns.messages as &[Option<&str>],
+        &columns.tokens as &[Option<i64>],
+        &columns.costs as &[Option<f64>],
+        &columns.durations as &[Option<i64>],
+        &columns.cpu as &[Option<i64>],
+        &columns.peaks as &[Option<i64>],
     )
     .fetch_all(&mut *tx)
     .await
@@ -264,23 +251,18 @@ async fn again_later(
     worker: WorkerId,
     batch: impl Iterator<Item = &Finished>,
 ) -> Result<Vec<Uuid>, sqlx::Error> {
-    let batch: Vec<(&Finished, Ending, i64)> = batch
-        .map(|finished| (finished, finished.ending(), finished.backoff().as_millis() as i64))
-        .collect();
-    if batch.is_empty() {
+    let mut leases = Vec::new();
+    let mut waits = Vec::new();
+    let mut endings = Vec::new();
+    for finished in batch {
+        leases.push(finished.run.lease);
+        waits.push(finished.backoff().as_millis() as i64);
+        endings.push(finished.ending());
+    }
+    if endings.is_empty() {
         return Ok(Vec::new());
     }
-    let ids: Vec<Uuid> = batch.iter().map(|(_, e, _)| e.id).collect();
-    let leases: Vec<i64> = batch.iter().map(|(f, _, _)| f.run.lease).collect();
-    let waits: Vec<i64> = batch.iter().map(|(_, _, wait)| *wait).collect();
-    let problem = |e: &Ending| {
-        e.error.clone().unwrap_or(Problem { code: String::new(), message: String::new() })
-    };
-    let codes: Vec<String> = batch.iter().map(|(_, e, _)| problem(e).code).collect();
-    let messages: Vec<String> = batch.iter().map(|(_, e, _)| problem(e).message).collect();
-    let durations: Vec<Option<i64>> = batch.iter().map(|(_, e, _)| e.duration_us).collect();
-    let cpu: Vec<Option<i64>> = batch.iter().map(|(_, e, _)| e.cpu_us).collect();
-    let peaks: Vec<Option<i64>> = batch.iter().map(|(_, e, _)| e.memory_peak_bytes).collect();
+    let columns = Columns::of(&endings);
     sqlx::query_scalar!(
         r#"
         WITH ended AS MATERIALIZED (
@@ -312,14 +294,14 @@ async fn again_later(
         RETURNING request_id
         "#,
         worker.0,
-        &ids,
+        &columns.ids,
         &leases,
         &waits,
-        &codes,
-        &messages,
-        &durations as &[Option<i64>],
-        &cpu as &[Option<i64>],
-        &peaks as &[Option<i64>],
+        &columns.codes as &[Option<&str>],
+        &columns.messages as &[Option<&str>],
+        &columns.durations as &[Option<i64>],
+        &columns.cpu as &[Option<i64>],
+        &columns.peaks as &[Option<i64>],
     )
     .fetch_all(&mut *tx)
     .await

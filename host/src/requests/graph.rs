@@ -347,6 +347,42 @@ async fn lock_rows(tx: &mut Tx, ids: &BTreeSet<Uuid>) -> Result<BTreeMap<Uuid, L
         .collect())
 }
 
+/// Endings column by column, as statements take them.
+pub(crate) struct Columns<'a> {
+    pub ids: Vec<Uuid>,
+    pub statuses: Vec<&'a str>,
+    pub summaries: Vec<Option<&'a str>>,
+    pub data: Vec<Option<&'a str>>,
+    pub codes: Vec<Option<&'a str>>,
+    pub messages: Vec<Option<&'a str>>,
+    pub tokens: Vec<Option<i64>>,
+    pub costs: Vec<Option<f64>>,
+    pub durations: Vec<Option<i64>>,
+    pub cpu: Vec<Option<i64>>,
+    pub peaks: Vec<Option<i64>>,
+}
+
+impl<'a> Columns<'a> {
+    pub fn of(endings: &'a [Ending]) -> Columns<'a> {
+        fn column<'a, T>(endings: &'a [Ending], get: impl Fn(&'a Ending) -> T) -> Vec<T> {
+            endings.iter().map(get).collect()
+        }
+        Columns {
+            ids: column(endings, |e| e.id),
+            statuses: column(endings, |e| e.status.as_str()),
+            summaries: column(endings, |e| e.summary.as_deref()),
+            data: column(endings, |e| e.data.as_deref()),
+            codes: column(endings, |e| e.error.as_ref().map(|problem| problem.code.as_str())),
+            messages: column(endings, |e| e.error.as_ref().map(|problem| problem.message.as_str())),
+            tokens: column(endings, |e| e.tokens_used),
+            costs: column(endings, |e| e.cost),
+            durations: column(endings, |e| e.duration_us),
+            cpu: column(endings, |e| e.cpu_us),
+            peaks: column(endings, |e| e.memory_peak_bytes),
+        }
+    }
+}
+
 /// Moves requests from the queue to the results. The organisation comes from the row.
 async fn write_endings(
     tx: &mut Tx,
@@ -356,22 +392,10 @@ async fn write_endings(
     if endings.is_empty() {
         return Ok(());
     }
-    let ids: Vec<Uuid> = endings.iter().map(|e| e.id).collect();
-    let statuses: Vec<&str> = endings.iter().map(|e| e.status.as_str()).collect();
-    let summaries: Vec<Option<&str>> = endings.iter().map(|e| e.summary.as_deref()).collect();
-    let data: Vec<Option<&str>> = endings.iter().map(|e| e.data.as_deref()).collect();
-    let codes: Vec<Option<&str>> =
-        endings.iter().map(|e| e.error.as_ref().map(|p| p.code.as_str())).collect();
-    let messages: Vec<Option<&str>> =
-        endings.iter().map(|e| e.error.as_ref().map(|p| p.message.as_str())).collect();
-    let tokens: Vec<Option<i64>> = endings.iter().map(|e| e.tokens_used).collect();
-    let costs: Vec<Option<f64>> = endings.iter().map(|e| e.cost).collect();
-    let durations: Vec<Option<i64>> = endings.iter().map(|e| e.duration_us).collect();
-    let cpu: Vec<Option<i64>> = endings.iter().map(|e| e.cpu_us).collect();
-    let peaks: Vec<Option<i64>> = endings.iter().map(|e| e.memory_peak_bytes).collect();
-    let by: Vec<Option<Uuid>> = ids.iter().map(|id| causes.get(id).map(|c| c.0)).collect();
+    let columns = Columns::of(endings);
+    let by: Vec<Option<Uuid>> = columns.ids.iter().map(|id| causes.get(id).map(|c| c.0)).collect();
     let by_generation: Vec<Option<i32>> =
-        ids.iter().map(|id| causes.get(id).map(|c| c.1)).collect();
+        columns.ids.iter().map(|id| causes.get(id).map(|c| c.1)).collect();
     sqlx::query!(
         r#"
         WITH ended AS (
@@ -397,17 +421,17 @@ async fn write_endings(
           FROM gone g
           JOIN ended e ON e.id = g.id
         "#,
-        &ids,
-        &statuses as &[&str],
-        &summaries as &[Option<&str>],
-        &data as &[Option<&str>],
-        &codes as &[Option<&str>],
-        &messages as &[Option<&str>],
-        &tokens as &[Option<i64>],
-        &costs as &[Option<f64>],
-        &durations as &[Option<i64>],
-        &cpu as &[Option<i64>],
-        &peaks as &[Option<i64>],
+        &columns.ids,
+        &columns.statuses as &[&str],
+        &columns.summaries as &[Option<&str>],
+        &columns.data as &[Option<&str>],
+        &columns.codes as &[Option<&str>],
+        &columns.messages as &[Option<&str>],
+        &columns.tokens as &[Option<i64>],
+        &columns.costs as &[Option<f64>],
+        &columns.durations as &[Option<i64>],
+        &columns.cpu as &[Option<i64>],
+        &columns.peaks as &[Option<i64>],
         &by as &[Option<Uuid>],
         &by_generation as &[Option<i32>],
     )
