@@ -13,8 +13,8 @@ use uuid::Uuid;
 use super::claim::Claimed;
 use crate::db::{Db, Scope, Tx, is_deadlock, is_refusal};
 use crate::ids::{RequestId, WorkerId};
-use crate::requests::create::{self, Lineage, Parent, Prepared};
 use crate::requests::graph::{Columns, Ending, Graph, Reach, Ripple};
+use crate::requests::insert::{self, Lineage, Parent, Prepared};
 use crate::requests::{FailureCode, LogLine, NewRequest, Origin, Problem, RequestError, Status};
 use crate::tenancy::{Actor, Tenant, audit};
 
@@ -422,7 +422,7 @@ async fn try_with_graph(
         .map(|(id, new)| Prepared { id: *id, new: new.clone() })
         .collect();
     let ending = finished.ending();
-    let mut reach = Reach { rows: create::external_blockers(&prepared), ..Reach::default() };
+    let mut reach = Reach { rows: insert::external_blockers(&prepared), ..Reach::default() };
     reach.failing.extend(finished.cancels.iter().map(|(target, _)| target.0));
     match ending.status {
         Status::Completed => reach.completing.push(id),
@@ -442,7 +442,7 @@ async fn try_with_graph(
             origin: Origin { actor },
             parent: Some(Parent { id, root: finished.run.root_request_id.0 }),
         };
-        ripple.absorb(create::insert(&mut tx, tenant, &lineage, &prepared, &graph).await?);
+        ripple.absorb(insert::insert(&mut tx, tenant, &lineage, &prepared, &graph).await?);
     }
     let mut endings = vec![ending];
     for (target, reason) in &finished.cancels {

@@ -1,7 +1,7 @@
 //! Requests: what they are, and everything that clients and guests do to one.
 //!
-//! Flow: [`NewRequest`]s are checked (`validate`), given ids and inserted together with their edges
-//! (`create`); `delivery` claims, runs and ends them; `read` shows them; `cancel` and `retry` change
+//! Flow: [`NewRequest`]s are checked (`validate`), given ids (`create`) and inserted together with their
+//! edges (`insert`); `delivery` claims, runs and ends them; `read` shows them; `cancel` and `retry` change
 //! open and ended ones.
 //!
 //! Invariants:
@@ -14,6 +14,7 @@ mod cancel;
 pub(crate) mod create;
 mod error;
 pub(crate) mod graph;
+pub(crate) mod insert;
 mod model;
 pub(crate) mod read;
 mod retry;
