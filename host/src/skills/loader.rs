@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use quick_cache::sync::Cache;
 
-use super::artifact::{ArtifactCache, ArtifactError, Claim, Statement};
+use super::artifact::{ArtifactCache, ArtifactError, Claim};
+use super::store;
 use crate::db::{Db, Scope};
 use crate::ids::VersionId;
 use crate::requests::FailureCode;
@@ -104,41 +105,18 @@ impl Loader {
 
     async fn claim(&self, version: VersionId) -> Result<Claim, LoaderError> {
         let mut tx = self.inner.db.begin(Scope::Engine).await?;
-        let row = sqlx::query!(
-            r#"
-            SELECT a.sha256, a.length, a.signature, v.sha256 AS wasm_sha256
-              FROM eve.artifacts a
-              JOIN eve.skill_versions v ON v.id = a.version_id
-             WHERE a.version_id = $1 AND a.fingerprint = $2
-            "#,
-            version.0,
-            self.inner.runtime.fingerprint()
-        )
-        .fetch_optional(&mut *tx)
-        .await?
-        .ok_or(LoaderError::NotCompiled)?;
-        let malformed = || ArtifactError::Content("its stored hashes have the wrong length");
-        Ok(Claim {
-            statement: Statement {
-                artifact_sha256: row.sha256.try_into().map_err(|_| malformed())?,
-                artifact_len: u64::try_from(row.length).map_err(|_| malformed())?,
-                wasm_sha256: row.wasm_sha256.try_into().map_err(|_| malformed())?,
-                fingerprint: self.inner.runtime.fingerprint().to_owned(),
-            },
-            signature: row.signature.try_into().map_err(|_| malformed())?,
-        })
+        let fingerprint = self.inner.runtime.fingerprint();
+        let stored = store::artifact(&mut tx, version, fingerprint).await?;
+        let claim = stored.ok_or(LoaderError::NotCompiled)?.claim(fingerprint);
+        let malformed = ArtifactError::Content("its stored hashes have the wrong length");
+        claim.ok_or(LoaderError::Artifact(malformed))
     }
 
     async fn fetch(&self, version: VersionId) -> Result<Vec<u8>, LoaderError> {
         let mut tx = self.inner.db.begin(Scope::Engine).await?;
-        sqlx::query_scalar!(
-            "SELECT bytes FROM eve.artifacts WHERE version_id = $1 AND fingerprint = $2",
-            version.0,
-            self.inner.runtime.fingerprint()
-        )
-        .fetch_optional(&mut *tx)
-        .await?
-        .ok_or(LoaderError::NotCompiled)
+        let packed =
+            store::artifact_bytes(&mut tx, version, self.inner.runtime.fingerprint()).await?;
+        packed.ok_or(LoaderError::NotCompiled)
     }
 }
 
