@@ -151,3 +151,8 @@ pub fn is_deadlock(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(error)
         if matches!(error.code().as_deref(), Some("40P01" | "40001" | "55P03")))
 }
+
+/// Whether somebody else has made that row: a unique index says so.
+pub fn is_duplicate(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error) if error.is_unique_violation())
+}

@@ -11,7 +11,7 @@ use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::claim::Claimed;
-use crate::db::{Db, Scope, Tx, is_deadlock, is_refusal};
+use crate::db::{Db, Scope, Tx, is_deadlock, is_duplicate, is_refusal};
 use crate::ids::{RequestId, WorkerId};
 use crate::requests::graph::{Columns, Ending, Graph, Reach, Ripple};
 use crate::requests::insert::{self, Lineage, Parent, Prepared};
@@ -365,7 +365,7 @@ pub async fn with_graph(
             // A key's request that another run creates at this moment breaks a unique index; the next
             // try finds it.
             Err(RequestError::Database { source, .. })
-                if (is_deadlock(&source) || is_taken(&source)) && tries < 10 =>
+                if (is_deadlock(&source) || is_duplicate(&source)) && tries < 10 =>
             {
                 tries += 1;
             }
@@ -386,10 +386,6 @@ pub async fn with_graph(
             Ok(written) => return Ok(written),
         }
     }
-}
-
-fn is_taken(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::Database(error) if error.is_unique_violation())
 }
 
 async fn try_with_graph(
@@ -448,7 +444,7 @@ async fn try_with_graph(
     for (target, reason) in &finished.cancels {
         // Another organisation's request does not exist for it; one that ended meanwhile has ended.
         let is_own = graph.live.get(&target.0).is_some_and(|live| live.org_id == tenant.org().0)
-            || finished.creates.iter().any(|(created, _)| created == target);
+            || prepared.iter().any(|created| created.id == *target);
         if is_own && target.0 != id {
             let message = reason.clone().unwrap_or_else(|| format!("cancelled by request {id}"));
             endings.push(Ending::without_run(target.0, Status::Cancelled, "cancelled", message));

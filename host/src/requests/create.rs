@@ -10,7 +10,7 @@ use super::graph::{Graph, Reach, Ripple};
 use super::insert::{Lineage, Prepared, external_blockers, insert, no_blocker};
 use super::read::Reader;
 use super::{BlockerRef, Created, NewRequest, Origin, RequestError, Requests};
-use crate::db::{Scope, is_deadlock};
+use crate::db::{Scope, is_deadlock, is_duplicate};
 use crate::ids::RequestId;
 use crate::tenancy::Tenant;
 
@@ -296,8 +296,4 @@ pub(crate) fn body_hash(new: &[NewRequest]) -> Vec<u8> {
     // Serialising what was parsed makes equal bodies equal, however they were spaced.
     let canonical = serde_json::to_vec(new).expect("a NewRequest always serialises");
     Sha256::digest(canonical).to_vec()
-}
-
-fn is_duplicate(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::Database(error) if error.is_unique_violation())
 }
