@@ -1,7 +1,7 @@
 //! Uploads, good and bad, through the real compiler process.
 
 #[path = "../src/runtime/guests.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared with the unit tests, which use the rest")]
 mod guests;
 
 use std::path::Path;

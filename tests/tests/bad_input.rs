@@ -1,7 +1,7 @@
 //! Bad input gets a clear error and changes nothing.
 
 #[path = "../../host/src/runtime/guests.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared with the unit tests, which use the rest")]
 mod guests;
 
 use std::os::unix::fs::PermissionsExt;

@@ -343,19 +343,19 @@ pub fn importing(interface: &str) -> Vec<u8> {
 }
 
 /// A component that is no skill.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "for the tests of the compiler process, which share this file")]
 pub fn nothing() -> Vec<u8> {
     wat::parse_str("(component)").unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// A core module.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "for the tests of the compiler process, which share this file")]
 pub fn module() -> Vec<u8> {
     wat::parse_str("(module (func (export \"run\")))").unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Exports the handler with a function `run` of another type.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "for the tests of the compiler process, which share this file")]
 pub fn wrong_type() -> Vec<u8> {
     wat::parse_str(
         r#"(component

@@ -627,7 +627,7 @@ async fn settle(
     batch: &[Finished],
     appetite: Option<&Appetite>,
 ) -> Result<Settlement, sqlx::Error> {
-    let written = match settle_once(db, worker, cursor, batch, appetite).await {
+    match settle_once(db, worker, cursor, batch, appetite).await {
         Err(error) if !batch.is_empty() && is_refusal(&error) => {
             // One run of the batch is what Postgres does not take. Alone, each shows whether it is
             // the one; the others are written.
@@ -635,11 +635,10 @@ async fn settle(
                 error = &error as &dyn std::error::Error,
                 "a batch was refused; writing its runs one by one"
             );
-            one_by_one(db, worker, cursor, batch).await?
+            one_by_one(db, worker, cursor, batch).await
         }
-        other => other?,
-    };
-    Ok(written)
+        other => other,
+    }
 }
 
 async fn settle_once(

@@ -18,6 +18,13 @@ async fn ready(process: &mut Process) {
     .await;
 }
 
+async fn push_echo(eve: &Eve) -> Result<()> {
+    let echo = skill("echo")?;
+    let pushed = eve.run(["skill", "push", &echo.to_string_lossy()]).await?;
+    assert!(pushed.status.success(), "{pushed}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn data_survives_a_kill_and_nobody_shares_it() -> Result<()> {
     let folder = tempfile::TempDir::new()?;
@@ -25,9 +32,7 @@ async fn data_survives_a_kill_and_nobody_shares_it() -> Result<()> {
     let eve = Eve::without_database()?;
     let mut dev = start(&eve, &data)?;
     ready(&mut dev).await;
-    let echo = skill("echo")?;
-    let pushed = eve.run(["skill", "push", &echo.to_string_lossy()]).await?;
-    assert!(pushed.status.success(), "{pushed}");
+    push_echo(&eve).await?;
     let create = ["request", "create", "--worker-type", "general", "--skill", "echo", "--prompt"];
     let before = eve.run(create.iter().copied().chain(["before", "--wait"])).await?;
     assert!(before.status.success(), "{before}");
@@ -65,9 +70,7 @@ async fn a_killed_postgres_comes_back() -> Result<()> {
     let eve = Eve::without_database()?;
     let mut dev = start(&eve, &data)?;
     ready(&mut dev).await;
-    let echo = skill("echo")?;
-    let pushed = eve.run(["skill", "push", &echo.to_string_lossy()]).await?;
-    assert!(pushed.status.success(), "{pushed}");
+    push_echo(&eve).await?;
 
     let pid = std::fs::read_to_string(data.join("postgres/postmaster.pid"))?;
     let pid: i32 = pid.lines().next().context("no process id")?.trim().parse()?;
