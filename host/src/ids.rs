@@ -74,6 +74,10 @@ id!(
     RequestId
 );
 id!(
+    /// A question that was put to people.
+    QuestionId
+);
+id!(
     /// A worker process.
     WorkerId
 );

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod db;
 pub mod delivery;
 pub mod dev;
+pub mod hitl;
 pub mod http;
 pub mod ids;
 pub mod notify;

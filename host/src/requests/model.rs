@@ -125,8 +125,13 @@ pub struct Blocker {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ReplyTo {
-    /// The orchestration that the request belongs to is woken.
-    Orchestrator,
+    /// An orchestration is woken.
+    Orchestrator {
+        /// Which: an open request of the organisation, whose child the new request becomes. Inside a
+        /// run it is absent: the run's own orchestration is meant.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        request_id: Option<RequestId>,
+    },
 }
 
 /// A request to create. Only `worker_type` is required.
@@ -159,15 +164,15 @@ pub struct NewRequest {
     #[serde(default = "empty_object")]
     #[schema(value_type = Object)]
     pub metadata: Value,
-    /// Requests that must end first, at most 1,000: ids, `#index` of an earlier entry of the same
+    /// Requests that must end first, at most 10,000: ids, `#index` of an earlier entry of the same
     /// batch, or objects `{"id": …, "on_failure": …}`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<BlockerJson>)]
     pub blocked_by: Vec<Blocker>,
-    /// Who is told when it ends. `orchestrator` only makes sense inside a run.
+    /// Who is told when it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<ReplyTo>,
-    /// Whether it goes on when the orchestrator that created it ends.
+    /// Whether it goes on when the orchestrator that created it completes.
     #[serde(default)]
     pub detached: bool,
     /// Earliest start, in milliseconds from now; at most 365 days.

@@ -20,8 +20,8 @@ pub const SETTINGS_BYTES: usize = 64 << 10;
 pub const REFERENCE_BYTES: usize = 2 << 10;
 /// An idempotency key, in characters.
 pub const KEY_CHARS: usize = 255;
-/// Edges of one request: all blockers are locked in one statement.
-pub const BLOCKERS: usize = 1_000;
+/// Edges of one request: as many as one run or call creates, so that one collector can wait for all.
+pub const BLOCKERS: usize = 10_000;
 /// Nesting of a JSON value. Parsers recurse; Postgres' own limit depends on its stack.
 pub const JSON_DEPTH: usize = 64;
 /// The longest delay: 365 days.

@@ -13,10 +13,13 @@
 mod guest;
 mod run;
 
+use std::time::Duration;
+
 use futures::future::BoxFuture;
 use serde_json::Value;
 
-use crate::ids::RequestId;
+use crate::hitl::NewQuestion;
+use crate::ids::{QuestionId, RequestId};
 use crate::requests::validate::Invalid;
 use crate::requests::{BlockerState, NewRequest, Request, RequestResult, Status};
 use crate::runtime::HostFailure;
@@ -140,12 +143,19 @@ pub struct Effects {
     pub creates: Vec<(RequestId, NewRequest)>,
     /// Requests to cancel, each once, and why; among them may be some of `creates`.
     pub cancels: Vec<(RequestId, Option<String>)>,
+    /// Questions to put to people. Valid.
+    pub questions: Vec<(QuestionId, NewQuestion)>,
+    /// Timers to set: each name once, and after how long it goes off.
+    pub timers: Vec<(String, Duration)>,
 }
 
 impl Effects {
     /// Whether the run asked for nothing.
     pub fn is_empty(&self) -> bool {
-        self.creates.is_empty() && self.cancels.is_empty()
+        self.creates.is_empty()
+            && self.cancels.is_empty()
+            && self.questions.is_empty()
+            && self.timers.is_empty()
     }
 }
 
