@@ -78,7 +78,8 @@ impl QueueHost for GuestQueue {
         blockers: &'a [RequestId],
     ) -> BoxFuture<'a, Result<Vec<(RequestId, Status)>, QueueError>> {
         Box::pin(async move {
-            if requests.iter().any(|new| matches!(new.reply_to, Some(ReplyTo::Orchestrator { .. }))) {
+            if requests.iter().any(|new| matches!(new.reply_to, Some(ReplyTo::Orchestrator { .. })))
+            {
                 return Err(QueueError::Denied(
                     "reply-to-me: this version runs every request to its end, so there is nobody \
                      to wake; read `children` or use blocked-by instead"
