@@ -1,13 +1,15 @@
 //! Background duties of the control plane.
 //!
-//! Flow: [`run`] ticks. *Promotion* (scheduled requests whose time has come) is done by every control
-//! plane at once, skipping locked rows. *Rescue*, *expiry of held edges* and *partitions* are done by
-//! one, under a leased, epoch-numbered leadership.
+//! Flow: [`run`] ticks. *Promotion* (scheduled requests whose time has come) and *timers* are everybody's:
+//! who finds a row locked skips it or waits for it. *Rescue*, *expiry* of held edges and of waits, and
+//! *partitions* are done by one, under a leased, epoch-numbered leadership.
 //!
 //! Invariants:
 //! - A duty that dies half-way leaves a committed prefix of its work; whoever leads next goes on.
 //! - Every transaction of a led duty locks its leadership row and checks the epoch: a process that was
 //!   stopped and continued wakes up in the past and changes nothing.
+
+mod waits;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::db::{Db, Scope, Tx, is_connection_loss};
+use crate::db::{Db, Scope, Tx, is_connection_loss, is_deadlock};
 use crate::delivery::lease::Rescuer;
 use crate::notify::Bell;
 use crate::requests::Status;
@@ -52,6 +54,13 @@ async fn promotion(db: &Db, bell: &Bell, stop: &CancellationToken) {
             Ok(pending) if pending.is_empty() => {}
             Ok(pending) => bell.ripple(&Ripple { pending, interrupted: Vec::new() }),
             Err(error) => report("promoting scheduled requests", &error),
+        }
+        match waits::fire_timers(db).await {
+            Ok(ripple) if ripple.pending.is_empty() => {}
+            Ok(ripple) => bell.ripple(&ripple),
+            // The next tick finds them again.
+            Err(error) if is_deadlock(&error) => {}
+            Err(error) => report("firing timers", &error),
         }
     }
 }
@@ -105,6 +114,7 @@ async fn led(db: &Db, bell: &Bell, stop: &CancellationToken) {
             };
             rescue(db, bell, term, &mut rescuer).await?;
             expire_held(db, bell, term).await?;
+            expire_waits(db, bell, term).await?;
             if partitions_due <= Instant::now() {
                 partitions(db, term).await?;
                 partitions_due = Instant::now() + PARTITION_TICK;
@@ -246,6 +256,16 @@ async fn expire_held(db: &Db, bell: &Bell, term: Leadership) -> Result<(), sqlx:
             })
             .collect();
         let ripple = graph.end(&mut tx, endings).await?;
+        tx.commit().await?;
+        bell.ripple(&ripple);
+    }
+}
+
+/// Fails orchestrations that have waited for too long.
+async fn expire_waits(db: &Db, bell: &Bell, term: Leadership) -> Result<(), sqlx::Error> {
+    loop {
+        let Some(mut tx) = term.begin(db).await? else { return Ok(()) };
+        let Some(ripple) = waits::expire(&mut tx).await? else { return Ok(()) };
         tx.commit().await?;
         bell.ripple(&ripple);
     }
