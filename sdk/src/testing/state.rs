@@ -1,26 +1,24 @@
 //! What the fake host knows during a run, and how it answers.
-//!
-//! A run lives on the thread of the test that started it, so its state is a thread-local that
-//! [`Installed`] puts there and takes away again, panics included.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Created, Line, Other, Question};
+use super::{Created, Line, Question};
 use crate::bindings::eve::skill::types::{Error, OnFailure, Status};
 use crate::bindings::eve::skill::{queue as contract, types};
 use crate::{QuestionId, RequestId, Trigger};
 
 /// The contract's limits, as far as a test can meet them.
-mod limits {
+pub(super) mod limits {
     pub const CONTEXT_BYTES: usize = 1 << 20;
     pub const SMALL_JSON_BYTES: usize = 64 << 10;
     pub const PROMPT_BYTES: usize = 256 << 10;
     pub const BLOCKERS: usize = 10_000;
     pub const CREATED: usize = 10_000;
+    pub const ATTEMPTS: u16 = 3;
     pub const KEY_CHARACTERS: usize = 255;
     pub const LOG_LINES: usize = 1_000;
     pub const QUESTIONS: usize = 100;
@@ -34,7 +32,7 @@ mod limits {
 }
 
 /// 2026-01-01: the fake host's clock stands still.
-const NOW: u64 = 1_767_225_600_000;
+pub(super) const NOW: u64 = 1_767_225_600_000;
 
 #[derive(Clone, Debug)]
 pub(super) struct State {
@@ -55,50 +53,46 @@ pub(super) struct State {
     pub cancelled: Vec<RequestId>,
     pub questions: Vec<Question>,
     pub timers: Vec<(String, Duration)>,
-    known: Vec<Known>,
-    keys: HashMap<String, RequestId>,
-    ids: u64,
+    /// What the request that runs was blocked by.
+    pub blocked_by: Vec<(RequestId, OnFailure)>,
+    pub keys: HashMap<String, Key>,
+    pub ids: u64,
+    known: Vec<Arc<Known>>,
+    /// Where each of `created` stands, as far as the run can know.
+    statuses: Vec<Status>,
+    places: HashMap<RequestId, Place>,
 }
+
+/// What an idempotency key stands for: a request, and what was asked for under the key.
+pub(super) type Key = (RequestId, contract::NewRequest);
 
 /// A request besides the one that runs.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
-    pub id: Option<RequestId>,
+    pub asked: Created,
     pub status: Status,
-    pub prompt: String,
-    pub context: Value,
-    pub summary: String,
-    pub data: Option<String>,
+    /// Attempts begun so far.
+    pub attempt: u32,
+    pub output: types::Output,
     pub problem: Option<(String, String)>,
-    pub is_child: bool,
-    pub is_blocker: bool,
+    pub parent: Option<RequestId>,
 }
 
 impl Known {
     pub fn new(status: Status) -> Self {
-        Self {
-            id: None,
-            status,
-            prompt: String::new(),
-            context: Value::Object(Default::default()),
-            summary: String::new(),
-            data: None,
-            problem: None,
-            is_child: false,
-            is_blocker: false,
-        }
+        Self::asked(Created::empty(RequestId::from("")), status)
     }
 
-    fn ended(&self, id: &RequestId) -> Option<contract::Ended> {
+    pub fn asked(asked: Created, status: Status) -> Self {
+        let attempt = u32::from(status.is_terminal());
+        Self { asked, status, attempt, output: no_output(), problem: None, parent: None }
+    }
+
+    fn ended(&self) -> Option<contract::Ended> {
         self.status.is_terminal().then(|| contract::Ended {
-            request_id: id.to_string(),
+            request_id: self.asked.id.to_string(),
             status: self.status,
-            output: (self.status == Status::Completed).then(|| types::Output {
-                summary: self.summary.clone(),
-                data: self.data.clone(),
-                tokens_used: None,
-                cost: None,
-            }),
+            output: (self.status == Status::Completed).then(|| self.output.clone()),
             problem: self
                 .problem
                 .clone()
@@ -106,30 +100,57 @@ impl Known {
             finished_at: NOW,
         })
     }
+}
 
-    fn info(&self, id: &RequestId) -> contract::Info {
-        contract::Info {
-            id: id.to_string(),
-            worker_type: "general".into(),
-            skill: None,
-            status: self.status,
-            prompt: self.prompt.clone(),
-            context: self.context.to_string(),
-            metadata: "{}".into(),
-            attempt: u32::from(self.status.is_terminal()),
-            created_at: NOW,
+pub(super) fn no_output() -> types::Output {
+    types::Output { summary: String::new(), data: None, tokens_used: None, cost: None }
+}
+
+/// What a blocker in some state does to its dependent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Edge {
+    Released,
+    Holds,
+    Cancels,
+}
+
+impl Edge {
+    pub fn of(status: Status, policy: OnFailure) -> Self {
+        match (status, policy) {
+            (Status::Completed, _) => Edge::Released,
+            (Status::Failed | Status::Cancelled, OnFailure::Run) => Edge::Released,
+            (Status::Failed | Status::Cancelled, OnFailure::Cancel) => Edge::Cancels,
+            _ => Edge::Holds,
         }
     }
 }
 
 impl Created {
-    fn info(&self, cancelled: bool) -> contract::Info {
-        let status = match (cancelled, self.blocked_by.is_empty(), self.delay) {
-            (true, ..) => Status::Cancelled,
-            (_, false, _) => Status::Blocked,
-            (_, _, Some(_)) => Status::Scheduled,
-            _ => Status::Pending,
-        };
+    /// A request that asks for nothing in particular.
+    pub(super) fn empty(id: RequestId) -> Self {
+        let empty = || Value::Object(Default::default());
+        Self {
+            id,
+            worker_type: "general".into(),
+            skill: None,
+            prompt: String::new(),
+            context: empty(),
+            repo_url: None,
+            branch: None,
+            config: empty(),
+            metadata: empty(),
+            blocked_by: Vec::new(),
+            reply_to_me: false,
+            detached: false,
+            delay: None,
+            priority: 0,
+            max_attempts: limits::ATTEMPTS,
+            timeout: None,
+            idempotency_key: None,
+        }
+    }
+
+    fn info(&self, status: Status, attempt: u32) -> contract::Info {
         contract::Info {
             id: self.id.to_string(),
             worker_type: self.worker_type.clone(),
@@ -138,10 +159,18 @@ impl Created {
             prompt: self.prompt.clone(),
             context: self.context.to_string(),
             metadata: self.metadata.to_string(),
-            attempt: 0,
+            attempt,
             created_at: NOW,
         }
     }
+}
+
+/// Where a request stands among those that a run sees.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Known(usize),
+    /// Created by this run.
+    Own(usize),
 }
 
 impl State {
@@ -165,16 +194,19 @@ impl State {
             cancelled: Vec::new(),
             questions: Vec::new(),
             timers: Vec::new(),
-            known: Vec::new(),
+            blocked_by: Vec::new(),
             keys: HashMap::new(),
             ids: 0,
+            known: Vec::new(),
+            statuses: Vec::new(),
+            places: HashMap::new(),
         };
         state.id = state.next_id();
         state
     }
 
     /// The context as the platform delivers it: in a wake-up an object that says what happened.
-    fn delivered_context(&self) -> Value {
+    pub fn delivered_context(&self) -> Value {
         if matches!(self.trigger, Trigger::Initial | Trigger::Cron(_)) {
             return self.context.clone();
         }
@@ -185,61 +217,159 @@ impl State {
         delivered
     }
 
-    pub fn add(&mut self, other: Other, relate: impl FnOnce(&mut Known)) {
-        let mut known = other.known;
-        known.id.get_or_insert_with(|| self.next_id());
-        relate(&mut known);
+    pub fn add(&mut self, mut known: Known) -> RequestId {
+        if known.asked.id.as_str().is_empty() {
+            known.asked.id = self.next_id();
+        }
+        let id = known.asked.id.clone();
+        self.share(Arc::new(known));
+        id
+    }
+
+    pub fn share(&mut self, known: Arc<Known>) {
+        self.places.insert(known.asked.id.clone(), Place::Known(self.known.len()));
         self.known.push(known);
     }
 
     pub fn has_something_outstanding(&self) -> bool {
+        let open_child = |known: &Arc<Known>| {
+            known.parent.as_ref() == Some(&self.id)
+                && !known.status.is_terminal()
+                && !self.is_cancelled(&known.asked.id)
+        };
+        self.starts_something() || self.known.iter().any(open_child)
+    }
+
+    /// Whether the run itself asked for something that will wake it. The end of a child that it
+    /// created and cancelled is delivered like any other.
+    pub fn starts_something(&self) -> bool {
         !self.questions.is_empty()
             || !self.timers.is_empty()
-            || self
-                .created
-                .iter()
-                .any(|created| created.reply_to_me && !self.is_cancelled(&created.id))
-            || self.known().any(|(id, known)| {
-                known.is_child && !known.status.is_terminal() && !self.is_cancelled(id)
-            })
+            || self.created.iter().any(|created| created.reply_to_me)
     }
 
-    fn next_id(&mut self) -> RequestId {
+    pub fn next_id(&mut self) -> RequestId {
         self.ids += 1;
         RequestId::from(format!("019b7654-0000-7000-8000-{:012x}", self.ids))
-    }
-
-    fn known(&self) -> impl Iterator<Item = (&RequestId, &Known)> {
-        self.known.iter().filter_map(|known| known.id.as_ref().map(|id| (id, known)))
     }
 
     fn is_cancelled(&self, id: &RequestId) -> bool {
         self.cancelled.contains(id)
     }
 
-    /// Every request that there is, newest first, with its end.
-    fn all(&self) -> Vec<(contract::Info, Option<contract::Ended>)> {
-        let created = self.created.iter().map(|new| (new.info(self.is_cancelled(&new.id)), None));
-        let known = self.known().map(|(id, known)| {
-            let mut info = known.info(id);
-            if self.is_cancelled(id) {
-                info.status = Status::Cancelled;
-            }
-            (info, known.ended(id))
-        });
-        let mut all: Vec<_> = known.chain(created).collect();
-        all.reverse();
-        all
+    fn status(&self, id: &RequestId) -> Option<Status> {
+        match self.places.get(id)? {
+            Place::Own(place) => Some(self.statuses[*place]),
+            Place::Known(_) if self.is_cancelled(id) => Some(Status::Cancelled),
+            Place::Known(place) => Some(self.known[*place].status),
+        }
     }
 
-    fn find(&self, id: &str) -> Result<(contract::Info, Option<contract::Ended>), Error> {
-        self.all()
-            .into_iter()
-            .find(|(info, _)| info.id == id)
+    /// Where a request of this run will stand once it is committed.
+    fn standing(&self, request: &Created) -> Status {
+        let mut held = false;
+        for (id, policy) in &request.blocked_by {
+            match Edge::of(self.status(id).unwrap_or(Status::Pending), *policy) {
+                Edge::Released => {}
+                Edge::Holds => held = true,
+                Edge::Cancels => return Status::Cancelled,
+            }
+        }
+        match (held, request.delay) {
+            (true, _) => Status::Blocked,
+            (false, Some(_)) => Status::Scheduled,
+            (false, None) => Status::Pending,
+        }
+    }
+
+    fn seen(&self, place: Place) -> (contract::Info, Option<contract::Ended>) {
+        let (asked, status, attempt, ended) = match place {
+            Place::Own(place) => (&self.created[place], self.statuses[place], 0, None),
+            Place::Known(place) => {
+                let known = &self.known[place];
+                let status = match self.is_cancelled(&known.asked.id) {
+                    true => Status::Cancelled,
+                    false => known.status,
+                };
+                (&known.asked, status, known.attempt, known.ended())
+            }
+        };
+        let gone = (status == Status::Cancelled).then(|| contract::Ended {
+            request_id: asked.id.to_string(),
+            status,
+            output: None,
+            problem: Some(contract::Problem {
+                code: "cancelled".into(),
+                message: "cancelled by this run, when it commits".into(),
+            }),
+            finished_at: NOW,
+        });
+        (asked.info(status, attempt), ended.or(gone))
+    }
+
+    /// Every request that there is besides the one that runs, oldest first.
+    fn all(&self) -> impl DoubleEndedIterator<Item = Place> {
+        let known = (0..self.known.len()).map(Place::Known);
+        known.chain((0..self.created.len()).map(Place::Own))
+    }
+
+    fn place(&self, id: &str) -> Result<Place, Error> {
+        self.places
+            .get(&RequestId::from(id))
+            .copied()
             .ok_or_else(|| Error::NotFound(format!("there is no request {id}")))
     }
 
-    fn create_many(&mut self, requests: &[contract::NewRequest]) -> Result<Vec<String>, Error> {
+    pub fn find(&self, id: &str) -> Result<(contract::Info, Option<contract::Ended>), Error> {
+        if id == self.id.as_str() {
+            let myself = Created {
+                worker_type: self.worker_type.clone(),
+                prompt: self.prompt.clone(),
+                context: self.context.clone(),
+                metadata: self.metadata.clone(),
+                ..Created::empty(self.id.clone())
+            };
+            return Ok((myself.info(Status::Processing, self.attempt), None));
+        }
+        self.place(id).map(|place| self.seen(place))
+    }
+
+    pub fn children(&self, of: &str) -> Result<Vec<contract::Child>, Error> {
+        let mine = of == self.id.as_str();
+        if !mine {
+            self.place(of)?;
+        }
+        let is_child = |place: &Place| match place {
+            Place::Own(_) => mine,
+            Place::Known(place) => {
+                self.known[*place].parent.as_ref().is_some_and(|parent| parent.as_str() == of)
+            }
+        };
+        let children = self.all().filter(is_child).map(|place| self.seen(place));
+        Ok(children.map(|(request, ended)| contract::Child { request, ended }).collect())
+    }
+
+    pub fn blockers(&self, of: &str) -> Result<Vec<contract::Blocking>, Error> {
+        let edges = match of == self.id.as_str() {
+            true => &self.blocked_by,
+            false => match self.place(of)? {
+                Place::Own(place) => &self.created[place].blocked_by,
+                Place::Known(place) => &self.known[place].asked.blocked_by,
+            },
+        };
+        let blocking = |(id, policy): &(RequestId, OnFailure)| {
+            let status = self.status(id).unwrap_or(Status::Pending);
+            contract::Blocking {
+                id: id.to_string(),
+                status,
+                on_failure: *policy,
+                open: Edge::of(status, *policy) == Edge::Holds,
+            }
+        };
+        Ok(edges.iter().map(blocking).collect())
+    }
+
+    pub fn create_many(&mut self, requests: &[contract::NewRequest]) -> Result<Vec<String>, Error> {
         // All or none: what a later entry breaks, an earlier one must not have left behind.
         let before = (self.created.len(), self.keys.clone(), self.ids);
         let mut ids = Vec::with_capacity(requests.len());
@@ -247,7 +377,10 @@ impl State {
             match self.create(request, &ids) {
                 Ok(id) => ids.push(id),
                 Err(error) => {
-                    self.created.truncate(before.0);
+                    for created in self.created.drain(before.0..) {
+                        self.places.remove(&created.id);
+                    }
+                    self.statuses.truncate(before.0);
                     (self.keys, self.ids) = (before.1, before.2);
                     return Err(error);
                 }
@@ -256,7 +389,7 @@ impl State {
         Ok(ids.into_iter().map(|id| id.to_string()).collect())
     }
 
-    fn create(
+    pub fn create(
         &mut self,
         request: &contract::NewRequest,
         batch: &[RequestId],
@@ -280,7 +413,7 @@ impl State {
         if !(-100..=100).contains(&priority) {
             return Err(Error::Invalid(format!("priority: {priority} is not in -100 to 100")));
         }
-        let max_attempts = request.max_attempts.unwrap_or(3);
+        let max_attempts = request.max_attempts.unwrap_or(limits::ATTEMPTS);
         if !(1..=25).contains(&max_attempts) {
             return Err(Error::Invalid(format!("max_attempts: {max_attempts} is not in 1 to 25")));
         }
@@ -292,6 +425,12 @@ impl State {
             .iter()
             .map(|blocker| Ok((self.blocker(&blocker.id, batch)?, blocker.on_failure)))
             .collect::<Result<Vec<(RequestId, OnFailure)>, Error>>()?;
+        if request.reply_to_me && blocked_by.iter().any(|(id, _)| *id == self.id) {
+            return Err(Error::Conflict(format!(
+                "blocked_by: a request that replies to {} cannot wait for it",
+                self.id
+            )));
+        }
         if let Some(key) = &request.idempotency_key {
             if key.is_empty() || key.chars().count() > limits::KEY_CHARACTERS {
                 return Err(Error::Invalid(format!(
@@ -299,15 +438,12 @@ impl State {
                     limits::KEY_CHARACTERS
                 )));
             }
-            if let Some(id) = self.keys.get(key) {
-                return Ok(id.clone());
-            }
         }
-        let id = self.next_id();
-        if let Some(key) = &request.idempotency_key {
-            self.keys.insert(key.clone(), id.clone());
+        let id = self.identify(request)?;
+        if self.places.contains_key(&id) {
+            return Ok(id);
         }
-        self.created.push(Created {
+        let created = Created {
             id: id.clone(),
             worker_type: request.worker_type.clone(),
             skill: request.skill.clone(),
@@ -325,8 +461,30 @@ impl State {
             max_attempts,
             timeout: request.timeout.map(Duration::from_millis),
             idempotency_key: request.idempotency_key.clone(),
-        });
+        };
+        self.places.insert(id.clone(), Place::Own(self.created.len()));
+        self.statuses.push(self.standing(&created));
+        self.created.push(created);
         Ok(id)
+    }
+
+    /// An id, after the idempotency key if there is one: a key that a failed run had used stands for
+    /// the id that it gave out then.
+    fn identify(&mut self, request: &contract::NewRequest) -> Result<RequestId, Error> {
+        let Some(key) = &request.idempotency_key else { return Ok(self.next_id()) };
+        // Blockers are left out: those of the same run have other ids in another attempt.
+        let body = contract::NewRequest { blocked_by: Vec::new(), ..request.clone() };
+        match self.keys.get(key) {
+            Some((id, known)) if *known == body => Ok(id.clone()),
+            Some(_) => {
+                Err(Error::Conflict(format!("idempotency_key: `{key}` stands for another request")))
+            }
+            None => {
+                let id = self.next_id();
+                self.keys.insert(key.clone(), (id.clone(), body));
+                Ok(id)
+            }
+        }
     }
 
     fn blocker(&self, id: &str, batch: &[RequestId]) -> Result<RequestId, Error> {
@@ -340,19 +498,19 @@ impl State {
         }
     }
 
-    fn list(&self, filter: &contract::Filter) -> Result<Vec<contract::Info>, Error> {
+    pub fn list(&self, filter: &contract::Filter) -> Result<Vec<contract::Info>, Error> {
         let limit = filter.limit.unwrap_or(20);
         if !(1..=100).contains(&limit) {
             return Err(Error::Invalid(format!("limit: {limit} is not in 1 to 100")));
         }
         let part = json_object("context", &filter.context, limits::CONTEXT_BYTES)?;
-        let older = self.all().into_iter().map(|(info, _)| info);
-        let older: Vec<_> = match &filter.before {
-            Some(before) => older.skip_while(|info| info.id != *before).skip(1).collect(),
-            None => older.collect(),
-        };
-        Ok(older
-            .into_iter()
+        let before = filter.before.as_deref();
+        Ok(self
+            .all()
+            .rev()
+            .map(|place| self.seen(place).0)
+            .skip_while(|info| before.is_some_and(|before| info.id != before))
+            .skip(usize::from(before.is_some()))
             .filter(|info| filter.statuses.is_empty() || filter.statuses.contains(&info.status))
             .filter(|info| {
                 filter.worker_type.as_ref().is_none_or(|wanted| *wanted == info.worker_type)
@@ -364,7 +522,7 @@ impl State {
             .collect())
     }
 
-    fn ask(&mut self, question: &contract::Question) -> Result<QuestionId, Error> {
+    pub fn ask(&mut self, question: &contract::Question) -> Result<QuestionId, Error> {
         if question.text.is_empty() || question.text.len() > limits::QUESTION_BYTES {
             let bytes = limits::QUESTION_BYTES;
             return Err(Error::Invalid(format!("question: is empty or exceeds {bytes} bytes")));
@@ -405,7 +563,7 @@ impl State {
         Ok(id)
     }
 
-    fn wake_after(&mut self, delay: u64, name: &str) -> Result<(), Error> {
+    pub fn wake_after(&mut self, delay: u64, name: &str) -> Result<(), Error> {
         if !limits::TIMER_MS.contains(&delay) {
             return Err(Error::Invalid(format!("delay: {delay} ms is not a second to 365 days")));
         }
@@ -428,12 +586,27 @@ impl State {
         Ok(())
     }
 
-    fn cancel(&mut self, id: &str) -> Result<(), Error> {
-        let (info, _) = self.find(id)?;
-        if info.status.is_terminal() {
+    pub fn cancel(&mut self, id: &str) -> Result<(), Error> {
+        if id == self.id.as_str() {
+            return Err(Error::Invalid("id: a run cannot cancel its own request".into()));
+        }
+        let place = self.place(id)?;
+        let id = RequestId::from(id);
+        if self.status(&id).is_some_and(Status::is_terminal) {
             return Err(Error::Conflict(format!("request {id} has already ended")));
         }
-        self.cancelled.push(RequestId::from(id));
+        self.cancelled.push(id);
+        let mut next = 0;
+        if let Place::Own(own) = place {
+            self.statuses[own] = Status::Cancelled;
+            next = own + 1;
+        }
+        // Own dependents stand behind what they wait for, so one pass reaches them all.
+        for later in next..self.created.len() {
+            if !self.statuses[later].is_terminal() {
+                self.statuses[later] = self.standing(&self.created[later]);
+            }
+        }
         Ok(())
     }
 }
@@ -491,209 +664,5 @@ fn has_nul(value: &Value) -> bool {
             fields.iter().any(|(name, value)| name.contains('\0') || has_nul(value))
         }
         _ => false,
-    }
-}
-
-thread_local! {
-    static RUN: RefCell<Option<State>> = const { RefCell::new(None) };
-}
-
-/// The state of the run that goes on on this thread, for as long as this lives.
-pub(super) struct Installed {
-    /// A run inside a run, however odd, gets its own state and gives the outer one back.
-    outer: Option<State>,
-}
-
-impl Installed {
-    pub fn new(state: State) -> Self {
-        Self { outer: RUN.replace(Some(state)) }
-    }
-
-    pub fn take(self) -> State {
-        RUN.take().unwrap_or_else(State::new)
-    }
-}
-
-impl Drop for Installed {
-    fn drop(&mut self) {
-        RUN.set(self.outer.take());
-    }
-}
-
-#[track_caller]
-fn with<T>(act: impl FnOnce(&mut State) -> T) -> T {
-    RUN.with_borrow_mut(|run| match run {
-        Some(state) => act(state),
-        None => panic!("outside a run the platform answers nothing: use eve_sdk::testing::Host"),
-    })
-}
-
-/// The functions of the contract, with the signatures that wit-bindgen gives them.
-pub(crate) mod fake {
-    pub(crate) mod request {
-        use super::super::{NOW, with};
-        use crate::Trigger;
-        use crate::bindings::eve::skill::types;
-
-        pub(crate) fn id() -> String {
-            with(|run| run.id.to_string())
-        }
-        pub(crate) fn attempt() -> u32 {
-            with(|run| run.attempt)
-        }
-        pub(crate) fn prompt() -> String {
-            with(|run| run.prompt.clone())
-        }
-        pub(crate) fn context() -> String {
-            with(|run| run.delivered_context().to_string())
-        }
-        pub(crate) fn repo_url() -> Option<String> {
-            with(|run| run.repo_url.clone())
-        }
-        pub(crate) fn branch() -> Option<String> {
-            with(|run| run.branch.clone())
-        }
-        pub(crate) fn config() -> String {
-            with(|run| run.config.to_string())
-        }
-        pub(crate) fn metadata() -> String {
-            with(|run| run.metadata.to_string())
-        }
-        pub(crate) fn trigger() -> types::Trigger {
-            with(|run| in_contract(&run.trigger))
-        }
-        pub(crate) fn additional_triggers() -> Vec<types::Trigger> {
-            with(|run| run.additional_triggers.iter().map(in_contract).collect())
-        }
-        pub(crate) fn parent_id() -> Option<String> {
-            with(|run| run.parent.as_ref().map(ToString::to_string))
-        }
-        pub(crate) fn worker_type() -> String {
-            with(|run| run.worker_type.clone())
-        }
-        pub(crate) fn org_slug() -> String {
-            "test".into()
-        }
-        pub(crate) fn user_id() -> Option<String> {
-            None
-        }
-        pub(crate) fn deadline() -> u64 {
-            NOW + 300_000
-        }
-
-        fn in_contract(trigger: &Trigger) -> types::Trigger {
-            match trigger.clone() {
-                Trigger::Initial => types::Trigger::Initial,
-                Trigger::ChildComplete(child) => types::Trigger::ChildComplete(types::Completion {
-                    request_id: child.request_id.to_string(),
-                    status: child.status,
-                }),
-                Trigger::HitlResponse(answer) => types::Trigger::HitlResponse(types::Answer {
-                    question_id: answer.question_id.to_string(),
-                    response: answer.response,
-                    answered_by: answer.answered_by,
-                }),
-                Trigger::DeploymentSettled(settled) => {
-                    types::Trigger::DeploymentSettled(types::Settlement {
-                        deployment_id: settled.deployment_id,
-                        status: settled.status,
-                        reason: settled.reason,
-                    })
-                }
-                Trigger::Timer(name) => types::Trigger::Timer(name),
-                Trigger::Cron(name) => types::Trigger::Cron(name),
-                Trigger::Other(name) => types::Trigger::Other(name),
-            }
-        }
-    }
-
-    pub(crate) mod log {
-        use super::super::{limits, with};
-        use crate::log::Level;
-        use crate::testing::Line;
-
-        pub(crate) fn log(level: Level, message: &str, fields: &[(String, String)]) {
-            with(|run| {
-                if run.lines.len() < limits::LOG_LINES {
-                    run.lines.push(Line { level, message: message.into(), fields: fields.into() });
-                }
-            });
-        }
-    }
-
-    pub(crate) mod queue {
-        use super::super::with;
-        use crate::bindings::eve::skill::queue::{
-            Blocking, Child, Ended, Filter, Info, NewRequest, Question,
-        };
-        use crate::bindings::eve::skill::types::{Error, OnFailure};
-
-        pub(crate) fn create(request: &NewRequest) -> Result<String, Error> {
-            with(|run| run.create(request, &[])).map(|id| id.to_string())
-        }
-        pub(crate) fn create_many(requests: &[NewRequest]) -> Result<Vec<String>, Error> {
-            with(|run| run.create_many(requests))
-        }
-        pub(crate) fn get(id: &str) -> Result<Info, Error> {
-            with(|run| run.find(id)).map(|(info, _)| info)
-        }
-        pub(crate) fn result(id: &str) -> Result<Option<Ended>, Error> {
-            with(|run| run.find(id)).map(|(_, ended)| ended)
-        }
-        pub(crate) fn list(filter: &Filter) -> Result<Vec<Info>, Error> {
-            with(|run| run.list(filter))
-        }
-        pub(crate) fn children(of: &str) -> Result<Vec<Child>, Error> {
-            with(|run| {
-                if of != run.id.as_str() {
-                    return run.find(of).map(|_| Vec::new());
-                }
-                let is_child = |id: &str| {
-                    !run.known().any(|(known, what)| known.as_str() == id && !what.is_child)
-                };
-                let mut children: Vec<Child> = run
-                    .all()
-                    .into_iter()
-                    .filter(|(info, _)| is_child(&info.id))
-                    .map(|(request, ended)| Child { request, ended })
-                    .collect();
-                children.reverse();
-                Ok(children)
-            })
-        }
-        pub(crate) fn blockers(of: &str) -> Result<Vec<Blocking>, Error> {
-            with(|run| {
-                let blocking = |id: &crate::RequestId, on_failure: OnFailure| {
-                    run.find(id.as_str()).map(|(info, _)| Blocking {
-                        id: info.id,
-                        status: info.status,
-                        on_failure,
-                        open: !info.status.is_terminal(),
-                    })
-                };
-                if of == run.id.as_str() {
-                    return run
-                        .known()
-                        .filter(|(_, known)| known.is_blocker)
-                        .map(|(id, _)| blocking(id, OnFailure::Cancel))
-                        .collect();
-                }
-                match run.created.iter().find(|created| created.id.as_str() == of) {
-                    Some(created) => {
-                        created.blocked_by.iter().map(|(id, on)| blocking(id, *on)).collect()
-                    }
-                    None => run.find(of).map(|_| Vec::new()),
-                }
-            })
-        }
-        pub(crate) fn cancel(id: &str, _reason: Option<&str>) -> Result<(), Error> {
-            with(|run| run.cancel(id))
-        }
-        pub(crate) fn ask(question: &Question) -> Result<String, Error> {
-            with(|run| run.ask(question)).map(|id| id.to_string())
-        }
-        pub(crate) fn wake_after(delay: u64, name: &str) -> Result<(), Error> {
-            with(|run| run.wake_after(delay, name))
-        }
     }
 }
