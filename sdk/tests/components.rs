@@ -85,7 +85,7 @@ fn a_skill_imports_only_what_it_uses() {
 
 #[test]
 fn nothing_of_wasi_is_imported_unless_built_for_it() {
-    for name in ["noop", "echo", "text-stats", "hostile", "orchestrator"] {
+    for name in ["noop", "echo", "text-stats", "release-notes", "hostile", "orchestrator"] {
         let names: Vec<String> = imports(name).into_keys().collect();
         assert!(names.iter().all(|name| name.starts_with("eve:skill/")), "{name}: {names:?}");
     }

@@ -5,6 +5,8 @@
 
 mod plan;
 mod seen;
+#[cfg(test)]
+mod tests;
 
 use std::hint::black_box;
 use std::time::Duration;
