@@ -30,7 +30,10 @@ impl Commit {
             author: head(&one_line(&self.author), NAME_BYTES),
             date: head(&one_line(&self.date), HASH_BYTES),
             subject: head(&one_line(&self.subject), SUBJECT_BYTES),
-            body: self.body.filter(|body| !body.is_empty()).map(|body| tail(&body, BODY_BYTES)),
+            body: self
+                .body
+                .map(|body| tail(&lines(&body), BODY_BYTES))
+                .filter(|body| !body.is_empty()),
         }
     }
 
@@ -55,6 +58,11 @@ impl Commit {
 pub fn one_line(text: &str) -> String {
     let shown: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     shown.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Text whose only control characters are line ends.
+fn lines(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
 }
 
 /// The first bytes, at the border of a character, with a mark where something is missing.

@@ -324,8 +324,10 @@ fn dependency(text: &str) -> String {
 
 fn capitalised(text: &str) -> String {
     let mut characters = text.chars();
+    // A name of the code stays as it is.
+    let is_name = text.split(' ').next().is_some_and(|word| word.contains(['_', '`', '(', '.']));
     match characters.next() {
-        Some(first) if first.is_lowercase() && !text.contains(['_', '`', '(']) => {
+        Some(first) if first.is_lowercase() && !is_name => {
             first.to_uppercase().chain(characters).collect()
         }
         _ => text.to_owned(),

@@ -177,7 +177,7 @@ fn five_thousand_commits() {
     assert_eq!(count("contributors"), 60);
     assert!(output.to_string().len() < 1 << 20);
     let text = markdown(&end);
-    assert!(!text.contains("more\n"), "something was cut");
+    assert!(!text.contains("- … and "), "something was cut");
     let listed = text.lines().filter(|line| line.starts_with("- ")).count() as u64;
     assert_eq!(listed, count("changes") - count("dependencies") + 1);
 }
