@@ -112,8 +112,12 @@ pub struct Respond {
     #[arg(value_name = "ANSWER", required_unless_present = "response", allow_hyphen_values = true)]
     answer: Option<String>,
     /// The answer as JSON, instead
-    #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true,
-          conflicts_with = "answer")]
+    #[arg(
+        long,
+        value_name = "JSON|@FILE|-",
+        allow_hyphen_values = true,
+        conflicts_with = "answer"
+    )]
     response: Option<String>,
 }
 
@@ -342,8 +346,18 @@ mod tests {
     #[test]
     fn flags_become_a_question() {
         let command = parsed(&[
-            "ask", "- Promote?", "--option", "yes", "--option", "-1", "--details", r#"{"a": 1}"#,
-            "--expires-in", "2h", "--request", ID,
+            "ask",
+            "- Promote?",
+            "--option",
+            "yes",
+            "--option",
+            "-1",
+            "--details",
+            r#"{"a": 1}"#,
+            "--expires-in",
+            "2h",
+            "--request",
+            ID,
         ]);
         let Ok(Command::Ask(command)) = command else { panic!("{command:?}") };
         let ask = command.ask(&mut Inputs::default()).expect("a question");

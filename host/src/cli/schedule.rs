@@ -303,9 +303,23 @@ mod tests {
     #[test]
     fn flags_become_a_schedule() {
         let line = Line::try_parse_from([
-            "schedule", "create", "standup", "--cron", "0 9 * * 1-5", "--timezone",
-            "Europe/Berlin", "--worker-type", "general", "--prompt", "- Hello", "--context",
-            r#"{"a": 1}"#, "--overlap", "replace", "--timeout", "90s",
+            "schedule",
+            "create",
+            "standup",
+            "--cron",
+            "0 9 * * 1-5",
+            "--timezone",
+            "Europe/Berlin",
+            "--worker-type",
+            "general",
+            "--prompt",
+            "- Hello",
+            "--context",
+            r#"{"a": 1}"#,
+            "--overlap",
+            "replace",
+            "--timeout",
+            "90s",
         ]);
         let Ok(Line { command: Command::Create(command) }) = line else { panic!("no schedule") };
         let new = command.schedule(&mut Inputs::default()).expect("a schedule");
@@ -322,7 +336,14 @@ mod tests {
             })
         );
         let refused = Line::try_parse_from([
-            "schedule", "create", "x", "--cron", "@daily", "--worker-type", "general", "--overlap",
+            "schedule",
+            "create",
+            "x",
+            "--cron",
+            "@daily",
+            "--worker-type",
+            "general",
+            "--overlap",
             "queue",
         ]);
         assert!(refused.is_err_and(|error| error.to_string().contains("skip, allow, replace")));

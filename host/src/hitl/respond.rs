@@ -6,10 +6,10 @@ use super::read::one;
 use super::{HitlError, Question, QuestionStatus, Questions};
 use crate::db::{Scope, is_deadlock};
 use crate::ids::QuestionId;
+use crate::requests::Invalid;
 use crate::requests::graph::{Graph, Reach, Ripple};
 use crate::requests::orchestration::{Event, EventKind, deliver};
 use crate::requests::validate::json as bounded;
-use crate::requests::Invalid;
 use crate::tenancy::{Actor, Tenant, audit};
 
 /// An answer, as much as a request's settings.

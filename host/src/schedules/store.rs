@@ -239,7 +239,10 @@ fn not_found(name: &str) -> ScheduleError {
 /// Whether a request can be created again and again as it is.
 fn template(request: &NewRequest) -> Result<(), Invalid> {
     let refused = |field: &str, why: &str| {
-        Err(Invalid::new(&format!("request.{field}"), format_args!("does not go with a schedule: {why}")))
+        Err(Invalid::new(
+            &format!("request.{field}"),
+            format_args!("does not go with a schedule: {why}"),
+        ))
     };
     if !request.blocked_by.is_empty() {
         return refused("blocked_by", "every tick would wait for the same requests");

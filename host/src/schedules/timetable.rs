@@ -22,7 +22,8 @@ const TYPOS: usize = 3;
 /// so long has few of them.
 const LOOK_BACK: TimeDelta = TimeDelta::days(32);
 
-const FIELDS: &str = "minute, hour, day of the month, month, day of the week, such as `0 9 * * 1-5`";
+const FIELDS: &str =
+    "minute, hour, day of the month, month, day of the week, such as `0 9 * * 1-5`";
 const NICKNAMES: [&str; 6] = ["@hourly", "@daily", "@weekly", "@monthly", "@yearly", "@annually"];
 
 /// When something is due.
@@ -130,7 +131,8 @@ fn similar(text: &str) -> Option<&'static str> {
         let city = name.rsplit('/').next().unwrap_or(&name);
         strsim::osa_distance(&name, &wanted).min(strsim::osa_distance(city, &wanted))
     };
-    let (typos, zone) = TZ_VARIANTS.iter().map(|zone| (distance(zone), zone)).min_by_key(|d| d.0)?;
+    let (typos, zone) =
+        TZ_VARIANTS.iter().map(|zone| (distance(zone), zone)).min_by_key(|d| d.0)?;
     // Three letters off a name of four is no typo.
     (typos <= TYPOS.min(wanted.len() / 3)).then(|| zone.name())
 }

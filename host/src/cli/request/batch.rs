@@ -120,11 +120,7 @@ async fn create(requests: Vec<NewRequest>, globals: &Globals, out: &Output) -> R
 }
 
 impl FanOut {
-    fn requests(
-        self,
-        inputs: &mut Inputs,
-        inside: Option<&str>,
-    ) -> Result<Vec<NewRequest>, Error> {
+    fn requests(self, inputs: &mut Inputs, inside: Option<&str>) -> Result<Vec<NewRequest>, Error> {
         let reply = reply(self.reply_to_orchestrator, inside)?;
         let mut requests = tasks(&inputs.read("--tasks", &self.tasks)?, inside)?;
         if let Some(collect) = &self.collect {
@@ -147,11 +143,7 @@ impl FanOut {
 }
 
 impl Pipeline {
-    fn requests(
-        self,
-        inputs: &mut Inputs,
-        inside: Option<&str>,
-    ) -> Result<Vec<NewRequest>, Error> {
+    fn requests(self, inputs: &mut Inputs, inside: Option<&str>) -> Result<Vec<NewRequest>, Error> {
         let reply = reply(self.reply_to_orchestrator, inside)?;
         let mut requests = tasks(&inputs.read("--tasks", &self.tasks)?, inside)?;
         for (index, request) in requests.iter_mut().enumerate().skip(1) {
@@ -301,7 +293,8 @@ mod tests {
     #[test]
     fn faults_are_placed() {
         let said = |tasks: &str| {
-            let error = line(tasks, None).requests(&mut Inputs::default(), None).expect_err("refused");
+            let error =
+                line(tasks, None).requests(&mut Inputs::default(), None).expect_err("refused");
             error.to_string()
         };
         insta::assert_snapshot!(
