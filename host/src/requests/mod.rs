@@ -11,6 +11,7 @@
 //!   one locking routine (`graph`).
 
 mod cancel;
+pub(crate) mod children;
 pub(crate) mod create;
 mod error;
 pub(crate) mod graph;
@@ -18,6 +19,8 @@ pub(crate) mod insert;
 mod model;
 pub(crate) mod read;
 mod retry;
+mod tree;
+mod usage;
 pub mod validate;
 
 use crate::db::Db;
@@ -29,6 +32,8 @@ pub use error::RequestError;
 pub use graph::Ripple;
 pub use model::*;
 pub use read::Filter;
+pub use tree::{Node, Tree};
+pub use usage::{RequestDetails, TreeUsage, Usage};
 pub use validate::Invalid;
 
 /// Everything that members and guests do with requests.

@@ -1,0 +1,155 @@
+//! The tree below a request: who created whom, how they stand, what they used.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::usage::tree_usage;
+use super::{RequestError, Requests, Status, TreeUsage, Usage};
+use crate::db::Scope;
+use crate::ids::RequestId;
+use crate::tenancy::Tenant;
+
+/// Requests of a tree that are shown; level by level, so that the deepest are left out. All that one
+/// run may create, and as much again.
+const SHOWN: i64 = 20_000;
+
+/// A request and everything below it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Tree {
+    /// The request that was asked for.
+    pub id: RequestId,
+    /// It and its descendants, their wake-ups included, the oldest first. A parent that is not among
+    /// them is above the request.
+    pub requests: Vec<Node>,
+    /// Whether the deepest levels are left out: 20,000 requests are shown.
+    pub truncated: bool,
+    /// What all of them have used, those that are not shown included.
+    pub usage: TreeUsage,
+}
+
+/// A request in a tree.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Node {
+    /// Its id.
+    pub id: RequestId,
+    /// The request that created it, or that it wakes.
+    pub parent_request_id: Option<RequestId>,
+    /// Where it stands.
+    pub status: Status,
+    /// The pool that runs it.
+    pub worker_type: String,
+    /// The skill it names; none means the worker type's default.
+    pub skill: Option<String>,
+    /// Whether it is a wake-up of its parent.
+    pub wake_up: bool,
+    /// 1, and one more for every retry.
+    pub generation: i32,
+    /// The parent's generation that created it.
+    pub parent_generation: i32,
+    /// Why it failed or was cancelled, as a word.
+    pub error: Option<String>,
+    /// What its own runs have used.
+    pub usage: Usage,
+}
+
+impl Requests {
+    /// The tree below a request.
+    pub async fn tree(&self, tenant: Tenant, id: RequestId) -> Result<Tree, RequestError> {
+        let (requests, usage) = async {
+            let mut tx = self.db.begin(Scope::Tenant(tenant)).await?;
+            // As in `usage`: level by level, by index, whatever the planner thinks of it.
+            let rows = sqlx::query!(
+                r#"
+                WITH RECURSIVE tree (id) AS (
+                    SELECT $1::uuid
+                     UNION ALL
+                    SELECT r.id
+                      FROM tree
+                     CROSS JOIN LATERAL (
+                               SELECT r.id FROM eve.requests r
+                                WHERE r.parent_request_id = tree.id AND r.org_id = $2
+                               OFFSET 0
+                           ) r
+                ), nodes AS MATERIALIZED (
+                    SELECT id FROM tree LIMIT $3
+                )
+                SELECT r.id AS "id!", r.parent_request_id, r.worker_type AS "worker_type!", r.skill,
+                       r.orchestration_id <> r.id AS "wake_up!",
+                       coalesce(r.parent_generation, 1) AS "parent_generation!",
+                       coalesce(q.status, x.status) AS "status!: Status",
+                       coalesce(q.generation, x.generation) AS "generation!", x.error_code AS "error?",
+                       u.runs AS "runs!", u.duration_us AS "duration_us!", u.cpu_us AS "cpu_us!",
+                       u.memory_peak_bytes AS "memory_peak_bytes!", u.tokens_used, u.cost
+                  FROM nodes n
+                 CROSS JOIN LATERAL (
+                           SELECT * FROM eve.requests r WHERE r.id = n.id AND r.org_id = $2 OFFSET 0
+                       ) r
+                  LEFT JOIN eve.queue q ON q.id = n.id
+                  LEFT JOIN LATERAL (
+                           SELECT x.request_id, x.status, x.generation, x.error_code
+                             FROM eve.orchestration_results x
+                            WHERE x.request_id = n.id
+                           OFFSET 0
+                       ) x ON true
+                 CROSS JOIN LATERAL (
+                           SELECT count(a.started_at) AS runs,
+                                  coalesce(sum(a.duration_us), 0)::bigint AS duration_us,
+                                  coalesce(sum(a.cpu_us), 0)::bigint AS cpu_us,
+                                  coalesce(max(a.memory_peak_bytes), 0) AS memory_peak_bytes,
+                                  least(sum(a.tokens_used), 9223372036854775807)::bigint AS tokens_used,
+                                  least(sum(a.cost::numeric), 1e300)::float8 AS cost
+                             FROM (
+                                   SELECT started_at, duration_us, cpu_us, memory_peak_bytes,
+                                          tokens_used, cost
+                                     FROM eve.orchestration_results
+                                    WHERE request_id = n.id
+                                    UNION ALL
+                                   SELECT started_at, duration_us, cpu_us, memory_peak_bytes,
+                                          tokens_used, cost
+                                     FROM eve.attempts
+                                    WHERE request_id = n.id
+                                  ) a
+                       ) u
+                 WHERE coalesce(q.status, x.status) IS NOT NULL
+                 ORDER BY r.id
+                "#,
+                id.0,
+                tenant.org().0,
+                SHOWN
+            )
+            .fetch_all(&mut *tx)
+            .await?;
+            let usage = tree_usage(&mut tx, tenant, id).await?;
+            let requests: Vec<Node> = rows
+                .into_iter()
+                .map(|row| Node {
+                    id: RequestId(row.id),
+                    parent_request_id: row.parent_request_id.map(RequestId),
+                    status: row.status,
+                    worker_type: row.worker_type,
+                    skill: row.skill,
+                    wake_up: row.wake_up,
+                    generation: row.generation,
+                    parent_generation: row.parent_generation,
+                    error: row.error,
+                    usage: Usage {
+                        runs: row.runs,
+                        duration_us: row.duration_us,
+                        cpu_us: row.cpu_us,
+                        memory_peak_bytes: row.memory_peak_bytes,
+                        tokens_used: row.tokens_used,
+                        cost: row.cost,
+                    },
+                })
+                .collect();
+            Ok((requests, usage))
+        }
+        .await
+        .map_err(RequestError::database("reading a tree"))?;
+        if !requests.iter().any(|request| request.id == id) {
+            return Err(RequestError::NotFound(id));
+        }
+        let truncated = usage.truncated || usage.requests > SHOWN;
+        Ok(Tree { id, requests, truncated, usage })
+    }
+}
