@@ -11,8 +11,7 @@ use crate::ids::RequestId;
 use crate::requests::children::Children;
 use crate::requests::read::Reader;
 use crate::requests::{
-    BlockerState, Filter, NewRequest, Request, RequestError, RequestResult, Requests,
-    Status,
+    BlockerState, Filter, NewRequest, Request, RequestError, RequestResult, Requests, Status,
 };
 use crate::runtime::limits;
 use crate::runtime::{QueueError, QueueFilter, QueueHost, Reservation};
@@ -64,9 +63,7 @@ impl From<RequestError> for QueueError {
         match error {
             RequestError::NotFound(_) => QueueError::NotFound(error.to_string()),
             RequestError::Invalid { .. } => QueueError::Invalid(error.to_string()),
-            RequestError::Open(_)
-            | RequestError::Conflict(_)
-            | RequestError::NothingToWaitFor => {
+            RequestError::Open(_) | RequestError::Conflict(_) | RequestError::NothingToWaitFor => {
                 QueueError::Conflict(error.to_string())
             }
             RequestError::Database { .. } => QueueError::Unavailable(Box::new(error)),

@@ -60,7 +60,7 @@ impl Requests {
                                  WHERE r.parent_request_id = $1 AND r.org_id = $2
                                    AND r.orchestration_id = r.id
                                    AND coalesce(r.parent_generation, 1) = p.generation
-                                 LIMIT $3 + 1
+                                 LIMIT $3::bigint + 1
                                ) c
                           LEFT JOIN eve.orchestration_results x ON x.request_id = c.id
                        ) m
@@ -85,10 +85,14 @@ impl Requests {
                        c.max_attempts AS "max_attempts!", c.timeout_ms,
                        c.root_request_id AS "root_request_id!", c.user_id,
                        c.created_at AS "created_at!", c.status AS "status!: Status",
-                       c.attempt AS "attempt!", c.generation AS "generation!", c.run_at,
-                       c.open_blockers, c.worker_id, c.started_at, c.ended, c.finished_at,
-                       c.error_code, c.error_message, c.summary, c.data, c.tokens_used, c.cost,
-                       c.duration_us, c.cpu_us, c.memory_peak_bytes
+                       c.attempt AS "attempt!", c.generation AS "generation!", c.run_at AS "run_at?",
+                       c.open_blockers AS "open_blockers?", c.worker_id AS "worker_id?",
+                       c.started_at AS "started_at?", c.ended AS "ended?",
+                       c.finished_at AS "finished_at?", c.error_code AS "error_code?",
+                       c.error_message AS "error_message?", c.summary AS "summary?",
+                       c.data AS "data?", c.tokens_used AS "tokens_used?", c.cost AS "cost?",
+                       c.duration_us AS "duration_us?", c.cpu_us AS "cpu_us?",
+                       c.memory_peak_bytes AS "memory_peak_bytes?"
                   FROM (
                         SELECT r.id, r.worker_type, r.skill, r.prompt, r.context, r.repo_url, r.branch,
                                r.config, r.metadata, r.priority, r.max_attempts, r.timeout_ms,

@@ -71,7 +71,7 @@ impl Requests {
                                OFFSET 0
                            ) r
                 ), nodes AS MATERIALIZED (
-                    SELECT id FROM tree LIMIT $3
+                    SELECT id FROM tree LIMIT $3::bigint
                 )
                 SELECT r.id AS "id!", r.parent_request_id, r.worker_type AS "worker_type!", r.skill,
                        r.orchestration_id <> r.id AS "wake_up!",
@@ -119,7 +119,6 @@ impl Requests {
             )
             .fetch_all(&mut *tx)
             .await?;
-            let usage = tree_usage(&mut tx, tenant, id).await?;
             let requests: Vec<Node> = rows
                 .into_iter()
                 .map(|row| Node {
@@ -142,6 +141,15 @@ impl Requests {
                     },
                 })
                 .collect();
+            let shown = i64::try_from(requests.len()).unwrap_or(i64::MAX);
+            let usage = match shown < SHOWN {
+                true => {
+                    let mut usage = Usage::default();
+                    requests.iter().for_each(|request| usage.add(&request.usage));
+                    TreeUsage { usage, requests: shown, truncated: false }
+                }
+                false => tree_usage(&mut tx, tenant, id).await?,
+            };
             Ok((requests, usage))
         }
         .await

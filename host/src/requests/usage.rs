@@ -28,6 +28,22 @@ pub struct Usage {
     pub cost: Option<f64>,
 }
 
+impl Usage {
+    /// Adds what other runs have used.
+    pub fn add(&mut self, other: &Usage) {
+        self.runs += other.runs;
+        self.duration_us = self.duration_us.saturating_add(other.duration_us);
+        self.cpu_us = self.cpu_us.saturating_add(other.cpu_us);
+        self.memory_peak_bytes = self.memory_peak_bytes.max(other.memory_peak_bytes);
+        if let Some(tokens) = other.tokens_used {
+            self.tokens_used = Some(self.tokens_used.unwrap_or(0).saturating_add(tokens));
+        }
+        if let Some(cost) = other.cost {
+            self.cost = Some((self.cost.unwrap_or(0.0) + cost).min(f64::MAX));
+        }
+    }
+}
+
 /// What a request and everything below it has used.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TreeUsage {
@@ -91,10 +107,10 @@ pub(super) async fn tree_usage(
                        OFFSET 0
                    ) r
         ), nodes AS MATERIALIZED (
-            SELECT id FROM tree LIMIT $3 + 1
+            SELECT id FROM tree LIMIT $3::bigint + 1
         ), runs AS (
             SELECT x.*
-              FROM (SELECT id FROM nodes LIMIT $3) n
+              FROM (SELECT id FROM nodes LIMIT $3::bigint) n
              CROSS JOIN LATERAL (
                        SELECT started_at, duration_us, cpu_us, memory_peak_bytes, tokens_used, cost
                          FROM eve.orchestration_results

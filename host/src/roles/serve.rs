@@ -158,12 +158,8 @@ impl ControlPlane {
                 }
             }
         });
-        let duties = tokio::spawn(scheduler::run(
-            self.db.clone(),
-            self.bell,
-            self.retention,
-            stop.clone(),
-        ));
+        let duties =
+            tokio::spawn(scheduler::run(self.db.clone(), self.bell, self.retention, stop.clone()));
         let state =
             AppState::new(self.db, requests, auth, uploads, Some(self.metrics), stop.clone());
         let served = http::serve(listener, state, stop.clone()).await;

@@ -160,11 +160,7 @@ pub(crate) async fn lead(
 }
 
 /// Lets the next one lead at once.
-pub(crate) async fn resign(
-    db: &Db,
-    duty: &'static str,
-    holder: Uuid,
-) -> Result<(), sqlx::Error> {
+pub(crate) async fn resign(db: &Db, duty: &'static str, holder: Uuid) -> Result<(), sqlx::Error> {
     let mut tx = db.begin(Scope::Engine).await?;
     sqlx::query!(
         "UPDATE eve.leadership SET expires_at = '-infinity' WHERE duty = $1 AND holder = $2",
