@@ -192,3 +192,147 @@ impl Requests {
         .map_err(RequestError::database("reading children"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Executor;
+
+    use super::*;
+    use crate::db::Scope;
+    use crate::notify::Bell;
+    use crate::testing::TestDatabase;
+    use crate::testing::past::{Old, Stands, id_of_day};
+
+    fn requests(database: &TestDatabase) -> Requests {
+        Requests::new(database.db.clone(), Bell::start(database.db.pool().clone()))
+    }
+
+    /// As a guest sees them: id, status, whether it has a result.
+    async fn seen(
+        database: &TestDatabase,
+        tenant: Tenant,
+        of: &Old,
+    ) -> Vec<(uuid::Uuid, Status, Option<i64>)> {
+        let limits = (10_000, 1 << 20);
+        let children = requests(database)
+            .children_for(Reader::Guest, tenant, RequestId(of.id), limits.0, limits.1)
+            .await
+            .expect("children");
+        let Children::All(children) = children else { panic!("not all of them") };
+        children
+            .into_iter()
+            .map(|(child, end)| (child.id.0, child.status, end.and_then(|end| end.tokens_used)))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn those_of_the_present_generation_come_with_their_results() {
+        let database = TestDatabase::fresh().await;
+        let acme = database.org("acme").await;
+        let corp = database.org("corp").await;
+        let parent = database.alone(acme, 2, Stands::Open("waiting")).await;
+        let first = database.below(acme, &parent, 2, Stands::Ended("completed", 1)).await;
+        let second = database.below(acme, &parent, 1, Stands::Open("pending")).await;
+        let third = database.below(acme, &parent, 1, Stands::Ended("cancelled", 1)).await;
+        let wakeup = Old {
+            wake_up: true,
+            ..parent.child(id_of_day(1), Stands::Ended("completed", 1))
+        };
+        database.old(acme, &wakeup).await;
+        database.below(acme, &first, 1, Stands::Open("pending")).await;
+        // Its key was reserved before the parent existed, by a run that came to nothing.
+        let keyed = database.below(acme, &parent, 3, Stands::Ended("failed", 1)).await;
+        let expected = [
+            (keyed.id, Status::Failed, Some(100)),
+            (first.id, Status::Completed, Some(100)),
+            (second.id, Status::Pending, None),
+            (third.id, Status::Cancelled, Some(100)),
+        ];
+        assert_eq!(seen(&database, acme, &parent).await, expected);
+        assert!(seen(&database, corp, &parent).await.is_empty(), "another organisation's");
+
+        // A retry starts with none; children of before the column existed are the first generation's.
+        database.execute("UPDATE eve.queue SET generation = 2".to_owned()).await;
+        assert!(seen(&database, acme, &parent).await.is_empty());
+        database
+            .execute(format!(
+                "UPDATE eve.requests SET parent_generation = 2 WHERE id = '{}';
+                 UPDATE eve.requests SET parent_generation = NULL WHERE id = '{}'",
+                second.id, third.id
+            ))
+            .await;
+        assert_eq!(seen(&database, acme, &parent).await, expected[2..3]);
+        database.execute("UPDATE eve.queue SET generation = 1".to_owned()).await;
+        assert_eq!(seen(&database, acme, &parent).await.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn more_than_fits_is_not_read() {
+        let database = TestDatabase::fresh().await;
+        let acme = database.org("acme").await;
+        let parent = database.alone(acme, 1, Stands::Open("waiting")).await;
+        for _ in 0..3 {
+            database.below(acme, &parent, 1, Stands::Ended("completed", 1)).await;
+        }
+        let requests = requests(&database);
+        let of = RequestId(parent.id);
+        let ask = async |most, bytes| {
+            requests.children_for(Reader::Guest, acme, of, most, bytes).await.expect("an answer")
+        };
+        assert!(matches!(ask(2, 1 << 20).await, Children::TooMany));
+        assert!(matches!(ask(3, 1 << 20).await, Children::All(all) if all.len() == 3));
+        // It compresses to a fraction of what it takes.
+        database
+            .execute(
+                "UPDATE eve.orchestration_results SET data = to_jsonb(repeat('a', 500000))".to_owned(),
+            )
+            .await;
+        assert!(matches!(ask(3, 1 << 20).await, Children::TooLarge));
+        assert!(matches!(ask(3, 2 << 20).await, Children::All(all) if all.len() == 3));
+        assert!(matches!(ask(3, 1).await, Children::TooLarge));
+    }
+
+    /// However large the table is: no partition is read whole that has rows to speak of.
+    #[tokio::test]
+    async fn they_are_found_by_their_parent() {
+        let database = TestDatabase::fresh().await;
+        let acme = database.org("acme").await;
+        let parent = database.alone(acme, 0, Stands::Open("waiting")).await;
+        database
+            .execute(format!(
+                "INSERT INTO eve.requests (id, org_id, worker_type, root_request_id, orchestration_id,
+                                           parent_request_id, parent_generation, created_by)
+                 SELECT n.id, '{org}', 'general', n.id, n.id,
+                        CASE WHEN n.index <= 1000 THEN '{parent}'::uuid END,
+                        CASE WHEN n.index <= 1000 THEN 1 END, '{{}}'
+                   FROM (SELECT index, (left('{parent}', 14) || '7' || right(gen_random_uuid()::text, 21))::uuid
+                           FROM generate_series(1, 30000) index) n (index, id);
+                 INSERT INTO eve.orchestration_results (request_id, org_id, status, generation, attempt)
+                 SELECT id, org_id, 'completed', 1, 1 FROM eve.requests WHERE id <> '{parent}';
+                 ANALYZE eve.requests, eve.orchestration_results",
+                org = acme.org(),
+                parent = parent.id
+            ))
+            .await;
+        let mut tx = database.db.begin(Scope::Guest(acme)).await.unwrap();
+        let plan: Vec<String> = sqlx::query_scalar(
+            "EXPLAIN SELECT r.id FROM eve.requests r
+              WHERE r.parent_request_id = $1 AND r.org_id = $2 AND r.orchestration_id = r.id
+                AND coalesce(r.parent_generation, 1) = 1",
+        )
+        .bind(parent.id)
+        .bind(acme.org().0)
+        .fetch_all(&mut *tx)
+        .await
+        .unwrap();
+        let today: String = sqlx::query_scalar("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')")
+            .fetch_one(&mut *tx)
+            .await
+            .unwrap();
+        let plan = plan.join("\n");
+        assert!(plan.contains(&format!("requests_{today}_parent_request_id_idx")), "{plan}");
+        assert!(!plan.contains(&format!("Seq Scan on requests_{today}")), "{plan}");
+        tx.execute("ROLLBACK").await.unwrap();
+        assert_eq!(seen(&database, acme, &parent).await.len(), 1000);
+    }
+}

@@ -161,3 +161,134 @@ impl Requests {
         Ok(Tree { id, requests, truncated, usage })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notify::Bell;
+    use crate::testing::TestDatabase;
+    use crate::testing::past::{Old, Stands, id_of_day};
+
+    fn requests(database: &TestDatabase) -> Requests {
+        Requests::new(database.db.clone(), Bell::start(database.db.pool().clone()))
+    }
+
+    #[tokio::test]
+    async fn a_tree_is_everything_below_with_what_it_used() {
+        let database = TestDatabase::fresh().await;
+        let acme = database.org("acme").await;
+        let corp = database.org("corp").await;
+        let done = Stands::Ended("completed", 1);
+        let above = database.alone(acme, 3, done).await;
+        let top = database.below(acme, &above, 2, Stands::Open("waiting")).await;
+        let child = database.below(acme, &top, 1, Stands::Ended("failed", 1)).await;
+        let leaf = database.below(acme, &child, 0, done).await;
+        let wakeup = Old { wake_up: true, ..top.child(id_of_day(0), done) };
+        database.old(acme, &wakeup).await;
+        database.below(acme, &above, 2, done).await;
+
+        let requests = requests(&database);
+        let tree = requests.tree(acme, RequestId(top.id)).await.unwrap();
+        let nodes: Vec<_> = tree
+            .requests
+            .iter()
+            .map(|node| (node.id.0, node.parent_request_id.map(|id| id.0), node.wake_up))
+            .collect();
+        assert_eq!(
+            nodes,
+            [
+                (top.id, Some(above.id), false),
+                (child.id, Some(top.id), false),
+                (leaf.id, Some(child.id), false),
+                (wakeup.id, Some(top.id), true),
+            ]
+        );
+        // Of each an attempt that failed; of those that have ended, the run that ended them.
+        let one = Usage {
+            runs: 2,
+            duration_us: 3_000,
+            cpu_us: 1_500,
+            memory_peak_bytes: 8_192,
+            tokens_used: Some(100),
+            cost: Some(0.1),
+        };
+        assert_eq!(tree.requests[1].usage, one);
+        assert_eq!(tree.requests[1].error.as_deref(), Some("failed"));
+        let open = &tree.requests[0];
+        assert_eq!((open.usage.runs, open.usage.tokens_used, open.usage.cost), (1, None, None));
+        assert_eq!((tree.usage.requests, tree.truncated), (4, false));
+        assert_eq!((tree.usage.usage.runs, tree.usage.usage.duration_us), (7, 10_000));
+
+        // The same from the other way of adding up, on the request itself.
+        let mut details = requests.details(acme, RequestId(top.id)).await.unwrap().usage;
+        let cost = details.usage.cost.take().zip(tree.usage.usage.cost);
+        assert!(cost.is_some_and(|(one, other)| (one - other).abs() < 1e-9), "{cost:?}");
+        assert_eq!(details.usage, Usage { cost: None, ..tree.usage.usage });
+        assert_eq!(details.requests, 4);
+
+        for other in [requests.tree(corp, RequestId(top.id)).await.err()] {
+            assert!(matches!(other, Some(RequestError::NotFound(_))));
+        }
+    }
+
+    /// Guests say what they like of tokens and costs: no sum of theirs breaks an answer.
+    #[tokio::test]
+    async fn absurd_figures_are_cut_to_what_fits() {
+        let database = TestDatabase::fresh().await;
+        let acme = database.org("acme").await;
+        let top = database.alone(acme, 1, Stands::Ended("completed", 1)).await;
+        database.below(acme, &top, 1, Stands::Ended("completed", 1)).await;
+        database
+            .execute(
+                "UPDATE eve.orchestration_results
+                    SET tokens_used = 9223372036854775807, cost = 1.7e308"
+                    .to_owned(),
+            )
+            .await;
+        let requests = requests(&database);
+        let id = RequestId(top.id);
+        for usage in [
+            requests.tree(acme, id).await.unwrap().usage,
+            requests.details(acme, id).await.unwrap().usage,
+        ] {
+            assert_eq!(usage.usage.tokens_used, Some(i64::MAX));
+            assert!(usage.usage.cost.is_some_and(|cost| cost.is_finite() && cost >= 1e300));
+        }
+    }
+
+    #[tokio::test]
+    async fn ten_thousand_children_are_shown_and_more_are_cut() {
+        let database = TestDatabase::fresh().await;
+        let acme = database.org("acme").await;
+        let top = database.alone(acme, 0, Stands::Open("waiting")).await;
+        let children = async |count: u32| {
+            database
+                .execute(format!(
+                    "WITH made AS (
+                         INSERT INTO eve.requests (id, org_id, worker_type, root_request_id,
+                                                   orchestration_id, parent_request_id, created_by)
+                         SELECT n.id, '{org}', 'general', '{top}', n.id, '{top}', '{{}}'
+                           FROM (SELECT (left('{top}', 14) || '7'
+                                         || right(gen_random_uuid()::text, 21))::uuid
+                                   FROM generate_series(1, {count})) n (id)
+                         RETURNING id, org_id
+                     )
+                     INSERT INTO eve.orchestration_results
+                            (request_id, org_id, status, generation, attempt, started_at, duration_us)
+                     SELECT id, org_id, 'completed', 1, 1, now(), 1 FROM made",
+                    org = acme.org(),
+                    top = top.id
+                ))
+                .await;
+        };
+        children(10_000).await;
+        let requests = requests(&database);
+        let tree = requests.tree(acme, RequestId(top.id)).await.unwrap();
+        assert_eq!((tree.requests.len(), tree.truncated), (10_001, false));
+        children(15_000).await;
+        let tree = requests.tree(acme, RequestId(top.id)).await.unwrap();
+        assert_eq!((tree.requests.len(), tree.truncated), (20_000, true));
+        assert_eq!((tree.usage.requests, tree.usage.usage.runs), (25_001, 25_001));
+        assert!(!tree.usage.truncated);
+    }
+}

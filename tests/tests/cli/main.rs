@@ -5,3 +5,4 @@ mod brief;
 mod graph;
 mod reading;
 mod skills;
+mod tree;
