@@ -5,7 +5,7 @@
 //! open and ended ones.
 //!
 //! Invariants:
-//! - A request is a row of `eve.requests` for ever, and at any time exactly one of: a row of
+//! - A request is a row of `eve.requests` until retention deletes it, and until then exactly one of: a row of
 //!   `eve.queue` (open), a row of `eve.orchestration_results` (ended).
 //! - Every change of the graph (creating with blockers, ending, cancelling, retrying) goes through
 //!   one locking routine (`graph`); so does whatever an orchestration hears (`orchestration`).

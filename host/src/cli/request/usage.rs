@@ -34,11 +34,11 @@ pub fn counted(number: i64, one: &str, many: &str) -> String {
     format!("{} {}", count(number), if number == 1 { one } else { many })
 }
 
-/// Dollars: cents where they say enough.
+/// Dollars: cents where they say enough, and never more than millionths.
 pub fn dollars(cost: f64) -> String {
     match cost {
         cost if cost >= 0.1 || cost == 0.0 => format!("${cost:.2}"),
-        cost => format!("${cost}"),
+        cost => format!("${cost:.6}").trim_end_matches('0').to_owned(),
     }
 }
 
@@ -90,6 +90,7 @@ mod tests {
             "0; 12; 999; 1,000; 1,234,567; -100; -9,223,372,036,854,775,808"
         );
         assert_eq!(counted(1, "run", "runs"), "1 run");
-        assert_eq!([0.0, 12.5, 0.1, 0.0042].map(dollars).join(" "), "$0.00 $12.50 $0.10 $0.0042");
+        let costs = [0.0, 12.5, 0.1, 0.02, 0.0042, 0.01 + 0.005 + 0.0000001].map(dollars);
+        assert_eq!(costs.join(" "), "$0.00 $12.50 $0.10 $0.02 $0.0042 $0.015");
     }
 }
