@@ -143,7 +143,7 @@ fn a_request_for_people() {
     attempt:      1 of 3
     created:      2026-03-01 11:57:00 UTC (3m ago)
     started:      2026-03-01 11:57:01 UTC (2m ago)
-    used:         3 requests, 4 runs, 1.2 s, CPU 35 ms, 1,200 tokens, $0.02, 12.0 MiB of memory at most
+    used:         3 requests, 4 runs, 1.2 s, CPU 35 ms, 1,200 tokens, $0.02, memory 12.0 MiB
     "#);
     let mut failed = request("failed");
     failed["error"] = json!({"code": "timed_out", "message": "took longer than 300 s\u{1b}[31m"});
@@ -162,7 +162,7 @@ fn a_request_for_people() {
     created:      2026-03-01 11:57:00 UTC (3m ago)
     started:      2026-03-01 11:57:01 UTC (2m ago)
     finished:     2026-03-01 11:58:00 UTC (2m ago)
-    used:         3 requests, 4 runs, 1.2 s, CPU 35 ms, 1,200 tokens, $0.02, 12.0 MiB of memory at most
+    used:         3 requests, 4 runs, 1.2 s, CPU 35 ms, 1,200 tokens, $0.02, memory 12.0 MiB
     "#);
 }
 

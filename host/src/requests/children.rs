@@ -234,10 +234,8 @@ mod tests {
         let first = database.below(acme, &parent, 2, Stands::Ended("completed", 1)).await;
         let second = database.below(acme, &parent, 1, Stands::Open("pending")).await;
         let third = database.below(acme, &parent, 1, Stands::Ended("cancelled", 1)).await;
-        let wakeup = Old {
-            wake_up: true,
-            ..parent.child(id_of_day(1), Stands::Ended("completed", 1))
-        };
+        let wakeup =
+            Old { wake_up: true, ..parent.child(id_of_day(1), Stands::Ended("completed", 1)) };
         database.old(acme, &wakeup).await;
         database.below(acme, &first, 1, Stands::Open("pending")).await;
         // Its key was reserved before the parent existed, by a run that came to nothing.
@@ -284,7 +282,8 @@ mod tests {
         // It compresses to a fraction of what it takes.
         database
             .execute(
-                "UPDATE eve.orchestration_results SET data = to_jsonb(repeat('a', 500000))".to_owned(),
+                "UPDATE eve.orchestration_results SET data = to_jsonb(repeat('a', 500000))"
+                    .to_owned(),
             )
             .await;
         assert!(matches!(ask(3, 1 << 20).await, Children::TooLarge));
@@ -325,12 +324,16 @@ mod tests {
         .fetch_all(&mut *tx)
         .await
         .unwrap();
-        let today: String = sqlx::query_scalar("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')")
-            .fetch_one(&mut *tx)
-            .await
-            .unwrap();
+        let today: String =
+            sqlx::query_scalar("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')")
+                .fetch_one(&mut *tx)
+                .await
+                .unwrap();
         let plan = plan.join("\n");
-        assert!(plan.contains(&format!("requests_{today}_parent_request_id_idx")), "{plan}");
+        assert!(
+            plan.contains(&format!("requests_{today}_parent_request_id_org_id_id_idx")),
+            "{plan}"
+        );
         assert!(!plan.contains(&format!("Seq Scan on requests_{today}")), "{plan}");
         tx.execute("ROLLBACK").await.unwrap();
         assert_eq!(seen(&database, acme, &parent).await.len(), 1000);

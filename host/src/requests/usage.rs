@@ -126,8 +126,10 @@ pub(super) async fn tree_usage(
                coalesce(sum(duration_us), 0)::bigint AS "duration_us!",
                coalesce(sum(cpu_us), 0)::bigint AS "cpu_us!",
                coalesce(max(memory_peak_bytes), 0) AS "memory_peak_bytes!",
-               least(sum(tokens_used), 9223372036854775807)::bigint AS tokens_used,
-               least(sum(cost::numeric), 1e300)::float8 AS cost,
+               CASE WHEN sum(tokens_used) > 9223372036854775807 THEN 9223372036854775807
+                    ELSE sum(tokens_used) END::bigint AS tokens_used,
+               CASE WHEN sum(cost::numeric) > 1e300 THEN 1e300
+                    ELSE sum(cost::numeric) END::float8 AS cost,
                (SELECT count(*) FROM nodes) AS "requests!"
           FROM runs
         "#,

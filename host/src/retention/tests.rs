@@ -23,7 +23,11 @@ fn two_days() -> Retention {
 }
 
 async fn swept(database: &TestDatabase) -> sweep::Swept {
-    sweep(&database.db, Uuid::now_v7(), two_days()).await.expect("a sweep")
+    let holder = Uuid::now_v7();
+    let swept = sweep(&database.db, holder, two_days()).await.expect("a sweep");
+    // The next one need not wait for the end of the term.
+    scheduler::resign(&database.db, DUTY, holder).await.expect("resigning");
+    swept
 }
 
 /// What there is of a table, by a column of ids.
@@ -293,11 +297,13 @@ async fn two_at_once_do_it_once() {
     assert_left(&database, &set(&open)).await;
 
     // And without any leadership between them.
-    database.days_ago(9, 9).await;
+    database.days_ago(10, 10).await;
+    database.alone(acme, 10, LONG_AGO).await;
+    open.push(database.alone(acme, 10, OPEN).await);
     let drop = async || {
         let mut tx = database.db.begin(Scope::Engine).await.unwrap();
         let outcome: String = sqlx::query_scalar(
-            "SELECT outcome FROM eve.drop_day((now() AT TIME ZONE 'UTC')::date - 9, '48 hours')",
+            "SELECT outcome FROM eve.drop_day((now() AT TIME ZONE 'UTC')::date - 10, '48 hours')",
         )
         .fetch_one(&mut *tx)
         .await

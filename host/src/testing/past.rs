@@ -1,5 +1,6 @@
 //! Requests as they would stand had they been made some time ago.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use uuid::{NoContext, Timestamp, Uuid};
@@ -9,11 +10,16 @@ use crate::tenancy::Tenant;
 
 const DAY: u64 = 86_400;
 
-/// An id made at noon (UTC) `days` days ago.
+/// Ids made so far: each gets a millisecond of its own.
+static MADE: AtomicU64 = AtomicU64::new(0);
+
+/// An id made at noon (UTC) `days` days ago, greater than those that were made for that day before.
 pub fn id_of_day(days: u64) -> Uuid {
+    let made = MADE.fetch_add(1, Ordering::Relaxed);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-    let noon = now - now % DAY - days * DAY + DAY / 2;
-    Uuid::new_v7(Timestamp::from_unix(NoContext, noon, 0))
+    let seconds = now - now % DAY - days * DAY + DAY / 2 + made / 1_000;
+    let nanos = u32::try_from(made % 1_000).unwrap_or(0) * 1_000_000;
+    Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, nanos))
 }
 
 /// Where a request stands.

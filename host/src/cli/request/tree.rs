@@ -16,6 +16,8 @@ use crate::requests::{Node, Status, Tree, Usage};
 const LEVEL: usize = 20;
 /// Levels that are drawn: beyond, lines would be all indentation.
 const DEPTH: usize = 40;
+/// Columns that are left for a request, its id and a word: fewer levels are drawn on a narrow terminal.
+const LEAST_WIDE: usize = 50;
 
 /// Show the tree below a request
 ///
@@ -79,6 +81,9 @@ impl Render for Drawn {
             }
         }
         let mut lines = Vec::new();
+        let deepest = view.width.map_or(DEPTH, |width| {
+            (usize::from(width).saturating_sub(LEAST_WIDE) / 4).clamp(4, DEPTH)
+        });
         // Not by recursion: how deep a tree is was decided by guests. What stands before a line:
         // its ancestors' bars, its own branch.
         let mut open: Vec<(String, &str, usize, Branch<'_>)> = by_id
@@ -97,7 +102,7 @@ impl Render for Drawn {
             let parent = node.parent_request_id.and_then(|parent| by_id.get(&parent));
             lines.push(fit(view, format!("{bars}{branch}{}", line(view, node, parent))));
             let children = below.get(&node.id).map(Vec::as_slice).unwrap_or_default();
-            let branches = match depth < DEPTH {
+            let branches = match depth < deepest {
                 true => self.branches(children),
                 false => hidden(children, &below),
             };
@@ -307,10 +312,29 @@ mod tests {
     fn trees_are_drawn_as_branches() {
         let mut drawn = drawn(few());
         let wide = View { width: None, ..view() };
-        insta::assert_snapshot!(drawn.render(&wide));
+        insta::assert_snapshot!(drawn.render(&wide), @r"
+        00000000-0000-0000-0000-000000000001 waiting  split  generation 2, 1.5 ms, CPU 800 µs
+        ├── woken 2 times: 3.0 ms, CPU 1.6 ms
+        ├── 00000000-0000-0000-0000-000000000002 completed  split  of generation 1, 1.5 ms, CPU 800 µs, 1,200 tokens, $0.0125
+        │   └── 00000000-0000-0000-0000-000000000003 failed (trapped)  split  1.5 ms, CPU 800 µs
+        └── 00000000-0000-0000-0000-000000000006 pending  split  of generation 1
+            └── 00000000-0000-0000-0000-000000000007 blocked  general  1.5 ms, CPU 800 µs
+
+        In all: 7 requests, 6 runs, 9.0 ms, CPU 4.8 ms, 1,200 tokens, $0.0125
+        ");
         drawn.wake_ups = true;
         let narrow = View { width: Some(60), ..view() };
-        insta::assert_snapshot!(drawn.render(&narrow));
+        insta::assert_snapshot!(drawn.render(&narrow), @r"
+        00000000-0000-0000-0000-000000000001 waiting  split  genera…
+        ├── 00000000-0000-0000-0000-000000000002 completed  split  …
+        │   └── 00000000-0000-0000-0000-000000000003 failed (trappe…
+        ├── 00000000-0000-0000-0000-000000000004 completed  wake-up…
+        ├── 00000000-0000-0000-0000-000000000005 completed  wake-up…
+        └── 00000000-0000-0000-0000-000000000006 pending  split  of…
+            └── 00000000-0000-0000-0000-000000000007 blocked  gener…
+
+        In all: 7 requests, 6 runs, 9.0 ms, CPU 4.8 ms, 1,200 tokens, $0.0125
+        ");
     }
 
     #[test]
@@ -332,7 +356,8 @@ mod tests {
     fn deep_trees_end_in_a_count() {
         let nodes = (1..=20_000).map(|number| node(number, number - 1, Status::Completed));
         let text = drawn(nodes.collect()).render(&view());
-        assert_eq!(text.lines().count(), DEPTH + 4);
-        assert!(text.contains("… 19,959 below: 19,959 completed"), "{text}");
+        // The request itself, twelve levels on a terminal of 100 columns, the count, and the sum.
+        assert_eq!(text.lines().count(), 1 + 12 + 1 + 2, "{text}");
+        assert!(text.contains("└── … 19,987 below: 19,987 completed"), "{text}");
     }
 }

@@ -38,6 +38,7 @@ pub fn counted(number: i64, one: &str, many: &str) -> String {
 pub fn dollars(cost: f64) -> String {
     match cost {
         cost if cost >= 0.1 || cost == 0.0 => format!("${cost:.2}"),
+        cost if cost < 1e-6 => "less than $0.000001".to_owned(),
         cost => format!("${cost:.6}").trim_end_matches('0').to_owned(),
     }
 }
@@ -61,7 +62,7 @@ pub fn total(total: &TreeUsage) -> String {
         vec![counted(total.requests, "request", "requests"), counted(usage.runs, "run", "runs")];
     parts.extend(spent(usage));
     if let Some(peak) = u64::try_from(usage.memory_peak_bytes).ok().filter(|&peak| peak > 0) {
-        parts.push(format!("{} of memory at most", size(peak)));
+        parts.push(format!("memory {}", size(peak)));
     }
     if total.truncated {
         parts.push("and more that is not counted".to_owned());
