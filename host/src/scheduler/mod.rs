@@ -57,7 +57,7 @@ async fn promotion(db: &Db, bell: &Bell, stop: &CancellationToken) {
 }
 
 /// Makes due requests pending; returns their worker types.
-async fn promote(db: &Db) -> Result<BTreeSet<String>, sqlx::Error> {
+pub(crate) async fn promote(db: &Db) -> Result<BTreeSet<String>, sqlx::Error> {
     let mut tx = db.begin(Scope::Engine).await?;
     let promoted = sqlx::query_scalar!(
         r#"
@@ -79,7 +79,7 @@ async fn promote(db: &Db) -> Result<BTreeSet<String>, sqlx::Error> {
 
 /// A term of leadership.
 #[derive(Debug, Clone, Copy)]
-struct Leadership {
+pub(crate) struct Leadership {
     holder: Uuid,
     epoch: i64,
 }
@@ -123,7 +123,7 @@ async fn led(db: &Db, bell: &Bell, stop: &CancellationToken) {
 }
 
 /// Takes or renews the leadership.
-async fn lead(db: &Db, holder: Uuid) -> Result<Option<Leadership>, sqlx::Error> {
+pub(crate) async fn lead(db: &Db, holder: Uuid) -> Result<Option<Leadership>, sqlx::Error> {
     let mut tx = db.begin(Scope::Engine).await?;
     let epoch = sqlx::query_scalar!(
         r#"
@@ -164,7 +164,7 @@ async fn resign(db: &Db, holder: Uuid) -> Result<(), sqlx::Error> {
 impl Leadership {
     /// Begins a transaction of a led duty: none if the term is over. The row stays locked until the
     /// transaction ends, so that a successor waits for it.
-    async fn begin(self, db: &Db) -> Result<Option<Tx>, sqlx::Error> {
+    pub(crate) async fn begin(self, db: &Db) -> Result<Option<Tx>, sqlx::Error> {
         let mut tx = db.begin(Scope::Engine).await?;
         let holds = sqlx::query_scalar!(
             r#"
@@ -207,7 +207,11 @@ async fn rescue(
 }
 
 /// Cancels dependents that were held for longer than they may be.
-async fn expire_held(db: &Db, bell: &Bell, term: Leadership) -> Result<(), sqlx::Error> {
+pub(crate) async fn expire_held(
+    db: &Db,
+    bell: &Bell,
+    term: Leadership,
+) -> Result<(), sqlx::Error> {
     loop {
         let Some(mut tx) = term.begin(db).await? else { return Ok(()) };
         let expired = sqlx::query!(

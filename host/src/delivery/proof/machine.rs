@@ -13,19 +13,21 @@ use crate::db::{Db, Scope};
 use crate::delivery::claim::{Appetite, Claimed, Cursor};
 use crate::delivery::finish::{self, Finished, Outcome};
 use crate::delivery::lease::{self, Rescuer};
-use crate::hitl::{self, NewQuestion, Questions};
+use crate::hitl::NewQuestion;
 use crate::ids::{QuestionId, RequestId, WorkerId};
 use crate::notify::Bell;
 use crate::requests::{
     Blocker, BlockerRef, FailureCode, NewRequest, Origin, ReplyTo, RequestError, Requests,
 };
 use crate::runtime::Effects as RunEffects;
-use crate::scheduler;
+use crate::scheduler::{self, Leadership};
 use crate::tenancy::{Actor, Tenant};
 use crate::testing::TestDatabase;
 
 /// Long enough never to pass by itself.
 const LATER: Duration = Duration::from_secs(3600);
+/// Who does the duties.
+const LEADER: Uuid = Uuid::from_u128(1);
 /// The pool that everything is for.
 const POOL: &str = "general";
 
@@ -102,7 +104,6 @@ pub struct Machine<'a> {
     db: &'a Db,
     tenant: Tenant,
     requests: Requests,
-    questions: Questions,
     bell: Bell,
     workers: Vec<WorkerId>,
     /// By [`RunNo`].
@@ -130,7 +131,6 @@ impl<'a> Machine<'a> {
             db: &database.db,
             tenant,
             requests: Requests::new(database.db.clone(), bell.clone()),
-            questions: Questions::new(database.db.clone(), bell.clone()),
             bell: bell.clone(),
             workers: (0..WORKERS).map(|_| WorkerId(Uuid::new_v4())).collect(),
             runs: Vec::new(),
@@ -212,54 +212,19 @@ impl<'a> Machine<'a> {
                     .execute(self.db.pool())
                     .await?;
                 }
-                scheduler::expire_held_now(self.db, &self.bell).await?;
+                scheduler::expire_held(self.db, &self.bell, self.lead().await?).await?;
                 Answer::Done
             }
-            Action::Answer(question) => {
-                let id = QuestionId(self.question_ids[question]);
-                let actor = Actor::Platform;
-                match self.questions.respond(self.tenant, &actor, id, &json!("yes")).await {
-                    Ok(_) => Answer::Done,
-                    Err(hitl::HitlError::Conflict(_)) => Answer::Refused,
-                    Err(hitl::HitlError::Database { source, .. }) => return Err(source),
-                    Err(other) => return Err(sqlx::Error::Protocol(other.to_string())),
-                }
-            }
-            Action::ExpireQuestions(due) => {
-                let due: Vec<Uuid> = due.iter().map(|no| self.question_ids[no]).collect();
-                sqlx::query("UPDATE eve.hitl_requests SET expires_at = now() WHERE id = ANY ($1)")
-                    .bind(&due)
-                    .execute(self.db.pool())
-                    .await?;
-                loop {
-                    let mut tx = self.db.begin(Scope::Engine).await?;
-                    let more = hitl::expire::expire(&mut tx, 100).await?;
-                    tx.commit().await?;
-                    if more.is_none() {
-                        break Answer::Done;
-                    }
-                }
-            }
-            Action::Fire(timers) => {
-                for (of, name) in timers {
-                    sqlx::query(
-                        "UPDATE eve.timers SET due_at = now()
-                          WHERE orchestration_id = $1 AND name = $2",
-                    )
-                    .bind(self.ids[of])
-                    .bind(name)
-                    .execute(self.db.pool())
-                    .await?;
-                }
-                scheduler::fire_timers_now(self.db, &self.bell).await?;
-                Answer::Done
-            }
-            Action::Overdue(due) => {
-                self.run("UPDATE eve.queue SET wait_until = now() WHERE id = ANY ($1)", due).await?;
-                scheduler::expire_waits_now(self.db, &self.bell).await?;
-                Answer::Done
+            Action::Answer(_) | Action::ExpireQuestions(_) | Action::Fire(_) | Action::Overdue(_) => {
+                unreachable!("not yet")
             }
         })
+    }
+
+    /// The leadership under which duties are done.
+    async fn lead(&self) -> Result<Leadership, sqlx::Error> {
+        let term = scheduler::lead(self.db, LEADER).await?;
+        term.ok_or_else(|| sqlx::Error::Protocol("somebody else leads".into()))
     }
 
     /// A statement about some requests.

@@ -184,10 +184,6 @@ pub fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|(worker, which, started)| Operation::GiveBack { worker, which, started }),
         3 => choice().prop_map(Operation::Promote),
         1 => choice().prop_map(Operation::ExpireHeld),
-        2 => choice().prop_map(Operation::Answer),
-        1 => choice().prop_map(Operation::ExpireQuestions),
-        2 => choice().prop_map(Operation::Fire),
-        1 => choice().prop_map(Operation::Overdue),
     ]
 }
 
