@@ -193,7 +193,7 @@ impl<'a> Machine<'a> {
                 // What is backing off, for a second or so, must not come back by itself.
                 self.run(
                     "UPDATE eve.queue SET run_at = now() + interval '1 hour'
-                      WHERE run_at IS NOT NULL AND id <> ALL ($1)",
+                      WHERE status = 'scheduled' AND id <> ALL ($1)",
                     due,
                 )
                 .await?;
@@ -428,7 +428,7 @@ impl<'a> Machine<'a> {
         }
         let rows: Vec<Queued> = sqlx::query_as(
             "SELECT id, status, generation, attempt, rescues, drains, open_blockers,
-                    run_at IS NOT NULL AS delayed, reply_to, wakes
+                    status = 'scheduled' OR coalesce(run_at > now(), false) AS delayed, reply_to, wakes
                FROM eve.queue WHERE org_id = $1",
         )
         .bind(org)

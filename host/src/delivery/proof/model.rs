@@ -253,9 +253,6 @@ impl Model {
             let replies = new.reply != Reply::Nobody;
             let mut whys = Vec::new();
             for (blocker, on_failure) in &new.blockers {
-                if self.edges.contains_key(&(*blocker, new.id)) {
-                    continue;
-                }
                 let state = match (self.ended(*blocker), on_failure) {
                     (None, _) => EdgeState::Open,
                     (Some(ended), _) if ended.status == "completed" => EdgeState::Met,

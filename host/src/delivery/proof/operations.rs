@@ -383,7 +383,9 @@ fn news(model: &mut Model, batch: &[Asked], in_run: bool) -> Vec<New> {
         let mut blockers: Vec<(Id, OnFailure)> = Vec::new();
         for (entry, choice, on_failure) in &asked.blockers {
             let among = if *entry && !own.is_empty() { &own } else { &existing };
-            blockers.extend(choice.of(among).map(|id| (id, *on_failure)));
+            // Naming one twice is refused before anything is looked at.
+            let new = choice.of(among).filter(|id| blockers.iter().all(|(other, _)| other != id));
+            blockers.extend(new.map(|id| (id, *on_failure)));
         }
         let reply = match (asked.reply, in_run) {
             (None, _) => Reply::Nobody,

@@ -38,6 +38,8 @@ fn the_database_does_what_the_design_says() {
         cases,
         failure_persistence: None,
         max_shrink_iters: 4_000,
+        // In milliseconds.
+        max_shrink_time: 60_000,
         ..Config::default()
     });
     let walks = prop::collection::vec(operation(), 8..31);
