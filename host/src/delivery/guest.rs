@@ -10,8 +10,7 @@ use crate::db::is_connection_loss;
 use crate::ids::RequestId;
 use crate::requests::read::Reader;
 use crate::requests::{
-    BlockerState, Filter, NewRequest, Request, RequestError, RequestResult, Requests,
-    Status,
+    BlockerState, Filter, NewRequest, Request, RequestError, RequestResult, Requests, Status,
 };
 use crate::runtime::limits;
 use crate::runtime::{QueueError, QueueFilter, QueueHost, Reservation};
@@ -63,9 +62,7 @@ impl From<RequestError> for QueueError {
         match error {
             RequestError::NotFound(_) => QueueError::NotFound(error.to_string()),
             RequestError::Invalid { .. } => QueueError::Invalid(error.to_string()),
-            RequestError::Open(_)
-            | RequestError::Conflict(_)
-            | RequestError::NothingToWaitFor => {
+            RequestError::Open(_) | RequestError::Conflict(_) | RequestError::NothingToWaitFor => {
                 QueueError::Conflict(error.to_string())
             }
             RequestError::Database { .. } => QueueError::Unavailable(Box::new(error)),

@@ -334,10 +334,8 @@ impl Graph {
             };
             all.push(Ending::without_run(*id, Status::Cancelled, code, message));
         }
-        let ended: Vec<(&Ending, &Live)> = all
-            .iter()
-            .filter_map(|ending| Some((ending, self.live.get(&ending.id)?)))
-            .collect();
+        let ended: Vec<(&Ending, &Live)> =
+            all.iter().filter_map(|ending| Some((ending, self.live.get(&ending.id)?))).collect();
         let mut ripple = Ripple::default();
         ripple.interrupted.extend(
             ended.iter().filter(|(_, live)| live.lease.is_some()).map(|(ending, _)| ending.id),

@@ -3,5 +3,7 @@
 mod access;
 mod brief;
 mod graph;
+mod hitl;
 mod reading;
+mod schedules;
 mod skills;
