@@ -100,7 +100,7 @@ async fn promotion(db: &Db, bell: &Bell, stop: &CancellationToken) {
 }
 
 /// Makes due requests pending; returns their worker types.
-async fn promote(db: &Db) -> Result<BTreeSet<String>, sqlx::Error> {
+pub(crate) async fn promote(db: &Db) -> Result<BTreeSet<String>, sqlx::Error> {
     let mut tx = db.begin(Scope::Engine).await?;
     let promoted = sqlx::query_scalar!(
         r#"
@@ -257,7 +257,11 @@ async fn rescue(
 }
 
 /// Cancels dependents that were held for longer than they may be.
-async fn expire_held(db: &Db, bell: &Bell, term: Leadership) -> Result<(), sqlx::Error> {
+pub(crate) async fn expire_held(
+    db: &Db,
+    bell: &Bell,
+    term: Leadership,
+) -> Result<(), sqlx::Error> {
     loop {
         let Some(mut tx) = term.begin(db).await? else { return Ok(()) };
         let expired = sqlx::query!(
