@@ -50,6 +50,12 @@ impl Eve {
         self.folder.path().join("artifacts")
     }
 
+    /// Leaves what the processes have written where it is, and says where.
+    pub fn keep(&mut self) -> &Path {
+        self.folder.disable_cleanup(true);
+        self.folder.path()
+    }
+
     /// Sets a variable for whatever is started afterwards.
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Eve {
         self.env.push((name.to_owned(), value.into()));
@@ -234,7 +240,8 @@ pub fn http_client() -> Result<reqwest::Client> {
     Ok(reqwest::Client::builder().timeout(PATIENCE).build()?)
 }
 
-fn free_address() -> Result<String> {
+/// An address of this machine on which nobody listens now.
+pub fn free_address() -> Result<String> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }
 
