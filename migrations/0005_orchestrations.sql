@@ -4,6 +4,14 @@
 -- orchestration_id is not its own id. What wakes it stands in eve.inbox. Whoever inserts there, and
 -- whoever ends a wake-up, holds the lock of the orchestration's row in eve.queue.
 
+-- An hour before the instant of a UUIDv7. What a request creates has an id beyond this of its own,
+-- although other processes' clocks make it: so partitions of days before can be left out.
+CREATE FUNCTION eve.uuid_floor(id uuid) RETURNS uuid
+    LANGUAGE sql IMMUTABLE
+    RETURN (lpad(to_hex(greatest(
+               ('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint - 3600000, 0)), 12, '0')
+            || repeat('0', 20))::uuid;
+
 -- The generation of the parent that created it: a retried orchestration starts with no children.
 ALTER TABLE eve.requests ADD COLUMN parent_generation integer CHECK (parent_generation > 0);
 -- The schedule that created it, by name.

@@ -9,10 +9,12 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use crate::ids::{OrgId, RequestId, UserId, VersionId, WorkerId};
+use crate::requests::orchestration::{EVENTS_PER_WAKEUP, EventKind};
 
 /// Organisations visited by one claim: more would make a claim O(organisations).
 const ORGS_PER_CLAIM: i64 = 64;
@@ -64,6 +66,32 @@ pub struct Claimed {
     pub version: Option<VersionId>,
     /// When it was claimed, by the database's clock.
     pub claimed_at: DateTime<Utc>,
+    /// The schedule that created it, by name.
+    pub schedule: Option<String>,
+    /// Set if it is a wake-up. What is asked for is then its orchestration's.
+    pub wake: Option<Wake>,
+}
+
+/// What a wake-up is about.
+#[derive(Debug, Clone)]
+pub struct Wake {
+    /// The request that is woken.
+    pub orchestration: RequestId,
+    /// Its generation.
+    pub generation: i32,
+    /// What has happened, oldest first; bound to this wake-up.
+    pub events: Vec<WakeEvent>,
+}
+
+/// Something that has happened to an orchestration.
+#[derive(Debug, Clone)]
+pub struct WakeEvent {
+    /// What.
+    pub kind: EventKind,
+    /// The child, the question, the timer.
+    pub source: Uuid,
+    /// What is said about it.
+    pub payload: Value,
 }
 
 /// What a worker may take.
@@ -329,7 +357,7 @@ async fn load(
         SELECT q.id, q.org_id, q.worker_type, q.attempt, q.generation, q.rescues, q.claimed_at AS "claimed_at!",
                o.slug, r.user_id, r.prompt, r.context::text AS "context!", r.repo_url, r.branch,
                r.config::text AS "config!", r.metadata::text AS "metadata!", r.max_attempts,
-               r.timeout_ms, r.root_request_id, r.parent_request_id,
+               r.timeout_ms, r.root_request_id, r.parent_request_id, r.schedule, q.wakes,
                coalesce(r.skill, t.default_skill) AS skill, s.active_version AS "active_version?"
           FROM eve.queue q
           JOIN eve.requests r ON r.id = q.id
@@ -351,7 +379,9 @@ async fn load(
     )
     .fetch_all(&mut *tx)
     .await?;
-    Ok(rows
+    let wakeups: Vec<Uuid> =
+        rows.iter().filter(|row| row.wakes.is_some()).map(|row| row.id).collect();
+    let mut claimed: Vec<Claimed> = rows
         .into_iter()
         .map(|row| Claimed {
             id: RequestId(row.id),
@@ -376,6 +406,118 @@ async fn load(
             skill: row.skill,
             version: row.active_version.map(VersionId),
             claimed_at: row.claimed_at,
+            schedule: row.schedule,
+            wake: None,
         })
-        .collect())
+        .collect();
+    if !wakeups.is_empty() {
+        let mut woken = bind(tx, &wakeups).await?;
+        for run in &mut claimed {
+            let Some(woken) = woken.remove(&run.id.0) else { continue };
+            run.prompt = woken.prompt;
+            run.context = woken.context;
+            run.repo_url = woken.repo_url;
+            run.branch = woken.branch;
+            run.config = woken.config;
+            run.metadata = woken.metadata;
+            run.parent_request_id = woken.parent_request_id;
+            run.wake = Some(woken.wake);
+        }
+    }
+    Ok(claimed)
+}
+
+/// What a wake-up finds with its orchestration.
+struct Woken {
+    prompt: String,
+    context: String,
+    repo_url: Option<String>,
+    branch: Option<String>,
+    config: String,
+    metadata: String,
+    parent_request_id: Option<RequestId>,
+    wake: Wake,
+}
+
+/// Binds what has not been delivered yet to wake-ups that have just been claimed, and reads what they
+/// are about. What another attempt had been given stays with it.
+async fn bind(
+    tx: &mut PgConnection,
+    wakeups: &[Uuid],
+) -> Result<HashMap<Uuid, Woken>, sqlx::Error> {
+    sqlx::query!(
+        r#"
+        UPDATE eve.inbox i
+           SET wakeup_id = due.wakeup_id
+          FROM (SELECT q.id AS wakeup_id, n.*
+                  FROM eve.queue q
+                 CROSS JOIN LATERAL (
+                       SELECT e.orchestration_id, e.source_kind, e.source_id, e.generation
+                         FROM eve.inbox e
+                        WHERE e.orchestration_id = q.wakes AND e.wakeup_id IS NULL
+                          AND e.discarded IS NULL
+                        ORDER BY e.created_at
+                        LIMIT greatest($2 - (SELECT count(*) FROM eve.inbox b WHERE b.wakeup_id = q.id), 0)
+                       ) n
+                 WHERE q.id = ANY ($1)) due
+         WHERE i.orchestration_id = due.orchestration_id AND i.source_kind = due.source_kind
+           AND i.source_id = due.source_id AND i.generation = due.generation
+        "#,
+        wakeups,
+        EVENTS_PER_WAKEUP
+    )
+    .execute(&mut *tx)
+    .await?;
+    let mut woken: HashMap<Uuid, Woken> = sqlx::query!(
+        r#"
+        SELECT q.id, o.generation, r.id AS orchestration, r.prompt, r.context::text AS "context!",
+               r.repo_url, r.branch, r.config::text AS "config!", r.metadata::text AS "metadata!",
+               r.parent_request_id
+          FROM eve.queue q
+          JOIN eve.queue o ON o.id = q.wakes
+          JOIN eve.requests r ON r.id = q.wakes
+         WHERE q.id = ANY ($1)
+        "#,
+        wakeups
+    )
+    .fetch_all(&mut *tx)
+    .await?
+    .into_iter()
+    .map(|row| {
+        let wake = Wake {
+            orchestration: RequestId(row.orchestration),
+            generation: row.generation,
+            events: Vec::new(),
+        };
+        let woken = Woken {
+            prompt: row.prompt,
+            context: row.context,
+            repo_url: row.repo_url,
+            branch: row.branch,
+            config: row.config,
+            metadata: row.metadata,
+            parent_request_id: row.parent_request_id.map(RequestId),
+            wake,
+        };
+        (row.id, woken)
+    })
+    .collect();
+    let events = sqlx::query!(
+        r#"
+        SELECT wakeup_id AS "wakeup_id!", source_kind AS "kind: EventKind", source_id, payload
+          FROM eve.inbox
+         WHERE wakeup_id = ANY ($1)
+         ORDER BY created_at, source_id
+        "#,
+        wakeups
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    for row in events {
+        if let Some(woken) = woken.get_mut(&row.wakeup_id) {
+            let event = WakeEvent { kind: row.kind, source: row.source_id, payload: row.payload };
+            woken.wake.events.push(event);
+        }
+    }
+    Ok(woken)
 }

@@ -1,8 +1,9 @@
 //! Writing what became of runs.
 //!
 //! Most runs have neither dependents nor effects: [`plain`] ends a whole batch of them in one statement
-//! and skips what it finds locked. The rest goes one by one through [`with_graph`], in transactions of
-//! their own: the result, the effects and what they set free commit together or not at all.
+//! and skips what it finds locked. What only has dependents, or replies to an orchestration, goes through
+//! [`batch_with_graph`], many at a time; the rest one by one through [`with_graph`]. In every case the
+//! result, the effects and what they set free or wake commit together or not at all.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,10 +13,14 @@ use uuid::Uuid;
 
 use super::claim::Claimed;
 use crate::db::{Db, Scope, Tx, is_deadlock, is_duplicate, is_refusal};
-use crate::ids::{RequestId, WorkerId};
+use crate::hitl;
+use crate::ids::WorkerId;
 use crate::requests::graph::{Columns, Ending, Graph, Reach, Ripple};
-use crate::requests::insert::{self, Lineage, Parent, Prepared};
-use crate::requests::{FailureCode, LogLine, NewRequest, Origin, Problem, RequestError, Status};
+use crate::requests::insert::{self, Parent, Prepared};
+use crate::requests::{
+    FailureCode, LogLine, Origin, Problem, RequestError, Status, orchestration,
+};
+use crate::runtime::Effects;
 use crate::tenancy::{Actor, Tenant, audit};
 
 /// The first wait before another attempt; doubled each time.
@@ -32,10 +37,8 @@ pub struct Finished {
     pub run: Claimed,
     /// How it ended.
     pub outcome: Outcome,
-    /// Requests that it created; only committed if it completed.
-    pub creates: Vec<(RequestId, NewRequest)>,
-    /// Requests that it cancelled; only committed if it completed.
-    pub cancels: Vec<(RequestId, Option<String>)>,
+    /// What it asked for; empty unless it completed or waits.
+    pub effects: Effects,
     /// Its log.
     pub log: Vec<LogLine>,
     /// Log lines that were dropped.
@@ -62,6 +65,11 @@ pub enum Outcome {
         /// Cost.
         cost: Option<f64>,
     },
+    /// Not yet: it waits for what it has started.
+    Waiting {
+        /// For how long at most.
+        deadline: Option<Duration>,
+    },
     /// Without.
     Failed {
         /// In a word.
@@ -84,8 +92,7 @@ impl Finished {
         Finished {
             run,
             outcome: Outcome::Failed { code, message, retryable },
-            creates: Vec::new(),
-            cancels: Vec::new(),
+            effects: Effects::default(),
             log: Vec::new(),
             log_dropped: 0,
             wall: Duration::ZERO,
@@ -94,19 +101,37 @@ impl Finished {
         }
     }
 
-    /// The same run, failed because Postgres does not take what came of it.
-    pub fn refused(&self, why: impl std::fmt::Display) -> Finished {
-        let (code, message) = match self.is_plain() {
-            true => (FailureCode::OutputInvalid, format!("the outcome could not be stored: {why}")),
-            false => (
+    /// The same run, failed because what came of it cannot be committed.
+    fn refused(&self, why: &RequestError) -> Finished {
+        match why {
+            RequestError::NothingToWaitFor => {
+                self.failed(FailureCode::NothingToWaitFor, why.to_string())
+            }
+            why => self.failed(
                 FailureCode::EffectsInvalid,
                 format!("what the run asked for could not be committed: {why}"),
             ),
-        };
+        }
+    }
+
+    /// The same run, failed because Postgres does not take what came of it.
+    pub fn not_stored(&self, why: &sqlx::Error) -> Finished {
+        match self.is_plain() {
+            true => self.failed(
+                FailureCode::OutputInvalid,
+                format!("the outcome could not be stored: {why}"),
+            ),
+            false => self.failed(
+                FailureCode::EffectsInvalid,
+                format!("what the run asked for could not be committed: {why}"),
+            ),
+        }
+    }
+
+    fn failed(&self, code: FailureCode, message: String) -> Finished {
         Finished {
             outcome: Outcome::Failed { code, message, retryable: false },
-            creates: Vec::new(),
-            cancels: Vec::new(),
+            effects: Effects::default(),
             log: Vec::new(),
             ..self.clone()
         }
@@ -120,7 +145,19 @@ impl Finished {
 
     /// Whether it can end without looking at the graph, if its row says so too.
     fn is_plain(&self) -> bool {
-        self.creates.is_empty() && self.cancels.is_empty()
+        self.effects.is_empty()
+            && self.run.wake.is_none()
+            && !matches!(self.outcome, Outcome::Waiting { .. })
+    }
+
+    /// Whether it can go through the graph together with others: it changes nothing but by its end.
+    pub fn is_simple(&self) -> bool {
+        self.is_plain() && !self.goes_on()
+    }
+
+    /// Whose run it is: a wake-up's is its orchestration's.
+    fn orchestration(&self) -> Uuid {
+        self.run.wake.as_ref().map_or(self.run.id.0, |wake| wake.orchestration.0)
     }
 
     fn ending(&self) -> Ending {
@@ -143,6 +180,8 @@ impl Finished {
                 ending.tokens_used = *tokens_used;
                 ending.cost = *cost;
             }
+            // What a wake-up decides about its orchestration is no output of its own.
+            Outcome::Waiting { .. } => {}
             Outcome::Failed { code, message, .. } => {
                 ending.status = Status::Failed;
                 ending.error =
@@ -214,7 +253,8 @@ async fn end(
                    SELECT q.id
                      FROM eve.queue q
                      JOIN ended e ON e.id = q.id AND e.lease = q.lease
-                    WHERE q.id = ANY ($2) AND q.worker_id = $1 AND NOT q.has_dependents AND NOT q.replies
+                    WHERE q.id = ANY ($2) AND q.worker_id = $1 AND NOT q.has_dependents
+                       AND q.reply_to IS NULL AND q.wakes IS NULL AND NOT q.orchestrates
                       FOR UPDATE OF q SKIP LOCKED)
             RETURNING id, org_id, generation, attempt, claimed_at
         )
@@ -352,7 +392,80 @@ pub enum Written {
     LeaseLost,
 }
 
-/// Ends one run with all that follows: its effects, its dependents.
+/// Ends runs that change nothing but by their ends (see [`Finished::is_simple`]) with what follows: one
+/// transaction for all. What turns out to need more is `None`, and goes through [`with_graph`].
+pub async fn batch_with_graph(
+    db: &Db,
+    worker: WorkerId,
+    batch: &[Finished],
+) -> Result<Vec<Option<Written>>, sqlx::Error> {
+    let mut written = Vec::with_capacity(batch.len());
+    let mut parts = vec![batch];
+    while let Some(part) = parts.pop() {
+        match try_batch(db, worker, part).await {
+            Ok(done) => written.extend(done),
+            // In halves, each of which meets fewer others.
+            Err(error) if is_deadlock(&error) && part.len() > 1 => {
+                let (first, second) = part.split_at(part.len() / 2);
+                parts.push(second);
+                parts.push(first);
+            }
+            // Alone, it is replayed; and which of them is refused shows.
+            Err(error) if is_deadlock(&error) || is_refusal(&error) => {
+                written.extend(part.iter().map(|_| None));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(written)
+}
+
+async fn try_batch(
+    db: &Db,
+    worker: WorkerId,
+    batch: &[Finished],
+) -> Result<Vec<Option<Written>>, sqlx::Error> {
+    let mut tx = db.begin(Scope::Engine).await?;
+    sqlx::Executor::execute(&mut *tx, LOCK_TIMEOUT).await?;
+    let mut reach = Reach::default();
+    for finished in batch {
+        match finished.outcome {
+            Outcome::Completed { .. } => reach.completing.push(finished.run.id.0),
+            _ => reach.failing.push(finished.run.id.0),
+        }
+    }
+    let mut graph = Graph::lock(&mut tx, &reach).await?;
+    let mut written = Vec::with_capacity(batch.len());
+    let mut endings = Vec::with_capacity(batch.len());
+    let mut logged = Vec::with_capacity(batch.len());
+    for finished in batch {
+        written.push(match graph.live.get(&finished.run.id.0) {
+            Some(live) if holds_lease(&graph, worker, finished) => {
+                if live.orchestrates || live.wakes.is_some() {
+                    None
+                } else {
+                    endings.push(finished.ending());
+                    logged.push(finished);
+                    Some(Written::Done(Ripple::default()))
+                }
+            }
+            _ => Some(Written::LeaseLost),
+        });
+    }
+    let own: HashSet<Uuid> = endings.iter().map(|ending| ending.id).collect();
+    let mut ripple = graph.end(&mut tx, endings).await?;
+    ripple.interrupted.retain(|interrupted| !own.contains(interrupted));
+    write_logs(&mut tx, &logged).await?;
+    tx.commit().await?;
+    if let Some(Some(Written::Done(first))) =
+        written.iter_mut().find(|written| matches!(written, Some(Written::Done(_))))
+    {
+        *first = ripple;
+    }
+    Ok(written)
+}
+
+/// Ends one run with all that follows: its effects, its dependents, its orchestration.
 pub async fn with_graph(
     db: &Db,
     worker: WorkerId,
@@ -375,7 +488,7 @@ pub async fn with_graph(
             {
                 let error: &dyn std::error::Error = &source;
                 tracing::error!(request = %finished.run.id, error, "what came of a run was refused");
-                failed = Some(finished.refused(&source));
+                failed = Some(finished.not_stored(&source));
             }
             Err(RequestError::Database { source, .. }) => return Err(source),
             // What the run asked for cannot be had any more.
@@ -410,42 +523,63 @@ async fn try_with_graph(
         return Ok(Written::Done(Ripple::default()));
     }
 
+    let orchestration = finished.orchestration();
+    let is_wakeup = orchestration != id;
     let there = created_meanwhile(&mut tx, finished).await.map_err(failed())?;
-    let prepared: Vec<Prepared> = finished
+    let mut prepared: Vec<Prepared> = finished
+        .effects
         .creates
         .iter()
         .filter(|(id, _)| !there.contains(&id.0))
-        .map(|(id, new)| Prepared { id: *id, new: new.clone() })
+        .map(|(id, new)| Prepared { id: *id, new: new.clone(), parent: None })
         .collect();
-    let ending = finished.ending();
     let mut reach = Reach { rows: insert::external_blockers(&prepared), ..Reach::default() };
-    reach.failing.extend(finished.cancels.iter().map(|(target, _)| target.0));
-    match ending.status {
-        Status::Completed => reach.completing.push(id),
-        _ => reach.failing.push(id),
+    reach.rows.push(orchestration);
+    reach.failing.extend(finished.effects.cancels.iter().map(|(target, _)| target.0));
+    match finished.outcome {
+        Outcome::Completed { .. } => reach.completing.extend([id, orchestration]),
+        Outcome::Failed { .. } => reach.failing.push(id),
+        Outcome::Waiting { .. } if is_wakeup => reach.completing.push(id),
+        Outcome::Waiting { .. } => {}
     }
     let mut graph = Graph::lock(&mut tx, &reach).await.map_err(failed())?;
     if !holds_lease(&graph, worker, finished) {
         return Ok(Written::LeaseLost);
     }
+    // A wake-up is cancelled with its orchestration: while it is open, so is that.
+    let Some(own) = graph.live.get(&orchestration).cloned() else { return Ok(Written::LeaseLost) };
 
     // The organisation is the leased row's, not the worker's memory of it.
-    let tenant = Tenant::proven(crate::ids::OrgId(graph.live[&id].org_id));
+    let tenant = Tenant::proven(crate::ids::OrgId(own.org_id));
     let actor = Actor::Run { request: finished.run.id, user: finished.run.user_id };
+    let origin = Origin { actor: actor.clone() };
     let mut ripple = Ripple::default();
     if !prepared.is_empty() {
-        let lineage = Lineage {
-            origin: Origin { actor },
-            parent: Some(Parent { id, root: finished.run.root_request_id.0 }),
+        let parent = Parent {
+            id: orchestration,
+            root: finished.run.root_request_id.0,
+            generation: own.generation,
         };
-        ripple.absorb(insert::insert(&mut tx, tenant, &lineage, &prepared, &graph).await?);
+        prepared.iter_mut().for_each(|request| request.parent = Some(parent));
+        ripple.absorb(insert::insert(&mut tx, tenant, &origin, &prepared, &mut graph).await?);
     }
-    let mut endings = vec![ending];
-    for (target, reason) in &finished.cancels {
-        // Another organisation's request does not exist for it; one that ended meanwhile has ended.
-        let is_own = graph.live.get(&target.0).is_some_and(|live| live.org_id == tenant.org().0)
-            || prepared.iter().any(|created| created.id == *target);
-        if is_own && target.0 != id {
+    let mut endings = Vec::new();
+    match finished.outcome {
+        Outcome::Completed { .. } if is_wakeup => {
+            let ending = finished.ending();
+            endings.push(ending.of_orchestration(orchestration));
+            endings.push(ending.without_output());
+        }
+        Outcome::Waiting { .. } if !is_wakeup => {}
+        _ => endings.push(finished.ending()),
+    }
+    for (target, reason) in &finished.effects.cancels {
+        // Another organisation's request does not exist for it; one that ended meanwhile has ended; a
+        // wake-up goes with its orchestration only.
+        let is_own = graph.live.get(&target.0).is_some_and(|live| {
+            live.org_id == tenant.org().0 && live.wakes.is_none()
+        }) || prepared.iter().any(|created| created.id == *target);
+        if is_own && target.0 != orchestration {
             let message = reason.clone().unwrap_or_else(|| format!("cancelled by request {id}"));
             endings.push(Ending::without_run(target.0, Status::Cancelled, "cancelled", message));
             audit::record(&mut tx, tenant, &actor, "request.cancel", &target.to_string())
@@ -455,15 +589,73 @@ async fn try_with_graph(
     }
     ripple.absorb(graph.end(&mut tx, endings).await.map_err(failed())?);
     ripple.interrupted.retain(|interrupted| *interrupted != id);
+
+    let waits = match finished.outcome {
+        // Unless what it has cancelled has taken it along.
+        Outcome::Waiting { deadline } if graph.live.contains_key(&orchestration) => Some(deadline),
+        _ => None,
+    };
+    hitl::insert(
+        &mut tx,
+        tenant,
+        &actor,
+        waits.map(|_| crate::ids::RequestId(orchestration)),
+        &finished.effects.questions,
+    )
+    .await
+    .map_err(failed())?;
+    if let Some(deadline) = waits {
+        let timers = &finished.effects.timers;
+        orchestration::set_timers(&mut tx, own.org_id, orchestration, timers)
+            .await
+            .map_err(failed())?;
+        if !orchestration::outstanding(&mut tx, orchestration).await.map_err(failed())? {
+            return Err(RequestError::NothingToWaitFor);
+        }
+        if !is_wakeup {
+            record_wait(&mut tx, worker, finished).await.map_err(failed())?;
+        }
+        orchestration::wait(&mut tx, orchestration, deadline).await.map_err(failed())?;
+        ripple.absorb(orchestration::wake(&mut tx, &[orchestration]).await.map_err(failed())?);
+    }
     write_logs(&mut tx, &[finished]).await.map_err(failed())?;
     tx.commit().await.map_err(failed())?;
     Ok(Written::Done(ripple))
+}
+
+/// Keeps what the first run of an orchestration has used: it has no result to stand with.
+async fn record_wait(
+    tx: &mut Tx,
+    worker: WorkerId,
+    finished: &Finished,
+) -> Result<(), sqlx::Error> {
+    let ending = finished.ending();
+    sqlx::query!(
+        r#"
+        INSERT INTO eve.attempts
+               (request_id, id, org_id, generation, attempt, kind, code, message, worker_id, started_at,
+                duration_us, cpu_us, memory_peak_bytes)
+        SELECT id, gen_random_uuid(), org_id, generation, attempt, 'waited', 'waiting', '', $2,
+               claimed_at, $3, $4, $5
+          FROM eve.queue
+         WHERE id = $1
+        "#,
+        finished.run.id.0,
+        worker.0,
+        ending.duration_us,
+        ending.cpu_us,
+        ending.memory_peak_bytes
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }
 
 /// Which of the requests that a run creates under a key are there already: another run had the same
 /// key, and committed first.
 async fn created_meanwhile(tx: &mut Tx, finished: &Finished) -> Result<Vec<Uuid>, sqlx::Error> {
     let keyed: Vec<Uuid> = finished
+        .effects
         .creates
         .iter()
         .filter(|(_, new)| new.idempotency_key.is_some())

@@ -10,7 +10,7 @@ use crate::db::is_connection_loss;
 use crate::ids::RequestId;
 use crate::requests::read::Reader;
 use crate::requests::{
-    BlockerState, Filter, NewRequest, ReplyTo, Request, RequestError, RequestResult, Requests,
+    BlockerState, Filter, NewRequest, Request, RequestError, RequestResult, Requests,
     Status,
 };
 use crate::runtime::limits;
@@ -63,7 +63,9 @@ impl From<RequestError> for QueueError {
         match error {
             RequestError::NotFound(_) => QueueError::NotFound(error.to_string()),
             RequestError::Invalid { .. } => QueueError::Invalid(error.to_string()),
-            RequestError::Open(_) | RequestError::Conflict(_) => {
+            RequestError::Open(_)
+            | RequestError::Conflict(_)
+            | RequestError::NothingToWaitFor => {
                 QueueError::Conflict(error.to_string())
             }
             RequestError::Database { .. } => QueueError::Unavailable(Box::new(error)),
@@ -78,13 +80,6 @@ impl QueueHost for GuestQueue {
         blockers: &'a [RequestId],
     ) -> BoxFuture<'a, Result<Vec<(RequestId, Status)>, QueueError>> {
         Box::pin(async move {
-            if requests.iter().any(|new| matches!(new.reply_to, Some(ReplyTo::Orchestrator))) {
-                return Err(QueueError::Denied(
-                    "reply-to-me: this version runs every request to its end, so there is nobody \
-                     to wake; read `children` or use blocked-by instead"
-                        .into(),
-                ));
-            }
             patiently(|| self.requests.known(Reader::Guest, self.tenant, requests)).await?;
             if blockers.is_empty() {
                 return Ok(Vec::new());

@@ -274,6 +274,7 @@ impl From<RequestError> for Problem {
             RequestError::Open(_) => Problem::new(Kind::ResultNotReady, error.to_string()),
             RequestError::Invalid { field, message } => Problem::invalid(field, message),
             RequestError::Conflict(message) => Problem::new(Kind::Conflict, message),
+            RequestError::NothingToWaitFor => Problem::new(Kind::Conflict, error.to_string()),
             RequestError::Database { source, .. } => Problem::of_failure(is_outage(source), error),
         }
     }

@@ -1,15 +1,15 @@
 //! Creating requests: one or many, all or none, with their edges. What is asked for is checked here;
 //! `insert` writes it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::graph::{Graph, Reach, Ripple};
-use super::insert::{Lineage, Prepared, external_blockers, insert, no_blocker};
+use super::insert::{Parent, Prepared, external_blockers, insert, no_blocker};
 use super::read::Reader;
-use super::{BlockerRef, Created, NewRequest, Origin, RequestError, Requests};
+use super::{BlockerRef, Created, NewRequest, Origin, ReplyTo, RequestError, Requests, orchestration};
 use crate::db::{Scope, is_deadlock, is_duplicate};
 use crate::ids::RequestId;
 use crate::tenancy::Tenant;
@@ -42,11 +42,11 @@ impl Requests {
                 field: path(&invalid.field),
                 message: invalid.message,
             })?;
-            if request.reply_to.is_some() {
+            if matches!(request.reply_to, Some(ReplyTo::Orchestrator { request_id: None })) {
                 return Err(RequestError::Invalid {
                     field: path("reply_to"),
-                    message: "`orchestrator` only has a meaning inside a run: there is no \
-                              orchestrator here that could be woken"
+                    message: "without a `request_id`, `orchestrator` only has a meaning inside a \
+                              run: name the open request that is to be woken"
                         .into(),
                 });
             }
@@ -60,6 +60,7 @@ impl Requests {
             }
         }
         self.known(Reader::Member, tenant, &new).await?;
+        let parents = self.parents(tenant, &new).await?;
 
         let key = key.or(new[0].idempotency_key.as_deref()).map(str::to_owned);
         let mut ids: Vec<RequestId> = new.iter().map(|_| RequestId::generate()).collect();
@@ -76,13 +77,18 @@ impl Requests {
                 return Ok(Created { requests: existing, replayed: true });
             }
         }
-        let prepared: Vec<Prepared> =
-            ids.iter().zip(new).map(|(id, new)| Prepared { id: *id, new }).collect();
-        let lineage = Lineage { origin: origin.clone(), parent: None };
+        let prepared: Vec<Prepared> = ids
+            .iter()
+            .zip(new)
+            .map(|(id, new)| {
+                let parent = named(&new).and_then(|named| parents.get(&named.0)).copied();
+                Prepared { id: *id, new, parent }
+            })
+            .collect();
 
         let mut tries = 0;
         let outcome = loop {
-            match self.insert_all(tenant, &lineage, &prepared).await {
+            match self.insert_all(tenant, origin, &prepared).await {
                 Err(RequestError::Database { source, .. }) if is_deadlock(&source) && tries < 5 => {
                     tries += 1;
                 }
@@ -101,6 +107,49 @@ impl Requests {
             Err(error) => return Err(error),
         }
         Ok(Created { requests: self.snapshot(tenant, &ids).await?, replayed: false })
+    }
+
+    /// The orchestrations that are named to be told, by the ids that name them: a wake-up's id means
+    /// its orchestration. They are looked at again under locks.
+    async fn parents(
+        &self,
+        tenant: Tenant,
+        new: &[NewRequest],
+    ) -> Result<HashMap<Uuid, Parent>, RequestError> {
+        let wanted: Vec<Uuid> = new.iter().filter_map(named).map(|id| id.0).collect();
+        if wanted.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let failed = RequestError::database("looking orchestrations up");
+        let found: HashMap<Uuid, Parent> = async {
+            let mut tx = self.db.begin(Scope::Tenant(tenant)).await?;
+            sqlx::query!(
+                r#"
+                SELECT id, orchestration_id, root_request_id
+                  FROM eve.requests
+                 WHERE id = ANY ($1) AND org_id = $2
+                "#,
+                &wanted,
+                tenant.org().0
+            )
+            .fetch_all(&mut *tx)
+            .await
+        }
+        .await
+        .map_err(failed)?
+        .into_iter()
+        .map(|row| {
+            let root = row.root_request_id;
+            (row.id, Parent { id: row.orchestration_id, root, generation: 1 })
+        })
+        .collect();
+        match wanted.into_iter().find(|id| !found.contains_key(id)) {
+            Some(absent) => Err(RequestError::Invalid {
+                field: "reply_to".into(),
+                message: format!("there is no request {absent} to reply to"),
+            }),
+            None => Ok(found),
+        }
     }
 
     /// Whether the requests that are waited for exist. They are looked at again under locks.
@@ -143,7 +192,7 @@ impl Requests {
     async fn insert_all(
         &self,
         tenant: Tenant,
-        lineage: &Lineage,
+        origin: &Origin,
         prepared: &[Prepared],
     ) -> Result<Ripple, RequestError> {
         let mut tx = self
@@ -151,14 +200,30 @@ impl Requests {
             .begin(Scope::Tenant(tenant))
             .await
             .map_err(RequestError::database("creating requests"))?;
-        let reach = Reach { rows: external_blockers(prepared), ..Reach::default() };
-        let graph = match reach.rows.is_empty() {
-            true => Graph { live: BTreeMap::new() },
+        let told: BTreeSet<Uuid> =
+            prepared.iter().filter_map(|request| request.parent).map(|parent| parent.id).collect();
+        let mut reach = Reach { rows: external_blockers(prepared), ..Reach::default() };
+        reach.rows.extend(&told);
+        let mut graph = match reach.rows.is_empty() {
+            true => Graph::default(),
             false => Graph::lock(&mut tx, &reach)
                 .await
                 .map_err(RequestError::database("locking blockers"))?,
         };
-        let ripple = insert(&mut tx, tenant, lineage, prepared, &graph).await?;
+        let mut prepared = prepared.to_vec();
+        for parent in prepared.iter_mut().filter_map(|request| request.parent.as_mut()) {
+            let live = graph.live.get(&parent.id).ok_or_else(|| {
+                RequestError::Conflict(format!(
+                    "request {} has ended: there is nobody to reply to",
+                    parent.id
+                ))
+            })?;
+            parent.generation = live.generation;
+        }
+        orchestration::adopt(&mut tx, told)
+            .await
+            .map_err(RequestError::database("adding to an orchestration"))?;
+        let ripple = insert(&mut tx, tenant, origin, &prepared, &mut graph).await?;
         tx.commit().await.map_err(RequestError::database("creating requests"))?;
         Ok(ripple)
     }
@@ -289,6 +354,11 @@ impl Requests {
         }
         Ok(stored.request_ids.into_iter().map(RequestId).collect())
     }
+}
+
+/// The orchestration that a new request names.
+fn named(new: &NewRequest) -> Option<RequestId> {
+    new.reply_to.as_ref().and_then(|ReplyTo::Orchestrator { request_id }| *request_id)
 }
 
 /// What a body is compared by.

@@ -22,6 +22,9 @@ pub enum RequestError {
     /// What was asked contradicts the state that things are in.
     #[error("{0}")]
     Conflict(String),
+    /// A run returned `waiting`, and nothing could wake it.
+    #[error("the skill returned `waiting`, but nothing that could wake it is outstanding")]
+    NothingToWaitFor,
     /// Postgres did not do it.
     #[error("{doing} failed")]
     Database {

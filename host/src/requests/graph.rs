@@ -1,7 +1,8 @@
 //! The one locking routine for every change of the graph.
 //!
-//! Ending a request changes others: dependents start, are held, or are cancelled and end in turn.
-//! Whoever changes the graph (a finishing run, a creation with blockers, a cancel, a retry):
+//! Ending a request changes others: dependents start, are held, or are cancelled and end in turn; what
+//! an orchestration has started is cancelled with it; the orchestration that a request replies to is
+//! told. Whoever changes the graph (a finishing run, a creation with blockers, a cancel, a retry):
 //! 1. *discovers*, without locks, which live requests it may touch;
 //! 2. *locks* them all in one statement, in the order of their ids;
 //! 3. *discovers again* in a later statement: an edge inserted meanwhile was outside the first
@@ -16,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use sqlx::Executor;
 use uuid::Uuid;
 
+use super::orchestration::{self, Event, EventKind};
 use super::{OnFailure, Problem, Status};
 use crate::db::Tx;
 
@@ -44,6 +46,12 @@ pub struct Live {
     pub worker_id: Option<Uuid>,
     /// The lease under which it has it; none while it does not run.
     pub lease: Option<i64>,
+    /// The orchestration that is told when it ends.
+    pub reply_to: Option<Uuid>,
+    /// The orchestration that it is a wake-up of.
+    pub wakes: Option<Uuid>,
+    /// Whether its end ends what it has started.
+    pub orchestrates: bool,
 }
 
 /// An edge whose blocker has not ended yet.
@@ -57,6 +65,26 @@ pub struct Edge {
     pub on_failure: OnFailure,
 }
 
+/// Something that an orchestration has started, or that something it has started has started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Link {
+    /// The creator. It may have ended long ago.
+    pub parent: Uuid,
+    /// What it created, a wake-up included. It may have ended too.
+    pub child: Uuid,
+    /// Whether it goes on when the parent completes.
+    pub detached: bool,
+}
+
+/// Why a request is cancelled along with another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// It waited for this one, which did not complete.
+    Blocker(Uuid),
+    /// This one had started it, and has ended.
+    Orchestration(Uuid),
+}
+
 /// What follows from some requests' ending.
 #[derive(Debug, Default, PartialEq)]
 pub struct Propagation {
@@ -66,22 +94,28 @@ pub struct Propagation {
     pub held: Vec<(Uuid, Uuid)>,
     /// How many open blockers each dependent loses.
     pub released: BTreeMap<Uuid, i32>,
-    /// Dependents that are cancelled, and the blocker because of which.
-    pub cancelled: BTreeMap<Uuid, Uuid>,
+    /// Requests that are cancelled along, and why.
+    pub cancelled: BTreeMap<Uuid, Cause>,
 }
 
-/// Decides what becomes of the dependents of requests that end: `completing` well, `failing` badly.
-/// `live` says which dependents are still open. Each edge counts once.
+/// Decides what becomes of others when requests end: `completing` well, `failing` badly. `live` says
+/// who is still open. Each edge counts once.
 pub fn propagate(
     completing: &[Uuid],
     failing: &[Uuid],
     edges: &[Edge],
+    links: &[Link],
     live: &HashSet<Uuid>,
 ) -> Propagation {
     let mut below: HashMap<Uuid, Vec<&Edge>> = HashMap::new();
     for edge in edges {
         below.entry(edge.blocker).or_default().push(edge);
     }
+    let mut started: HashMap<Uuid, Vec<&Link>> = HashMap::new();
+    for link in links {
+        started.entry(link.parent).or_default().push(link);
+    }
+    let well: HashSet<Uuid> = completing.iter().copied().collect();
     let mut outcome = Propagation::default();
     let mut ended: HashSet<Uuid> = completing.iter().chain(failing).copied().collect();
     let mut bad: Vec<Uuid> = failing.to_vec();
@@ -90,15 +124,38 @@ pub fn propagate(
         loose.extend(below.get(blocker).into_iter().flatten().copied());
     }
     // First the whole cascade, so that a dependent which is cancelled by one blocker is not released
-    // by another.
-    while let Some(blocker) = bad.pop() {
+    // by another. What an orchestration has started goes before what waits for it: a retry revives
+    // only the latter.
+    let mut ending: Vec<Uuid> = ended.iter().copied().collect();
+    let mut passed = HashSet::new();
+    loop {
+        if let Some(parent) = ending.pop() {
+            for link in started.get(&parent).into_iter().flatten() {
+                if link.detached && well.contains(&parent) {
+                    continue;
+                }
+                if !live.contains(&link.child) {
+                    // It has ended, and what it started may not have.
+                    if passed.insert(link.child) && !ended.contains(&link.child) {
+                        ending.push(link.child);
+                    }
+                } else if ended.insert(link.child) {
+                    outcome.cancelled.insert(link.child, Cause::Orchestration(parent));
+                    bad.push(link.child);
+                    ending.push(link.child);
+                }
+            }
+            continue;
+        }
+        let Some(blocker) = bad.pop() else { break };
         for edge in below.get(&blocker).into_iter().flatten().copied() {
             if edge.on_failure == OnFailure::Cancel
                 && live.contains(&edge.dependent)
                 && ended.insert(edge.dependent)
             {
-                outcome.cancelled.insert(edge.dependent, blocker);
+                outcome.cancelled.insert(edge.dependent, Cause::Blocker(blocker));
                 bad.push(edge.dependent);
+                ending.push(edge.dependent);
             }
             match edge.on_failure {
                 OnFailure::Cancel => {}
@@ -147,6 +204,22 @@ pub struct Ending {
 }
 
 impl Ending {
+    /// The end of a wake-up as that of its orchestration. What the run has used stands with the wake-up.
+    pub fn of_orchestration(&self, orchestration: Uuid) -> Ending {
+        Ending {
+            id: orchestration,
+            duration_us: None,
+            cpu_us: None,
+            memory_peak_bytes: None,
+            ..self.clone()
+        }
+    }
+
+    /// The end of a run whose output is another request's.
+    pub fn without_output(self) -> Ending {
+        Ending { summary: None, data: None, tokens_used: None, cost: None, ..self }
+    }
+
     /// An ending without a run: cancelled, or failed by the platform.
     pub fn without_run(id: Uuid, status: Status, code: &str, message: impl Into<String>) -> Ending {
         Ending {
@@ -182,10 +255,13 @@ impl Ripple {
 }
 
 /// Locked rows of the graph, inside a transaction that goes on to change them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Graph {
     /// The live requests among those that were asked for; what is missing has ended or never was.
     pub live: BTreeMap<Uuid, Live>,
+    /// What the transaction itself has inserted: the completion of its creator spares it, for nobody
+    /// creates a request in order to cancel it.
+    pub created: Vec<Uuid>,
 }
 
 impl Graph {
@@ -199,7 +275,7 @@ impl Graph {
             let complete = found.is_subset(&wanted) && !appeared(tx, &wanted, &live).await?;
             if complete {
                 tx.execute("RELEASE SAVEPOINT graph").await?;
-                return Ok(Graph { live });
+                return Ok(Graph { live, created: Vec::new() });
             }
             // Rolling back gives the locks back, so that the larger set is again locked in order.
             tx.execute("ROLLBACK TO SAVEPOINT graph").await?;
@@ -207,62 +283,107 @@ impl Graph {
         }
     }
 
-    /// Ends requests that this holds the locks of, with everything that follows. Edges that the
-    /// transaction itself has inserted count.
+    /// Ends requests that this holds the locks of, with everything that follows: their dependents,
+    /// what they have started, the orchestrations that are told. Edges that the transaction itself
+    /// has inserted count. Of several endings of one request the first counts.
     pub async fn end(&mut self, tx: &mut Tx, endings: Vec<Ending>) -> Result<Ripple, sqlx::Error> {
+        let mut seen = HashSet::new();
+        let mut all: Vec<Ending> =
+            endings.into_iter().filter(|ending| seen.insert(ending.id)).collect();
+        // An orchestration fails with its wake-up.
+        let with_them: Vec<Ending> = all
+            .iter()
+            .filter(|ending| ending.status == Status::Failed)
+            .filter_map(|ending| {
+                let orchestration = self.live.get(&ending.id)?.wakes?;
+                let open = self.live.contains_key(&orchestration) && seen.insert(orchestration);
+                open.then(|| ending.of_orchestration(orchestration))
+            })
+            .collect();
+        all.extend(with_them);
         let (completing, failing): (Vec<&Ending>, Vec<&Ending>) =
-            endings.iter().partition(|ending| ending.status == Status::Completed);
+            all.iter().partition(|ending| ending.status == Status::Completed);
         let completing: Vec<Uuid> = completing.iter().map(|ending| ending.id).collect();
         let failing: Vec<Uuid> = failing.iter().map(|ending| ending.id).collect();
-        let edges = open_edges(tx, &completing, &failing).await?;
+        let below = below(tx, &completing, &failing, &self.created).await?;
         // What this transaction has inserted is locked by being invisible to everybody else.
-        let unknown: BTreeSet<Uuid> = edges
-            .iter()
-            .map(|edge| edge.dependent)
-            .filter(|dependent| !self.live.contains_key(dependent))
+        let unknown: BTreeSet<Uuid> = below
+            .requests()
+            .chain(all.iter().map(|ending| ending.id))
+            .filter(|id| !self.live.contains_key(id))
             .collect();
         if !unknown.is_empty() {
             self.live.extend(lock_rows(tx, &unknown).await?);
         }
         let live: HashSet<Uuid> = self.live.keys().copied().collect();
-        let follows = propagate(&completing, &failing, &edges, &live);
+        let follows = propagate(&completing, &failing, &below.edges, &below.links, &live);
 
-        let mut ripple = Ripple::default();
-        let mut all = endings;
         let mut causes: HashMap<Uuid, (Uuid, i32)> = HashMap::new();
-        for (dependent, blocker) in &follows.cancelled {
-            all.push(Ending::without_run(
-                *dependent,
-                Status::Cancelled,
-                "blocker_failed",
-                format!(
-                    "cancelled because request {blocker}, which it waited for, did not complete"
+        for (id, cause) in &follows.cancelled {
+            let (code, message) = match cause {
+                Cause::Blocker(blocker) => {
+                    let generation = self.live.get(blocker).map_or(1, |live| live.generation);
+                    causes.insert(*id, (*blocker, generation));
+                    ("blocker_failed", blocker_failed(*blocker))
+                }
+                Cause::Orchestration(parent) => (
+                    "orchestration_ended",
+                    format!("cancelled because request {parent}, which had started it, ended"),
                 ),
-            ));
-            let generation = self.live.get(blocker).map_or(1, |live| live.generation);
-            causes.insert(*dependent, (*blocker, generation));
+            };
+            all.push(Ending::without_run(*id, Status::Cancelled, code, message));
         }
-        for ending in &all {
-            if self.live.get(&ending.id).is_some_and(|live| live.lease.is_some()) {
-                ripple.interrupted.push(ending.id);
-            }
-        }
+        let ended: Vec<(&Ending, &Live)> = all
+            .iter()
+            .filter_map(|ending| Some((ending, self.live.get(&ending.id)?)))
+            .collect();
+        let mut ripple = Ripple::default();
+        ripple.interrupted.extend(
+            ended.iter().filter(|(_, live)| live.lease.is_some()).map(|(ending, _)| ending.id),
+        );
+        let gone: HashSet<Uuid> = ended.iter().map(|(ending, _)| ending.id).collect();
+        let closing: Vec<Uuid> = ended
+            .iter()
+            .filter(|(_, live)| live.orchestrates)
+            .map(|(ending, _)| ending.id)
+            .collect();
+        let events: Vec<Event> = ended
+            .iter()
+            .filter_map(|(ending, live)| {
+                // Whoever ends with its orchestration has nobody to tell.
+                let orchestration = live.reply_to.filter(|to| !gone.contains(to))?;
+                Some(Event {
+                    orchestration,
+                    org: live.org_id,
+                    kind: EventKind::Child,
+                    source: ending.id,
+                    generation: live.generation,
+                    payload: serde_json::json!({ "status": ending.status }),
+                })
+            })
+            .collect();
         write_endings(tx, &all, &causes).await?;
         settle_edges(tx, &follows).await?;
         ripple.pending = release(tx, &follows.released).await?;
-        for ending in &all {
-            self.live.remove(&ending.id);
+        for id in gone {
+            self.live.remove(&id);
         }
+        orchestration::close(tx, &closing).await?;
+        ripple.absorb(orchestration::deliver(tx, self, &events).await?);
         Ok(ripple)
     }
+}
+
+/// Why a dependent is cancelled, in words.
+pub(super) fn blocker_failed(blocker: Uuid) -> String {
+    format!("cancelled because request {blocker}, which it waited for, did not complete")
 }
 
 /// The live requests within reach, without locking any.
 async fn discover(tx: &mut Tx, reach: &Reach) -> Result<BTreeSet<Uuid>, sqlx::Error> {
     let mut found: BTreeSet<Uuid> =
         reach.rows.iter().chain(&reach.completing).chain(&reach.failing).copied().collect();
-    let edges = open_edges(tx, &reach.completing, &reach.failing).await?;
-    found.extend(edges.iter().map(|edge| edge.dependent));
+    found.extend(below(tx, &reach.completing, &reach.failing, &[]).await?.requests());
     Ok(found)
 }
 
@@ -285,37 +406,107 @@ async fn appeared(
     .await
 }
 
-/// Open edges below requests that end: one level below those that complete, and below those that
-/// fail as far down as `cancel` edges lead, with every edge that leaves the cascade.
-async fn open_edges(
+/// What hangs on requests that end.
+#[derive(Debug, Default)]
+struct Below {
+    /// Open edges from them, and from whoever is cancelled along.
+    edges: Vec<Edge>,
+    /// What orchestrations among them have started.
+    links: Vec<Link>,
+    /// Orchestrations that are told of somebody's end, and those whose wake-up fails.
+    told: Vec<Uuid>,
+}
+
+impl Below {
+    fn requests(&self) -> impl Iterator<Item = Uuid> + '_ {
+        let dependents = self.edges.iter().map(|edge| edge.dependent);
+        let children = self.links.iter().map(|link| link.child);
+        dependents.chain(children).chain(self.told.iter().copied())
+    }
+}
+
+/// Everything below requests that end: dependents one level below those that complete, and below those
+/// that fail as far down as `cancel` edges lead; what orchestrations among all these have started;
+/// with every edge that leaves the cascade, and whoever is to be told.
+///
+/// `created` is not among what an orchestration has started.
+async fn below(
     tx: &mut Tx,
     completing: &[Uuid],
     failing: &[Uuid],
-) -> Result<Vec<Edge>, sqlx::Error> {
+    created: &[Uuid],
+) -> Result<Below, sqlx::Error> {
+    let mut below = Below::default();
     if completing.is_empty() && failing.is_empty() {
-        return Ok(Vec::new());
+        return Ok(below);
     }
-    sqlx::query_as!(
-        Edge,
+    let rows = sqlx::query!(
         r#"
-        WITH RECURSIVE cascade (id) AS (
-            SELECT unnest($2::uuid[])
+        WITH RECURSIVE ending (id, parent, detached, walks, fails) AS (
+            SELECT s.id, NULL::uuid, false,
+                   coalesce((SELECT q.orchestrates FROM eve.queue q WHERE q.id = s.id), false), s.fails
+              FROM (SELECT unnest($1::uuid[]), false
+                     UNION
+                    SELECT unnest($2::uuid[]), true
+                     UNION
+                    -- An orchestration fails with its wake-up.
+                    SELECT q.wakes, true FROM eve.queue q WHERE q.id = ANY ($2) AND q.wakes IS NOT NULL
+                   ) s (id, fails)
              UNION
-            SELECT d.dependent_id
-              FROM cascade c
-              JOIN eve.dependencies d ON d.blocker_id = c.id
-             WHERE d.state = 'open' AND d.on_failure = 'cancel'
+            SELECT n.id, n.parent, n.detached, n.walks, true
+              FROM ending e
+             CROSS JOIN LATERAL (
+                   SELECT d.dependent_id, NULL::uuid, false,
+                          coalesce((SELECT q.orchestrates FROM eve.queue q WHERE q.id = d.dependent_id), false)
+                     FROM eve.dependencies d
+                    WHERE e.fails AND d.blocker_id = e.id AND d.state = 'open' AND d.on_failure = 'cancel'
+                    UNION ALL
+                   -- The floor leaves out the partitions of the days before.
+                   SELECT r.id, e.id, r.detached, true
+                     FROM eve.requests r
+                    WHERE e.walks AND r.parent_request_id = e.id AND r.id > eve.uuid_floor(e.id)
+                      AND (e.fails OR NOT r.detached) AND r.id <> ALL ($3)
+                   ) n (id, parent, detached, walks)
+        ), ids AS MATERIALIZED (
+            SELECT DISTINCT id FROM ending
         )
-        SELECT d.blocker_id AS blocker, d.dependent_id AS dependent, d.on_failure AS "on_failure: OnFailure"
-          FROM (SELECT id FROM cascade UNION SELECT unnest($1::uuid[])) ending (id)
-          JOIN eve.dependencies d ON d.blocker_id = ending.id
+        SELECT 'link' AS "kind!", e.parent AS "above", e.id AS "below!", e.detached AS "detached!",
+               NULL AS "on_failure: OnFailure"
+          FROM ending e
+         WHERE e.parent IS NOT NULL
+         UNION ALL
+        SELECT 'edge', d.blocker_id, d.dependent_id, false, d.on_failure
+          FROM ids
+          JOIN eve.dependencies d ON d.blocker_id = ids.id
          WHERE d.state = 'open'
+         UNION ALL
+        SELECT 'told', NULL, q.reply_to, false, NULL
+          FROM ids
+          JOIN eve.queue q ON q.id = ids.id
+         WHERE q.reply_to IS NOT NULL
+         UNION ALL
+        SELECT 'told', NULL, q.wakes, false, NULL
+          FROM eve.queue q
+         WHERE q.id = ANY ($2) AND q.wakes IS NOT NULL
         "#,
         completing,
-        failing
+        failing,
+        created
     )
     .fetch_all(&mut **tx)
-    .await
+    .await?;
+    for row in rows {
+        match (row.kind.as_str(), row.above, row.on_failure) {
+            ("link", Some(parent), _) => {
+                below.links.push(Link { parent, child: row.below, detached: row.detached });
+            }
+            ("edge", Some(blocker), Some(on_failure)) => {
+                below.edges.push(Edge { blocker, dependent: row.below, on_failure });
+            }
+            _ => below.told.push(row.below),
+        }
+    }
+    Ok(below)
 }
 
 /// Locks rows in the order of their ids, the order of everybody.
@@ -323,7 +514,7 @@ async fn lock_rows(tx: &mut Tx, ids: &BTreeSet<Uuid>) -> Result<BTreeMap<Uuid, L
     let ids: Vec<Uuid> = ids.iter().copied().collect();
     let rows = sqlx::query!(
         r#"
-        SELECT id, org_id, generation, worker_id, lease
+        SELECT id, org_id, generation, worker_id, lease, reply_to, wakes, orchestrates
           FROM eve.queue
          WHERE id = ANY ($1)
          ORDER BY id
@@ -341,6 +532,9 @@ async fn lock_rows(tx: &mut Tx, ids: &BTreeSet<Uuid>) -> Result<BTreeMap<Uuid, L
                 generation: row.generation,
                 worker_id: row.worker_id,
                 lease: row.lease,
+                reply_to: row.reply_to,
+                wakes: row.wakes,
+                orchestrates: row.orchestrates,
             };
             (row.id, live)
         })
@@ -531,23 +725,49 @@ mod tests {
             edge(2, 3, OnFailure::Cancel),
             edge(3, 4, OnFailure::Run),
         ];
-        let follows = propagate(&[], &[id(1)], &edges, &live([2, 3, 4]));
-        assert_eq!(follows.cancelled, BTreeMap::from([(id(2), id(1)), (id(3), id(2))]));
+        let follows = propagate(&[], &[id(1)], &edges, &[], &live([2, 3, 4]));
+        let causes = [(id(2), Cause::Blocker(id(1))), (id(3), Cause::Blocker(id(2)))];
+        assert_eq!(follows.cancelled, BTreeMap::from(causes));
         assert_eq!(follows.released, BTreeMap::from([(id(4), 1)]));
     }
 
     #[test]
     fn a_dependent_cancelled_by_one_blocker_is_not_released_by_another() {
         let edges = [edge(1, 3, OnFailure::Cancel), edge(2, 3, OnFailure::Cancel)];
-        let follows = propagate(&[id(1)], &[id(2)], &edges, &live([3]));
-        assert_eq!(follows.cancelled, BTreeMap::from([(id(3), id(2))]));
+        let follows = propagate(&[id(1)], &[id(2)], &edges, &[], &live([3]));
+        assert_eq!(follows.cancelled, BTreeMap::from([(id(3), Cause::Blocker(id(2)))]));
         assert!(follows.released.is_empty() && follows.met.is_empty());
+    }
+
+    fn link(parent: u128, child: u128, detached: bool) -> Link {
+        Link { parent: id(parent), child: id(child), detached }
+    }
+
+    #[test]
+    fn what_an_orchestration_started_ends_with_it_unless_it_completes_and_that_is_detached() {
+        // 1 started 2, 3 (detached) and 4, which has ended and had started 5. 6 waits for 2.
+        let links = [link(1, 2, false), link(1, 3, true), link(1, 4, false), link(4, 5, false)];
+        let edges = [edge(2, 6, OnFailure::Cancel)];
+        let open = live([2, 3, 5, 6]);
+        let cancelled = |follows: Propagation| follows.cancelled.into_keys().collect::<Vec<_>>();
+        let follows = propagate(&[id(1)], &[], &edges, &links, &open);
+        assert_eq!(cancelled(follows), [id(2), id(5), id(6)]);
+        let follows = propagate(&[], &[id(1)], &edges, &links, &open);
+        assert_eq!(cancelled(follows), [id(2), id(3), id(5), id(6)]);
+    }
+
+    #[test]
+    fn a_child_that_waits_for_another_child_is_cancelled_by_their_orchestration() {
+        let links = [link(1, 2, false), link(1, 3, false)];
+        let edges = [edge(2, 3, OnFailure::Cancel)];
+        let follows = propagate(&[], &[id(1)], &edges, &links, &live([2, 3]));
+        assert_eq!(follows.cancelled[&id(3)], Cause::Orchestration(id(1)));
     }
 
     #[test]
     fn two_blockers_of_one_batch_count_twice() {
         let edges = [edge(1, 3, OnFailure::Cancel), edge(2, 3, OnFailure::Run)];
-        let follows = propagate(&[id(1), id(2)], &[], &edges, &live([3]));
+        let follows = propagate(&[id(1), id(2)], &[], &edges, &[], &live([3]));
         assert_eq!(follows.released, BTreeMap::from([(id(3), 2)]));
     }
 
@@ -575,7 +795,7 @@ mod tests {
                 (0..12u128).partition(|n| outcomes[*n as usize]);
             let well: Vec<Uuid> = well.into_iter().map(id).collect();
             let badly: Vec<Uuid> = badly.into_iter().map(id).collect();
-            let follows = propagate(&well, &badly, &edges, &live);
+            let follows = propagate(&well, &badly, &edges, &[], &live);
 
             let failed = |n: &Uuid| badly.contains(n) || follows.cancelled.contains_key(n);
             let mut released: BTreeMap<Uuid, i32> = BTreeMap::new();
@@ -599,7 +819,10 @@ mod tests {
                 }
             }
             prop_assert_eq!(&follows.released, &released);
-            for (dependent, blocker) in &follows.cancelled {
+            for (dependent, cause) in &follows.cancelled {
+                let Cause::Blocker(blocker) = cause else {
+                    return Err(TestCaseError::fail("nobody orchestrates here"));
+                };
                 prop_assert!(live.contains(dependent) && failed(blocker));
             }
         }

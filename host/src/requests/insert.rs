@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::graph::{Graph, HOLD_HOURS, Ripple};
+use super::graph::{Graph, HOLD_HOURS, Ripple, blocker_failed};
+use super::orchestration::{self, Event, EventKind};
 use super::{BlockerRef, NewRequest, OnFailure, Origin, RequestError, Status};
 use crate::db::Tx;
 use crate::ids::RequestId;
@@ -19,24 +20,26 @@ pub struct Prepared {
     pub id: RequestId,
     /// What was asked for; its blockers may point into the batch.
     pub new: NewRequest,
-}
-
-/// Where created requests come from: the rest of their row.
-#[derive(Debug, Clone)]
-pub struct Lineage {
-    /// Who is recorded as their creator.
-    pub origin: Origin,
-    /// The request that creates them, with its root and its orchestration.
+    /// The request that creates it, if one does; told of its end if `new.reply_to` says so.
     pub parent: Option<Parent>,
 }
 
-/// The request that creates others.
+/// The request that creates others: never a wake-up, but its orchestration.
 #[derive(Debug, Clone, Copy)]
 pub struct Parent {
     /// Its id.
     pub id: Uuid,
     /// Its first ancestor.
     pub root: Uuid,
+    /// Its generation.
+    pub generation: i32,
+}
+
+impl Prepared {
+    /// The orchestration that is told of its end.
+    fn reply_to(&self) -> Option<Uuid> {
+        self.new.reply_to.as_ref().and(self.parent).map(|parent| parent.id)
+    }
 }
 
 /// Blockers outside the batch.
@@ -67,9 +70,9 @@ enum BlockerNow {
 pub(crate) async fn insert(
     tx: &mut Tx,
     tenant: Tenant,
-    lineage: &Lineage,
+    origin: &Origin,
     prepared: &[Prepared],
-    graph: &Graph,
+    graph: &mut Graph,
 ) -> Result<Ripple, RequestError> {
     let index_of: HashMap<RequestId, usize> =
         prepared.iter().enumerate().map(|(index, request)| (request.id, index)).collect();
@@ -138,12 +141,56 @@ pub(crate) async fn insert(
         .await
         .map_err(RequestError::database("marking blockers"))?;
     }
-    insert_rows(tx, tenant, lineage, prepared).await?;
+    insert_rows(tx, tenant, origin, prepared).await?;
     let pending =
         enqueue(tx, tenant, prepared, &open_blockers, &blocking_entries, &stillborn).await?;
     edges.insert(tx, tenant).await?;
     bury(tx, tenant, prepared, &stillborn).await?;
-    Ok(Ripple { pending, interrupted: Vec::new() })
+    graph.created.extend(prepared.iter().map(|request| request.id.0));
+    refuse_cycles(tx, prepared).await?;
+    let mut ripple = Ripple { pending, interrupted: Vec::new() };
+    // Who was cancelled before it lived has ended all the same.
+    let unborn: Vec<Event> = stillborn
+        .keys()
+        .filter_map(|&index| {
+            Some(Event {
+                orchestration: prepared[index].reply_to()?,
+                org: tenant.org().0,
+                kind: EventKind::Child,
+                source: prepared[index].id.0,
+                generation: 1,
+                payload: serde_json::json!({ "status": Status::Cancelled }),
+            })
+        })
+        .collect();
+    ripple.absorb(
+        orchestration::deliver(tx, graph, &unborn)
+            .await
+            .map_err(RequestError::database("telling an orchestration"))?,
+    );
+    Ok(ripple)
+}
+
+/// An orchestration that waits for a child which waits for it would wait for ever. Only blockers
+/// that were there before can lead back to it.
+async fn refuse_cycles(tx: &mut Tx, prepared: &[Prepared]) -> Result<(), RequestError> {
+    let replying: Vec<Uuid> = prepared
+        .iter()
+        .filter(|request| request.reply_to().is_some())
+        .map(|request| request.id.0)
+        .collect();
+    if replying.is_empty() || external_blockers(prepared).is_empty() {
+        return Ok(());
+    }
+    let cycle = orchestration::cycle(tx, &replying)
+        .await
+        .map_err(RequestError::database("looking for cycles"))?;
+    match cycle {
+        Some(orchestration) => Err(RequestError::Conflict(format!(
+            "request {orchestration} would wait for ever: a request that replies to it waits for it"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// How the blockers stand that were not live when the graph was locked. Rows of failed ones are locked,
@@ -263,7 +310,7 @@ impl Edges {
 async fn insert_rows(
     tx: &mut Tx,
     tenant: Tenant,
-    lineage: &Lineage,
+    origin: &Origin,
     prepared: &[Prepared],
 ) -> Result<(), RequestError> {
     let text = |get: fn(&NewRequest) -> Option<&str>| -> Vec<Option<&str>> {
@@ -282,29 +329,38 @@ async fn insert_rows(
         prepared.iter().map(|r| r.new.timeout_ms.map(|ms| ms as i64)).collect();
     let reply: Vec<Option<Value>> = prepared
         .iter()
-        .map(|r| r.new.reply_to.as_ref().and_then(|to| serde_json::to_value(to).ok()))
+        .map(|r| {
+            r.reply_to().map(|id| serde_json::json!({ "type": "orchestrator", "request_id": id }))
+        })
         .collect();
+    let parents: Vec<Option<Uuid>> =
+        prepared.iter().map(|r| r.parent.map(|parent| parent.id)).collect();
+    let roots: Vec<Uuid> =
+        prepared.iter().map(|r| r.parent.map_or(r.id.0, |parent| parent.root)).collect();
+    let parent_generations: Vec<Option<i32>> =
+        prepared.iter().map(|r| r.parent.map(|parent| parent.generation)).collect();
     let detached: Vec<bool> = prepared.iter().map(|r| r.new.detached).collect();
-    let creator = serde_json::to_value(lineage.origin.actor).expect("an Actor always serialises");
+    let creator = serde_json::to_value(origin.actor).expect("an Actor always serialises");
     sqlx::query!(
         r#"
         INSERT INTO eve.requests
                (id, org_id, user_id, worker_type, skill, prompt, context, repo_url, branch, config,
                 metadata, reply_to, priority, max_attempts, timeout_ms, idempotency_key,
-                root_request_id, orchestration_id, parent_request_id, detached, created_by)
+                root_request_id, orchestration_id, parent_request_id, parent_generation, detached,
+                created_by)
         SELECT n.id, $1, $2, n.worker_type, n.skill, n.prompt, n.context, n.repo_url, n.branch,
                n.config, n.metadata, n.reply_to, n.priority, n.max_attempts, n.timeout_ms,
-               n.idempotency_key, coalesce($3, n.id), n.id, $4, n.detached, $5
-          FROM unnest($6::uuid[], $7::text[], $8::text[], $9::text[], $10::jsonb[], $11::text[],
-                      $12::text[], $13::jsonb[], $14::jsonb[], $15::jsonb[], $16::smallint[],
-                      $17::smallint[], $18::bigint[], $19::text[], $20::boolean[])
+               n.idempotency_key, n.root, n.id, n.parent, n.parent_generation, n.detached, $3
+          FROM unnest($4::uuid[], $5::text[], $6::text[], $7::text[], $8::jsonb[], $9::text[],
+                      $10::text[], $11::jsonb[], $12::jsonb[], $13::jsonb[], $14::smallint[],
+                      $15::smallint[], $16::bigint[], $17::text[], $18::boolean[], $19::uuid[],
+                      $20::uuid[], $21::integer[])
             AS n (id, worker_type, skill, prompt, context, repo_url, branch, config, metadata,
-                  reply_to, priority, max_attempts, timeout_ms, idempotency_key, detached)
+                  reply_to, priority, max_attempts, timeout_ms, idempotency_key, detached, root,
+                  parent, parent_generation)
         "#,
         tenant.org().0,
-        lineage.origin.actor.user().map(|user| user.0),
-        lineage.parent.map(|parent| parent.root),
-        lineage.parent.map(|parent| parent.id),
+        origin.actor.user().map(|user| user.0),
         creator,
         &ids,
         &types as &[&str],
@@ -321,6 +377,9 @@ async fn insert_rows(
         &timeouts as &[Option<i64>],
         &text(|new| new.idempotency_key.as_deref()) as &[Option<&str>],
         &detached,
+        &roots,
+        &parents as &[Option<Uuid>],
+        &parent_generations as &[Option<i32>],
     )
     .execute(&mut **tx)
     .await
@@ -349,18 +408,22 @@ async fn enqueue(
         .iter()
         .map(|&index| prepared[index].new.delay_ms.filter(|ms| *ms > 0).map(|ms| ms as i64))
         .collect();
+    let replies: Vec<Option<Uuid>> =
+        alive.iter().map(|&index| prepared[index].reply_to()).collect();
     sqlx::query!(
         r#"
         INSERT INTO eve.queue
-               (id, org_id, worker_type, status, priority, open_blockers, has_dependents, run_at)
+               (id, org_id, worker_type, status, priority, open_blockers, has_dependents, run_at,
+                reply_to)
         SELECT n.id, $1, n.worker_type,
                CASE WHEN n.open_blockers > 0 THEN 'blocked'
                     WHEN n.delay IS NOT NULL THEN 'scheduled'
                     ELSE 'pending' END,
                n.priority, n.open_blockers, n.has_dependents,
-               clock_timestamp() + n.delay * interval '1 millisecond'
-          FROM unnest($2::uuid[], $3::text[], $4::smallint[], $5::integer[], $6::boolean[], $7::bigint[])
-            AS n (id, worker_type, priority, open_blockers, has_dependents, delay)
+               clock_timestamp() + n.delay * interval '1 millisecond', n.reply_to
+          FROM unnest($2::uuid[], $3::text[], $4::smallint[], $5::integer[], $6::boolean[], $7::bigint[],
+                      $8::uuid[])
+            AS n (id, worker_type, priority, open_blockers, has_dependents, delay, reply_to)
         "#,
         tenant.org().0,
         &ids,
@@ -369,6 +432,7 @@ async fn enqueue(
         &blockers,
         &dependents,
         &delays as &[Option<i64>],
+        &replies as &[Option<Uuid>],
     )
     .execute(&mut **tx)
     .await
@@ -395,20 +459,21 @@ async fn bury(
     let ids: Vec<Uuid> = stillborn.keys().map(|&index| prepared[index].id.0).collect();
     let causes: Vec<Uuid> = stillborn.values().map(|cause| cause.0).collect();
     let generations: Vec<i32> = stillborn.values().map(|cause| cause.1).collect();
+    let messages: Vec<String> = causes.iter().map(|cause| blocker_failed(*cause)).collect();
     sqlx::query!(
         r#"
         INSERT INTO eve.orchestration_results
                (request_id, org_id, status, generation, attempt, error_code, error_message,
                 cancelled_by, cancelled_by_generation)
-        SELECT n.id, $1, 'cancelled', 1, 0, 'blocker_failed',
-               'cancelled because request ' || n.cause || ', which it waited for, did not complete',
-               n.cause, n.generation
-          FROM unnest($2::uuid[], $3::uuid[], $4::integer[]) AS n (id, cause, generation)
+        SELECT n.id, $1, 'cancelled', 1, 0, 'blocker_failed', n.message, n.cause, n.generation
+          FROM unnest($2::uuid[], $3::uuid[], $4::integer[], $5::text[])
+            AS n (id, cause, generation, message)
         "#,
         tenant.org().0,
         &ids,
         &causes,
-        &generations
+        &generations,
+        &messages
     )
     .execute(&mut **tx)
     .await

@@ -8,7 +8,7 @@
 //! - A request is a row of `eve.requests` for ever, and at any time exactly one of: a row of
 //!   `eve.queue` (open), a row of `eve.orchestration_results` (ended).
 //! - Every change of the graph (creating with blockers, ending, cancelling, retrying) goes through
-//!   one locking routine (`graph`).
+//!   one locking routine (`graph`); so does whatever an orchestration hears (`orchestration`).
 
 mod cancel;
 pub(crate) mod create;
@@ -16,6 +16,7 @@ mod error;
 pub(crate) mod graph;
 pub(crate) mod insert;
 mod model;
+pub(crate) mod orchestration;
 pub(crate) mod read;
 mod retry;
 pub mod validate;

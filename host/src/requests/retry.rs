@@ -90,6 +90,9 @@ impl Requests {
                 )));
             }
         }
+        if let Some(conflict) = unheard(&mut tx, id).await.map_err(failed())? {
+            return Err(conflict);
+        }
         let revived = cascade(&mut tx, id.0, ended.generation).await.map_err(failed())?;
         // Who is revived, and by whom they are blocked, is certain only now that all of them are locked.
         if !neighbours(&mut tx, id.0).await.map_err(failed())?.is_subset(&locked) {
@@ -103,6 +106,35 @@ impl Requests {
         tx.commit().await.map_err(failed())?;
         Ok(ripple)
     }
+}
+
+/// Why a request may not be retried, if so: it is a wake-up, or it replies to an orchestration that
+/// has ended, or has itself been retried since. Who may be told is locked.
+async fn unheard(tx: &mut Tx, id: RequestId) -> Result<Option<RequestError>, sqlx::Error> {
+    let place = sqlx::query!(
+        r#"
+        SELECT r.orchestration_id AS "orchestration_id!", r.parent_request_id, r.reply_to IS NOT NULL AS "replies!",
+               coalesce(q.generation = r.parent_generation, false) AS "heard!"
+          FROM eve.requests r
+          LEFT JOIN eve.queue q ON q.id = r.parent_request_id
+         WHERE r.id = $1
+        "#,
+        id.0
+    )
+    .fetch_one(&mut **tx)
+    .await?;
+    if place.orchestration_id != id.0 {
+        return Ok(Some(RequestError::Conflict(format!(
+            "request {id} is a wake-up of {}: retry that one",
+            place.orchestration_id
+        ))));
+    }
+    Ok(match place.parent_request_id {
+        Some(parent) if place.replies && !place.heard => Some(RequestError::Conflict(format!(
+            "request {id} replies to {parent}, which does not wait for it any more: retry that one"
+        ))),
+        _ => None,
+    })
 }
 
 /// Locks the blockers of whoever will be revived, and dependents that are held: the live ones first, then
@@ -145,6 +177,11 @@ async fn neighbours(tx: &mut Tx, id: Uuid) -> Result<BTreeSet<Uuid>, sqlx::Error
          UNION
         SELECT d.dependent_id FROM revived r JOIN eve.dependencies d ON d.blocker_id = r.id
          WHERE d.state = 'held'
+         UNION
+        -- Orchestrations that are to be told must not end meanwhile.
+        SELECT q.id FROM revived r JOIN eve.requests c ON c.id = r.id
+          JOIN eve.queue q ON q.id = c.parent_request_id
+         WHERE c.reply_to IS NOT NULL
         "#,
         id
     )
@@ -166,6 +203,11 @@ async fn cascade(tx: &mut Tx, id: Uuid, generation: i32) -> Result<Vec<Uuid>, sq
               FROM unnest($1::uuid[], $2::integer[]) AS cause (id, generation)
               JOIN eve.orchestration_results x
                 ON x.cancelled_by = cause.id AND x.cancelled_by_generation = cause.generation
+              JOIN eve.requests r ON r.id = x.request_id
+              -- Whose orchestration has ended, or has begun anew, has nobody to come back for.
+             WHERE r.reply_to IS NULL
+                OR EXISTS (SELECT FROM eve.queue q
+                            WHERE q.id = r.parent_request_id AND q.generation = r.parent_generation)
              ORDER BY x.request_id
                FOR UPDATE OF x
             "#,
@@ -190,17 +232,17 @@ async fn revive(tx: &mut Tx, first: Uuid, ids: &[Uuid]) -> Result<Ripple, sqlx::
         ), kept AS (
             INSERT INTO eve.attempts
                    (request_id, id, org_id, generation, attempt, kind, code, message, worker_id,
-                    started_at, ended_at, duration_us, cpu_us, memory_peak_bytes)
+                    started_at, ended_at, duration_us, cpu_us, memory_peak_bytes, tokens_used, cost)
             SELECT request_id, gen_random_uuid(), org_id, generation, attempt, 'retried', error_code,
                    coalesce(error_message, ''), worker_id, started_at, finished_at, duration_us, cpu_us,
-                   memory_peak_bytes
+                   memory_peak_bytes, tokens_used, cost
               FROM gone
         )
         INSERT INTO eve.queue
-               (id, org_id, worker_type, status, priority, generation, open_blockers, has_dependents, replies)
+               (id, org_id, worker_type, status, priority, generation, open_blockers, has_dependents, reply_to)
         SELECT g.request_id, g.org_id, r.worker_type, 'pending', r.priority, g.generation + 1, 0,
                EXISTS (SELECT FROM eve.dependencies d WHERE d.blocker_id = g.request_id),
-               r.reply_to IS NOT NULL
+               CASE WHEN r.reply_to IS NOT NULL THEN r.parent_request_id END
           FROM gone g
           JOIN eve.requests r ON r.id = g.request_id
         "#,

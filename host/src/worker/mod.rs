@@ -14,6 +14,7 @@
 
 mod ready;
 mod run;
+mod why;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -48,8 +49,11 @@ const PREFETCH: Duration = Duration::from_millis(50);
 const STALLED: Duration = Duration::from_secs(1);
 /// Most requests in hand, running ones included.
 const MAX_IN_HAND: usize = 1_000;
-/// Runs written through the graph at one time.
+/// Transactions that go through the graph at one time.
 const GRAPH_WRITERS: usize = 4;
+/// Runs written by one of them: children of one orchestration, and blockers of one collector, would
+/// else queue for its lock one by one.
+const GRAPH_BATCH: usize = 256;
 /// Waits after Postgres failed: the first, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -213,6 +217,12 @@ struct Settlement {
     claimed: Option<Vec<Claimed>>,
 }
 
+/// A run that waits to be written through the graph.
+struct ForGraph {
+    finished: Finished,
+    alone: bool,
+}
+
 struct Pool {
     id: WorkerId,
     config: WorkerConfig,
@@ -228,8 +238,8 @@ struct Pool {
     slots_of: HashMap<tokio::task::Id, OrgId>,
     finished: Vec<Finished>,
     settling: JoinSet<Settled>,
-    graph: JoinSet<(Finished, Result<Written, sqlx::Error>)>,
-    graph_waiting: VecDeque<Finished>,
+    graph: JoinSet<(Vec<Finished>, Result<Vec<Option<Written>>, sqlx::Error>)>,
+    graph_waiting: VecDeque<ForGraph>,
     /// There may be something to claim.
     hungry: bool,
     /// What is held has to be compared with the database before anything else is claimed.
@@ -403,11 +413,24 @@ impl Pool {
             return;
         }
         while self.graph.len() < GRAPH_WRITERS {
-            let Some(finished) = self.graph_waiting.pop_front() else { return };
+            let Some(next) = self.graph_waiting.pop_front() else { return };
             let (db, id) = (self.parts.db.clone(), self.id);
+            if next.alone {
+                self.graph.spawn(async move {
+                    let written = finish::with_graph(&db, id, &next.finished).await;
+                    (vec![next.finished], written.map(|written| vec![Some(written)]))
+                });
+                continue;
+            }
+            let mut batch = vec![next.finished];
+            while batch.len() < GRAPH_BATCH
+                && let Some(next) = self.graph_waiting.pop_front_if(|next| !next.alone)
+            {
+                batch.push(next.finished);
+            }
             self.graph.spawn(async move {
-                let written = finish::with_graph(&db, id, &finished).await;
-                (finished, written)
+                let written = finish::batch_with_graph(&db, id, &batch).await;
+                (batch, written)
             });
         }
     }
@@ -485,7 +508,8 @@ impl Pool {
                 let mut freed = false;
                 for (index, finished) in batch.into_iter().enumerate() {
                     if left.next_if_eq(&index).is_some() {
-                        self.graph_waiting.push_back(finished);
+                        let alone = !finished.is_simple();
+                        self.graph_waiting.push_back(ForGraph { finished, alone });
                     } else {
                         self.acknowledge(&finished);
                         freed = true;
@@ -526,6 +550,7 @@ impl Pool {
         }
         let outcome = match &finished.outcome {
             finish::Outcome::Completed { .. } => "completed",
+            finish::Outcome::Waiting { .. } => "waiting",
             finish::Outcome::Failed { code, .. } => code.as_str(),
         };
         metrics::counter!(
@@ -538,25 +563,41 @@ impl Pool {
 
     fn graph_written(
         &mut self,
-        written: Result<(Finished, Result<Written, sqlx::Error>), tokio::task::JoinError>,
+        written: Result<
+            (Vec<Finished>, Result<Vec<Option<Written>>, sqlx::Error>),
+            tokio::task::JoinError,
+        >,
     ) {
-        let (finished, outcome) = match written {
+        let (batch, outcome) = match written {
             Ok(written) => written,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         match outcome {
-            Ok(Written::Done(ripple)) => {
-                self.acknowledge(&finished);
-                self.parts.bell.ripple(&ripple);
-                self.hungry = true;
-            }
-            Ok(Written::LeaseLost) => {
-                tracing::debug!(request = %finished.run.id, "a run had lost its lease; discarded");
-                self.acknowledge(&finished);
+            Ok(written) => {
+                for (finished, written) in batch.into_iter().zip(written) {
+                    match written {
+                        Some(Written::Done(ripple)) => {
+                            self.acknowledge(&finished);
+                            self.parts.bell.ripple(&ripple);
+                        }
+                        Some(Written::LeaseLost) => {
+                            let request = finished.run.id;
+                            tracing::debug!(%request, "a run had lost its lease; discarded");
+                            self.acknowledge(&finished);
+                        }
+                        None => {
+                            self.graph_waiting.push_front(ForGraph { finished, alone: true });
+                        }
+                    }
+                }
                 self.hungry = true;
             }
             Err(error) => {
-                self.graph_waiting.push_front(finished);
+                let alone = batch.len() == 1;
+                for finished in batch.into_iter().rev() {
+                    let alone = alone || !finished.is_simple();
+                    self.graph_waiting.push_front(ForGraph { finished, alone });
+                }
                 self.postgres_failed("ending a run", &error);
             }
         }
@@ -676,7 +717,7 @@ async fn one_by_one(
             // A full disk or a deadlock is nothing that a run could be blamed for.
             Err(error) if !is_refusal(&error) => return Err(error),
             Err(error) => {
-                let failed = finished.refused(&error);
+                let failed = finished.not_stored(&error);
                 settle_once(db, worker, cursor, &[failed], None).await?.left
             }
         };

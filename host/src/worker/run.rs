@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::Utc;
 use serde::Deserialize;
 
+use super::why::Why;
 use super::{RETRY, WorkerParts};
 use crate::db::{Db, Scope, is_connection_loss};
 use crate::delivery::claim::Claimed;
@@ -13,7 +14,7 @@ use crate::delivery::finish::{Finished, Outcome};
 use crate::delivery::guest::GuestQueue;
 use crate::ids::VersionId;
 use crate::requests::FailureCode;
-use crate::runtime::{Grants, Job, Limits, Skill, Trigger, Verdict};
+use crate::runtime::{Grants, Job, Limits, Skill, Verdict};
 use crate::skills::loader::LoaderError;
 use crate::tenancy::Tenant;
 
@@ -132,25 +133,28 @@ pub(super) async fn execute(parts: WorkerParts, settings: Settings, run: Claimed
     let limits = Limits { wall, ..limits };
     // The organisation is the leased row's.
     let tenant = Tenant::proven(run.org_id);
+    // A wake-up runs as its orchestration.
+    let id = run.wake.as_ref().map_or(run.id, |wake| wake.orchestration);
+    let why = Why::of(&run);
     let job = Job {
-        id: run.id,
+        id,
         attempt: run.attempt.unsigned_abs().into(),
-        generation: run.generation,
+        generation: run.wake.as_ref().map_or(run.generation, |wake| wake.generation),
         prompt: run.prompt.clone(),
-        context: run.context.clone(),
+        context: why.context,
         repo_url: run.repo_url.clone(),
         branch: run.branch.clone(),
         config: run.config.clone(),
         metadata: run.metadata.clone(),
-        trigger: Trigger::Initial,
-        additional_triggers: Vec::new(),
+        trigger: why.trigger,
+        additional_triggers: why.additional,
         parent_id: run.parent_request_id,
         worker_type: run.worker_type.clone(),
         org_slug: run.org_slug.clone(),
         user_id: run.user_id,
         deadline: Utc::now() + wall,
         limits,
-        queue: Arc::new(GuestQueue::new(parts.requests.clone(), tenant, run.id)),
+        queue: Arc::new(GuestQueue::new(parts.requests.clone(), tenant, id)),
     };
     let report = parts.runtime.run(&skill, job).await;
     let outcome = match report.verdict {
@@ -160,26 +164,16 @@ pub(super) async fn execute(parts: WorkerParts, settings: Settings, run: Claimed
             tokens_used: output.tokens_used,
             cost: output.cost,
         },
-        Verdict::Waiting { .. } => Outcome::Failed {
-            code: FailureCode::NothingToWaitFor,
-            message: "the skill returned `waiting`, but nothing that could wake it is outstanding"
-                .into(),
-            retryable: false,
-        },
+        Verdict::Waiting { deadline } => Outcome::Waiting { deadline },
         Verdict::Failed { code, message, retryable } => {
             Outcome::Failed { code, message, retryable }
         }
     };
-    let completed = matches!(outcome, Outcome::Completed { .. });
-    let (creates, cancels) = match completed {
-        true => (report.effects.creates, report.effects.cancels),
-        false => Default::default(),
-    };
     Finished {
         run,
         outcome,
-        creates,
-        cancels,
+        // Empty unless the run ended well.
+        effects: report.effects,
         log: report.log,
         log_dropped: report.log_dropped,
         wall: report.usage.wall,
