@@ -33,7 +33,7 @@ use serde_json::Value;
 use crate::bindings::eve::skill::types;
 use crate::log::Level;
 use crate::queue::{OnFailure, Status};
-use crate::{Failure, Outcome, Request, RequestId, Trigger};
+use crate::{Failure, Outcome, QuestionId, Request, RequestId, Trigger};
 
 pub(crate) use fake_state::fake;
 use fake_state::{Known, State};
@@ -152,11 +152,19 @@ impl Host {
             end =
                 Err(Failure::permanent("waiting, while nothing is outstanding that could wake it"));
         }
-        let (created, cancelled) = match end {
-            Ok(_) => (state.created, state.cancelled),
-            Err(_) => (Vec::new(), Vec::new()),
+        let mut run = Run {
+            end,
+            lines: state.lines,
+            created: state.created,
+            cancelled: state.cancelled,
+            questions: state.questions,
+            timers: state.timers,
         };
-        Run { end, lines: state.lines, created, cancelled }
+        if run.end.is_err() {
+            (run.created, run.cancelled) = (Vec::new(), Vec::new());
+            (run.questions, run.timers) = (Vec::new(), Vec::new());
+        }
+        run
     }
 }
 
@@ -225,6 +233,8 @@ pub struct Run {
     lines: Vec<Line>,
     created: Vec<Created>,
     cancelled: Vec<RequestId>,
+    questions: Vec<Question>,
+    timers: Vec<(String, Duration)>,
 }
 
 impl Run {
@@ -300,6 +310,16 @@ impl Run {
         &self.cancelled
     }
 
+    /// The questions that it put to people, in order; none if it failed.
+    pub fn questions(&self) -> &[Question] {
+        &self.questions
+    }
+
+    /// The timers that it set, each with its name and after how long it goes off; none if it failed.
+    pub fn timers(&self) -> &[(String, Duration)] {
+        &self.timers
+    }
+
     #[track_caller]
     fn completed(&self) -> &types::Output {
         match &self.end {
@@ -319,6 +339,21 @@ pub struct Line {
     pub message: String,
     /// Name-value pairs that belong to it.
     pub fields: Vec<(String, String)>,
+}
+
+/// A question that a run put to people.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Question {
+    /// The id that the run was given for it.
+    pub id: QuestionId,
+    /// What is asked.
+    pub text: String,
+    /// The answers to choose from; any answer if there are none.
+    pub options: Vec<String>,
+    /// What helps to answer.
+    pub details: Value,
+    /// How long it stays open, if the run said so.
+    pub expires_in: Option<Duration>,
 }
 
 /// A request that a run created.

@@ -8,6 +8,8 @@
 //! - A question is settled once: answered, expired or cancelled with the orchestration that asked.
 //! - Whoever settles the question of an orchestration holds the lock of that orchestration's row.
 
+pub mod validate;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;

@@ -1,6 +1,7 @@
 //! Every limit of a run, once, with its reason; what counts a guest's memory; and the budget that
 //! all guests of a process share.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -62,6 +63,17 @@ pub const RANDOM: u64 = 64 * KIB as u64;
 pub const EFFECTS: usize = 8 * MIB;
 /// Requests that one run may create: one commit must stay a commit.
 pub const CREATES: usize = 10_000;
+/// Questions that one run may put to people, who have to read them.
+pub const QUESTIONS: usize = 100;
+/// Timers that one run may set: one name stands for one thing that the skill waits for, and each
+/// costs a row that a duty looks at.
+pub const TIMERS: usize = 100;
+/// The name of a timer, in characters.
+pub const TIMER_NAME_CHARS: usize = 255;
+/// When a timer may go off: not before a second, because a skill that wakes itself faster than that
+/// is a loop; and within 365 days, like a request's delay.
+pub const TIMER: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(365 * 24 * 3_600);
 /// What the host returns to a guest in one call of the queue: as much as a run may ask for.
 pub const QUEUE_ANSWER: usize = 8 * MIB;
 /// Entries of a list that the host returns to a guest.

@@ -7,22 +7,30 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{Created, Line, Other};
+use super::{Created, Line, Other, Question};
 use crate::bindings::eve::skill::types::{Error, OnFailure, Status};
 use crate::bindings::eve::skill::{queue as contract, types};
-use crate::{RequestId, Trigger};
+use crate::{QuestionId, RequestId, Trigger};
 
 /// The contract's limits, as far as a test can meet them.
 mod limits {
     pub const CONTEXT_BYTES: usize = 1 << 20;
     pub const SMALL_JSON_BYTES: usize = 64 << 10;
     pub const PROMPT_BYTES: usize = 256 << 10;
-    pub const BLOCKERS: usize = 1_000;
+    pub const BLOCKERS: usize = 10_000;
     pub const CREATED: usize = 10_000;
     pub const KEY_CHARACTERS: usize = 255;
     pub const LOG_LINES: usize = 1_000;
+    pub const QUESTIONS: usize = 100;
+    pub const QUESTION_BYTES: usize = 16 << 10;
+    pub const OPTIONS: usize = 100;
+    pub const OPTION_CHARACTERS: usize = 256;
+    pub const EXPIRES_MS: std::ops::RangeInclusive<u64> = 1_000..=30 * 24 * 3_600 * 1_000;
+    pub const TIMERS: usize = 100;
+    pub const TIMER_MS: std::ops::RangeInclusive<u64> = 1_000..=365 * 24 * 3_600 * 1_000;
+    pub const TIMER_NAME_CHARACTERS: usize = 255;
 }
 
 /// 2026-01-01: the fake host's clock stands still.
@@ -45,6 +53,8 @@ pub(super) struct State {
     pub lines: Vec<Line>,
     pub created: Vec<Created>,
     pub cancelled: Vec<RequestId>,
+    pub questions: Vec<Question>,
+    pub timers: Vec<(String, Duration)>,
     known: Vec<Known>,
     keys: HashMap<String, RequestId>,
     ids: u64,
@@ -153,12 +163,26 @@ impl State {
             lines: Vec::new(),
             created: Vec::new(),
             cancelled: Vec::new(),
+            questions: Vec::new(),
+            timers: Vec::new(),
             known: Vec::new(),
             keys: HashMap::new(),
             ids: 0,
         };
         state.id = state.next_id();
         state
+    }
+
+    /// The context as the platform delivers it: in a wake-up an object that says what happened.
+    fn delivered_context(&self) -> Value {
+        if matches!(self.trigger, Trigger::Initial | Trigger::Cron(_)) {
+            return self.context.clone();
+        }
+        let mut delivered = event(&self.trigger);
+        delivered["parent_request_id"] = json!(self.id);
+        delivered["parent_context"] = self.context.clone();
+        delivered["additional_completions"] = self.additional_triggers.iter().map(event).collect();
+        delivered
     }
 
     pub fn add(&mut self, other: Other, relate: impl FnOnce(&mut Known)) {
@@ -169,7 +193,12 @@ impl State {
     }
 
     pub fn has_something_outstanding(&self) -> bool {
-        self.created.iter().any(|created| created.reply_to_me && !self.is_cancelled(&created.id))
+        !self.questions.is_empty()
+            || !self.timers.is_empty()
+            || self
+                .created
+                .iter()
+                .any(|created| created.reply_to_me && !self.is_cancelled(&created.id))
             || self.known().any(|(id, known)| {
                 known.is_child && !known.status.is_terminal() && !self.is_cancelled(id)
             })
@@ -335,6 +364,70 @@ impl State {
             .collect())
     }
 
+    fn ask(&mut self, question: &contract::Question) -> Result<QuestionId, Error> {
+        if question.text.is_empty() || question.text.len() > limits::QUESTION_BYTES {
+            let bytes = limits::QUESTION_BYTES;
+            return Err(Error::Invalid(format!("question: is empty or exceeds {bytes} bytes")));
+        }
+        if question.options.len() > limits::OPTIONS {
+            return Err(Error::Invalid(format!("options: more than {}", limits::OPTIONS)));
+        }
+        for (place, option) in question.options.iter().enumerate() {
+            if option.is_empty() || option.chars().count() > limits::OPTION_CHARACTERS {
+                return Err(Error::Invalid(format!(
+                    "options: one is empty or longer than {} characters",
+                    limits::OPTION_CHARACTERS
+                )));
+            }
+            if question.options[..place].contains(option) {
+                return Err(Error::Invalid(format!("options: `{option}` stands there twice")));
+            }
+        }
+        let texts = question.options.iter().chain([&question.text]);
+        if texts.into_iter().any(|text| text.contains('\0')) {
+            return Err(Error::Invalid("question: holds the character U+0000".into()));
+        }
+        let details = json_object("details", &question.details, limits::SMALL_JSON_BYTES)?;
+        if question.expires_in.is_some_and(|ms| !limits::EXPIRES_MS.contains(&ms)) {
+            return Err(Error::Invalid("expires_in_ms: is not a second to 30 days".into()));
+        }
+        if self.questions.len() >= limits::QUESTIONS {
+            return Err(Error::Limit(format!("a run asks at most {}", limits::QUESTIONS)));
+        }
+        let id = QuestionId::from(self.next_id().as_str());
+        self.questions.push(Question {
+            id: id.clone(),
+            text: question.text.clone(),
+            options: question.options.clone(),
+            details,
+            expires_in: question.expires_in.map(Duration::from_millis),
+        });
+        Ok(id)
+    }
+
+    fn wake_after(&mut self, delay: u64, name: &str) -> Result<(), Error> {
+        if !limits::TIMER_MS.contains(&delay) {
+            return Err(Error::Invalid(format!("delay: {delay} ms is not a second to 365 days")));
+        }
+        let characters = name.chars().count();
+        if !(1..=limits::TIMER_NAME_CHARACTERS).contains(&characters) || name.contains('\0') {
+            return Err(Error::Invalid(format!(
+                "name: is empty, longer than {} characters or holds U+0000",
+                limits::TIMER_NAME_CHARACTERS
+            )));
+        }
+        let delay = Duration::from_millis(delay);
+        if let Some((_, set)) = self.timers.iter_mut().find(|(set, _)| set == name) {
+            *set = delay;
+            return Ok(());
+        }
+        if self.timers.len() >= limits::TIMERS {
+            return Err(Error::Limit(format!("a run sets at most {} timers", limits::TIMERS)));
+        }
+        self.timers.push((name.into(), delay));
+        Ok(())
+    }
+
     fn cancel(&mut self, id: &str) -> Result<(), Error> {
         let (info, _) = self.find(id)?;
         if info.status.is_terminal() {
@@ -342,6 +435,23 @@ impl State {
         }
         self.cancelled.push(RequestId::from(id));
         Ok(())
+    }
+}
+
+/// What happened, as a wake-up's context says it.
+fn event(trigger: &Trigger) -> Value {
+    match trigger {
+        Trigger::Initial => json!({ "trigger": "initial" }),
+        Trigger::ChildComplete(child) => json!({
+            "trigger": "child_complete",
+            "completed_request_id": child.request_id,
+            "completed_result_id": child.request_id,
+        }),
+        Trigger::HitlResponse(_) => json!({ "trigger": "hitl_response" }),
+        Trigger::DeploymentSettled(_) => json!({ "trigger": "deployment_settled" }),
+        Trigger::Timer(_) => json!({ "trigger": "timer" }),
+        Trigger::Cron(_) => json!({ "trigger": "cron" }),
+        Trigger::Other(kind) => json!({ "trigger": kind }),
     }
 }
 
@@ -435,7 +545,7 @@ pub(crate) mod fake {
             with(|run| run.prompt.clone())
         }
         pub(crate) fn context() -> String {
-            with(|run| run.context.to_string())
+            with(|run| run.delivered_context().to_string())
         }
         pub(crate) fn repo_url() -> Option<String> {
             with(|run| run.repo_url.clone())
@@ -479,7 +589,7 @@ pub(crate) mod fake {
                     status: child.status,
                 }),
                 Trigger::HitlResponse(answer) => types::Trigger::HitlResponse(types::Answer {
-                    question_id: answer.question_id,
+                    question_id: answer.question_id.to_string(),
                     response: answer.response,
                     answered_by: answer.answered_by,
                 }),
@@ -514,7 +624,7 @@ pub(crate) mod fake {
     pub(crate) mod queue {
         use super::super::with;
         use crate::bindings::eve::skill::queue::{
-            Blocking, Child, Ended, Filter, Info, NewRequest,
+            Blocking, Child, Ended, Filter, Info, NewRequest, Question,
         };
         use crate::bindings::eve::skill::types::{Error, OnFailure};
 
@@ -578,6 +688,12 @@ pub(crate) mod fake {
         }
         pub(crate) fn cancel(id: &str, _reason: Option<&str>) -> Result<(), Error> {
             with(|run| run.cancel(id))
+        }
+        pub(crate) fn ask(question: &Question) -> Result<String, Error> {
+            with(|run| run.ask(question)).map(|id| id.to_string())
+        }
+        pub(crate) fn wake_after(delay: u64, name: &str) -> Result<(), Error> {
+            with(|run| run.wake_after(delay, name))
         }
     }
 }

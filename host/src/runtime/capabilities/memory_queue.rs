@@ -3,13 +3,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use chrono::Utc;
 use futures::FutureExt as _;
 use futures::future::ready;
 
 use super::queue::{Answer, Child, Effects, QueueError, QueueFilter, QueueHost, Reservation};
-use crate::ids::RequestId;
+use crate::hitl::NewQuestion;
+use crate::ids::{QuestionId, RequestId};
 use crate::requests::{BlockerRef, BlockerState, NewRequest, Request, RequestResult, Status};
 
 /// Requests of one pretended organisation.
@@ -25,6 +27,9 @@ struct State {
     requests: BTreeMap<RequestId, (Request, Option<RequestResult>)>,
     blockers: HashMap<RequestId, Vec<BlockerState>>,
     keys: HashMap<String, ([u8; 32], RequestId)>,
+    questions: Vec<(QuestionId, NewQuestion)>,
+    /// By orchestration and name.
+    timers: BTreeMap<(RequestId, String), Duration>,
 }
 
 impl MemoryQueue {
@@ -60,6 +65,22 @@ impl MemoryQueue {
                 request.finished_at = Some(Utc::now());
             }
         }
+        state.questions.extend(effects.questions.iter().cloned());
+        for (name, delay) in &effects.timers {
+            state.timers.insert((parent, name.clone()), *delay);
+        }
+    }
+
+    /// The questions that were asked, oldest first.
+    pub fn questions(&self) -> Vec<(QuestionId, NewQuestion)> {
+        self.lock().questions.clone()
+    }
+
+    /// The timers of an orchestration by name, and after how long they go off.
+    pub fn timers(&self, of: RequestId) -> Vec<(String, Duration)> {
+        let state = self.lock();
+        let own = state.timers.iter().filter(|((orchestration, _), _)| *orchestration == of);
+        own.map(|((_, name), delay)| (name.clone(), *delay)).collect()
     }
 
     /// Ends a request.

@@ -1,8 +1,10 @@
-//! `eve:skill/queue`: create, look at and cancel requests of the run's organisation.
+//! `eve:skill/queue`: create, look at and cancel requests of the run's organisation, ask its people,
+//! set timers.
 //!
 //! Flow: a create or cancel is checked here (its form) and by the [`QueueHost`] (that what it names
-//! exists), then kept in [`Effects`], which commit with the run's result or not at all. Reads ask
-//! the host and lay the run's own effects over the answer, so that a guest sees what it has done.
+//! exists), then kept in [`Effects`], which commit with the run's result or not at all. A question
+//! and a timer name nothing that has to exist, and are only checked here. Reads ask the host and lay
+//! the run's own effects over the answer, so that a guest sees what it has done.
 //!
 //! Invariants:
 //! - Nothing here changes the database, except that an idempotency key is reserved at once.
@@ -12,6 +14,7 @@
 
 mod guest;
 mod run;
+mod weight;
 
 use std::time::Duration;
 
@@ -28,7 +31,7 @@ use crate::runtime::limits;
 
 pub(crate) use guest::guest_status;
 pub(crate) use run::Queue;
-pub(super) use run::contains;
+pub(super) use weight::contains;
 
 /// Why the host did not do what was asked. The text is for the skill's author.
 #[derive(Debug, thiserror::Error)]

@@ -1,13 +1,15 @@
 //! What a run asks of the queue, against a queue in memory.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::memory_queue::MemoryQueue;
 use super::queue::{CallError, Effects, Queue, QueueError, QueueFilter};
+use crate::hitl::NewQuestion;
 use crate::ids::RequestId;
-use crate::requests::{BlockerRef, NewRequest, Status};
+use crate::requests::{BlockerRef, NewRequest, RequestResult, Status};
 use crate::runtime::bindings::eve::skill::types;
 use crate::runtime::limits;
 
@@ -24,7 +26,20 @@ fn request(body: Value) -> NewRequest {
 }
 
 async fn one(queue: &mut Queue, body: Value) -> Result<RequestId, CallError> {
-    Ok(queue.create(vec![request(body)]).await?[0])
+    one_of(queue, body, RequestId::generate()).await
+}
+
+/// One that `run` creates.
+async fn one_of(queue: &mut Queue, body: Value, run: RequestId) -> Result<RequestId, CallError> {
+    Ok(queue.create(vec![request(body)], run).await?[0])
+}
+
+fn question(body: Value) -> NewQuestion {
+    let mut question = json!({"question": "Go on?"});
+    if let (Value::Object(question), Value::Object(body)) = (&mut question, body) {
+        question.extend(body);
+    }
+    serde_json::from_value(question).unwrap()
 }
 
 fn problem<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> QueueError {
@@ -86,13 +101,13 @@ async fn a_batch_refers_to_its_own_entries() {
         request(json!({"blocked_by": ["#0"]})),
         request(json!({"blocked_by": ["#0", {"id": "#1", "on_failure": "run"}]})),
     ];
-    let ids = queue.create(batch).await.unwrap();
+    let ids = queue.create(batch, RequestId::generate()).await.unwrap();
     let Effects { creates, .. } = queue.take_effects();
     let last: Vec<_> = creates[2].1.blocked_by.iter().map(|blocker| blocker.on).collect();
     assert_eq!(last, [BlockerRef::Id(ids[0]), BlockerRef::Id(ids[1])]);
 
     let forward = vec![request(json!({"blocked_by": ["#1"]})), request(json!({}))];
-    let error = problem(queue.create(forward).await).to_string();
+    let error = problem(queue.create(forward, RequestId::generate()).await).to_string();
     assert!(error.starts_with("requests[0].blocked_by"), "{error}");
     assert!(queue.take_effects().is_empty());
 }
@@ -176,7 +191,7 @@ async fn a_run_asks_for_only_so_much() {
     let host = Arc::new(MemoryQueue::default());
     let mut queue = queue(&host);
     for _ in 0..limits::CREATES / 1_000 {
-        queue.create(vec![request(json!({})); 1_000]).await.unwrap();
+        queue.create(vec![request(json!({})); 1_000], RequestId::generate()).await.unwrap();
     }
     assert!(matches!(problem(one(&mut queue, json!({})).await), QueueError::Limit(_)));
     assert_eq!(queue.take_effects().creates.len(), limits::CREATES);
@@ -198,4 +213,147 @@ async fn comparing_contexts_has_an_end() {
     let wanted: Vec<u32> = (0..1_000).rev().collect();
     let filter = QueueFilter { context: Some(json!({"n": wanted})), ..all() };
     assert!(matches!(problem(queue.list(filter).await), QueueError::Limit(_)));
+}
+
+#[tokio::test]
+async fn an_answer_counts_what_children_ended_with() {
+    let host = Arc::new(MemoryQueue::default());
+    let run = RequestId::generate();
+    let mut first = queue(&host);
+    let ids = first.create(vec![request(json!({})); 8], run).await.unwrap();
+    host.commit(run, &first.take_effects());
+    for (nth, id) in ids.into_iter().enumerate() {
+        assert!(queue(&host).children(run, run).await.is_ok(), "{nth}");
+        host.finish(completed(id, json!("x".repeat(limits::OUTPUT_DATA - 2))));
+    }
+    assert!(matches!(problem(queue(&host).children(run, run).await), QueueError::Limit(_)));
+}
+
+fn completed(id: RequestId, data: Value) -> RequestResult {
+    RequestResult {
+        request_id: id,
+        status: Status::Completed,
+        generation: 1,
+        summary: None,
+        data: Some(data),
+        error: None,
+        tokens_used: None,
+        cost: None,
+        attempt: 1,
+        started_at: None,
+        finished_at: chrono::Utc::now(),
+        duration_us: None,
+        cpu_us: None,
+        memory_peak_bytes: None,
+    }
+}
+
+#[tokio::test]
+async fn a_child_that_replies_cannot_wait_for_whom_it_replies_to() {
+    let host = Arc::new(MemoryQueue::default());
+    let run = existing(&host).await;
+    let mut queue = queue(&host);
+    let circle = json!({"blocked_by": [run], "reply_to": {"type": "orchestrator"}});
+    let refused = problem(one_of(&mut queue, circle.clone(), run).await);
+    assert!(
+        matches!(&refused, QueueError::Conflict(text) if text.contains("neither")),
+        "{refused}"
+    );
+    assert!(queue.take_effects().is_empty());
+
+    // What replies to nobody starts when the run's request has ended; and another's end is no circle.
+    one_of(&mut queue, json!({"blocked_by": [run]}), run).await.unwrap();
+    one(&mut queue, circle).await.unwrap();
+    assert_eq!(queue.take_effects().creates.len(), 2);
+}
+
+#[tokio::test]
+async fn questions_are_kept_until_the_run_commits() {
+    let host = Arc::new(MemoryQueue::default());
+    let mut queue = queue(&host);
+    let first = queue.ask_people(question(json!({"options": ["yes", "no"]}))).unwrap();
+    let second = queue.ask_people(question(json!({}))).unwrap();
+    assert!(first < second);
+    let refused = problem(queue.ask_people(question(json!({"options": ["a", "a"]}))));
+    assert!(matches!(&refused, QueueError::Invalid(text) if text.starts_with("options: ")));
+    assert!(host.questions().is_empty());
+
+    let effects = queue.take_effects();
+    assert!(!effects.is_empty());
+    host.commit(RequestId::generate(), &effects);
+    let ids: Vec<_> = host.questions().into_iter().map(|(id, _)| id).collect();
+    assert_eq!(ids, [first, second]);
+}
+
+#[tokio::test]
+async fn a_timer_of_the_same_name_is_moved() {
+    let host = Arc::new(MemoryQueue::default());
+    let run = RequestId::generate();
+    let mut queue = queue(&host);
+    for (name, seconds) in [("again", 5), ("late", 60), ("again", 7)] {
+        queue.wake_after(Duration::from_secs(seconds), name.into()).unwrap();
+    }
+    let effects = queue.take_effects();
+    let seconds = Duration::from_secs;
+    assert_eq!(effects.timers, [("again".into(), seconds(7)), ("late".into(), seconds(60))]);
+    host.commit(run, &effects);
+
+    queue.wake_after(seconds(90), "late".into()).unwrap();
+    host.commit(run, &queue.take_effects());
+    assert_eq!(host.timers(run), [("again".into(), seconds(7)), ("late".into(), seconds(90))]);
+    assert!(host.timers(RequestId::generate()).is_empty());
+}
+
+#[tokio::test]
+async fn a_timer_has_a_name_and_a_time() {
+    let host = Arc::new(MemoryQueue::default());
+    let mut queue = queue(&host);
+    let longest = "ä".repeat(limits::TIMER_NAME_CHARS);
+    for (delay, name) in [(*limits::TIMER.start(), "t"), (*limits::TIMER.end(), &longest)] {
+        queue.wake_after(delay, name.into()).unwrap();
+    }
+    queue.take_effects();
+    let millisecond = Duration::from_millis(1);
+    for (delay, name, said) in [
+        (*limits::TIMER.start() - millisecond, "t".to_owned(), "delay: 999 ms"),
+        (*limits::TIMER.end() + millisecond, "t".to_owned(), "365 days"),
+        (Duration::from_millis(u64::MAX), "t".to_owned(), "365 days"),
+        (Duration::from_secs(1), String::new(), "name: must not be empty"),
+        (Duration::from_secs(1), longest + "x", "name: longer than 255"),
+        (Duration::from_secs(1), "a\0".to_owned(), "U+0000"),
+    ] {
+        let refused = problem(queue.wake_after(delay, name));
+        assert!(matches!(&refused, QueueError::Invalid(text) if text.contains(said)), "{refused}");
+    }
+    assert!(queue.take_effects().is_empty());
+}
+
+#[tokio::test]
+async fn questions_and_timers_have_an_end() {
+    let host = Arc::new(MemoryQueue::default());
+    let mut queue = queue(&host);
+    for nth in 0..limits::QUESTIONS {
+        queue.ask_people(question(json!({}))).unwrap();
+        queue.wake_after(Duration::from_secs(1), format!("timer {nth}")).unwrap();
+    }
+    assert!(matches!(problem(queue.ask_people(question(json!({})))), QueueError::Limit(_)));
+    let one_more = queue.wake_after(Duration::from_secs(1), "another".into());
+    assert!(matches!(problem(one_more), QueueError::Limit(_)));
+    queue.wake_after(Duration::from_secs(2), "timer 0".into()).unwrap();
+
+    // They share the budget of bytes with everything else.
+    let mut queue = self::queue(&host);
+    let large = json!({"context": {"x": "y".repeat(1_000_000)}});
+    for _ in 0..8 {
+        one(&mut queue, large.clone()).await.unwrap();
+    }
+    let mut asked = 0;
+    let refused = loop {
+        match queue.ask_people(question(json!({"question": "?".repeat(10_000)}))) {
+            Ok(_) => asked += 1,
+            Err(refused) => break problem(Err::<(), _>(refused)),
+        }
+    };
+    assert!(matches!(refused, QueueError::Limit(text) if text.contains("bytes")));
+    assert!(asked < limits::QUESTIONS, "{asked}");
 }

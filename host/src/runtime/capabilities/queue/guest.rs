@@ -1,10 +1,13 @@
 //! What crosses between guest and queue: the types of `wit/skill.wit` to and from ours.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::run::OwnView;
 use super::{CallError, QueueError, QueueFilter};
+use crate::hitl::{self, NewQuestion};
 use crate::ids::RequestId;
 use crate::requests::validate;
 use crate::requests::{
@@ -32,6 +35,18 @@ pub(super) fn own_info(id: RequestId, request: &NewRequest, view: &OwnView) -> w
 
 pub(super) fn info_bytes(info: &wit::Info) -> usize {
     info.prompt.len() + info.context.len() + info.metadata.len()
+}
+
+/// What a child is to the limit of an answer.
+pub(super) fn child_bytes(child: &wit::Child) -> usize {
+    let ended = child.ended.as_ref().map_or(0, |ended| {
+        let output = ended
+            .output
+            .as_ref()
+            .map_or(0, |output| output.summary.len() + output.data.as_ref().map_or(0, String::len));
+        output + ended.problem.as_ref().map_or(0, |problem| problem.message.len())
+    });
+    info_bytes(&child.request) + ended
 }
 
 pub(super) fn ended(result: RequestResult) -> wit::Ended {
@@ -163,13 +178,22 @@ fn new_request(request: wit::NewRequest) -> Result<NewRequest, QueueError> {
         config: parse("config", request.config, validate::SETTINGS_BYTES)?,
         metadata: parse("metadata", request.metadata, validate::SETTINGS_BYTES)?,
         blocked_by,
-        reply_to: request.reply_to_me.then_some(ReplyTo::Orchestrator),
+        reply_to: request.reply_to_me.then_some(ReplyTo::Orchestrator { request_id: None }),
         detached: request.detached,
         delay_ms: request.delay,
         priority: request.priority.unwrap_or(0),
         max_attempts: request.max_attempts,
         timeout_ms: request.timeout,
         idempotency_key: request.idempotency_key,
+    })
+}
+
+fn new_question(question: wit::Question) -> Result<NewQuestion, QueueError> {
+    Ok(NewQuestion {
+        question: question.text,
+        options: question.options,
+        details: parse("details", question.details, hitl::validate::DETAILS_BYTES)?,
+        expires_in_ms: question.expires_in,
     })
 }
 
@@ -231,9 +255,10 @@ type Call<T> = wasmtime::Result<Result<T, types::Error>>;
 
 impl wit::Host for Context {
     async fn create(&mut self, request: wit::NewRequest) -> Call<String> {
+        let run = self.job.id;
         answer(
             async {
-                let ids = self.queue.create(vec![new_request(request)?]).await?;
+                let ids = self.queue.create(vec![new_request(request)?], run).await?;
                 Ok(ids[0].to_string())
             }
             .await,
@@ -241,13 +266,14 @@ impl wit::Host for Context {
     }
 
     async fn create_many(&mut self, requests: Vec<wit::NewRequest>) -> Call<Vec<String>> {
+        let run = self.job.id;
         answer(
             async {
                 let requests = requests
                     .into_iter()
                     .map(new_request)
                     .collect::<Result<Vec<_>, QueueError>>()?;
-                let ids = self.queue.create(requests).await?;
+                let ids = self.queue.create(requests, run).await?;
                 Ok(ids.iter().map(RequestId::to_string).collect())
             }
             .await,
@@ -278,5 +304,18 @@ impl wit::Host for Context {
     async fn cancel(&mut self, text: String, reason: Option<String>) -> Call<()> {
         let run = self.job.id;
         answer(async { self.queue.cancel(id("id", &text)?, reason, run).await }.await)
+    }
+
+    fn ask(&mut self, question: wit::Question) -> Call<String> {
+        answer(
+            new_question(question)
+                .map_err(CallError::from)
+                .and_then(|question| self.queue.ask_people(question))
+                .map(|id| id.to_string()),
+        )
+    }
+
+    fn wake_after(&mut self, delay: u64, name: String) -> Call<()> {
+        answer(self.queue.wake_after(Duration::from_millis(delay), name))
     }
 }

@@ -2,20 +2,21 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::guest::{
-    cancelled, ended, guest_on_failure, guest_status, info_bytes, own_info, timestamp,
+    cancelled, child_bytes, ended, guest_on_failure, guest_status, info_bytes, own_info, timestamp,
 };
-use super::{CallError, Effects, QueueError, QueueFilter, QueueHost, Reservation};
-use crate::ids::RequestId;
+use super::{CallError, Effects, QueueError, QueueFilter, QueueHost, Reservation, weight};
+use crate::hitl::NewQuestion;
+use crate::ids::{QuestionId, RequestId};
 use crate::requests::validate::{self, Invalid};
-use crate::requests::{Blocker, BlockerRef, NewRequest, OnFailure, Request, Status};
+use crate::requests::{BlockerRef, NewRequest, OnFailure, Request, Status};
 use crate::runtime::bindings::eve::skill::queue as wit;
 use crate::runtime::{HostFailure, limits};
 
@@ -100,14 +101,16 @@ impl Queue {
     pub(in crate::runtime::capabilities) async fn create(
         &mut self,
         requests: Vec<NewRequest>,
+        run: RequestId,
     ) -> Result<Vec<RequestId>, CallError> {
         if self.effects.creates.len() + requests.len() > limits::CREATES {
             return Err(over(format!("a run creates at most {} requests", limits::CREATES)));
         }
         for (index, request) in requests.iter().enumerate() {
             request.validate(index).map_err(|invalid| in_batch(&requests, index, invalid))?;
+            not_in_a_circle(request, run)?;
         }
-        let bytes = requests.iter().map(weight).sum();
+        let bytes = requests.iter().map(weight::request).sum();
         self.afford(bytes)?;
 
         let mut external: Vec<RequestId> = requests
@@ -296,6 +299,43 @@ impl Queue {
         Ok(())
     }
 
+    pub(in crate::runtime::capabilities) fn ask_people(
+        &mut self,
+        question: NewQuestion,
+    ) -> Result<QuestionId, CallError> {
+        question.validate().map_err(QueueError::from)?;
+        if self.effects.questions.len() >= limits::QUESTIONS {
+            return Err(over(format!("a run asks at most {} questions", limits::QUESTIONS)));
+        }
+        let bytes = weight::question(&question);
+        self.afford(bytes)?;
+        self.bytes += bytes;
+        let id = QuestionId::generate();
+        self.effects.questions.push((id, question));
+        Ok(id)
+    }
+
+    /// Sets a timer, or moves the one of that name that this run has set before.
+    pub(in crate::runtime::capabilities) fn wake_after(
+        &mut self,
+        delay: Duration,
+        name: String,
+    ) -> Result<(), CallError> {
+        check_timer(delay, &name)?;
+        if let Some((_, set)) = self.effects.timers.iter_mut().find(|(set, _)| *set == name) {
+            *set = delay;
+            return Ok(());
+        }
+        if self.effects.timers.len() >= limits::TIMERS {
+            return Err(over(format!("a run sets at most {} timers", limits::TIMERS)));
+        }
+        let bytes = weight::timer(&name);
+        self.afford(bytes)?;
+        self.bytes += bytes;
+        self.effects.timers.push((name, delay));
+        Ok(())
+    }
+
     pub(in crate::runtime::capabilities) async fn get(
         &self,
         id: RequestId,
@@ -357,7 +397,7 @@ impl Queue {
             let fits = filter.before.is_none_or(|before| *id < before)
                 && (filter.statuses.is_empty() || filter.statuses.contains(&view.status))
                 && filter.worker_type.as_ref().is_none_or(|wanted| *wanted == request.worker_type);
-            let contains = |wanted| contains(&request.context, wanted, &mut steps);
+            let contains = |wanted| weight::contains(&request.context, wanted, &mut steps);
             if fits && filter.context.as_ref().map(contains).transpose()?.unwrap_or(true) {
                 found.push((*id, own_info(*id, request, view)));
                 if found.len() == filter.limit as usize {
@@ -392,7 +432,7 @@ impl Queue {
                 children.push(wit::Child { request: own_info(*id, request, view), ended: gone });
             }
         }
-        bounded(children.iter().map(|child| info_bytes(&child.request)).sum())?;
+        bounded(children.iter().map(child_bytes).sum())?;
         Ok(children)
     }
 
@@ -465,6 +505,37 @@ impl Queue {
     }
 }
 
+fn check_timer(delay: Duration, name: &str) -> Result<(), QueueError> {
+    if !limits::TIMER.contains(&delay) {
+        return Err(QueueError::Invalid(format!(
+            "delay: {} ms is not between a second and 365 days",
+            delay.as_millis()
+        )));
+    }
+    if name.is_empty() {
+        return Err(QueueError::Invalid("name: must not be empty".into()));
+    }
+    if name.chars().nth(limits::TIMER_NAME_CHARS).is_some() {
+        return Err(QueueError::Invalid(format!(
+            "name: longer than {} characters",
+            limits::TIMER_NAME_CHARS
+        )));
+    }
+    Ok(validate::text("name", name, usize::MAX)?)
+}
+
+/// Refuses what could never start: the orchestration waits for the child, the child for it. Longer
+/// circles are found under the locks of the commit.
+fn not_in_a_circle(request: &NewRequest, run: RequestId) -> Result<(), QueueError> {
+    let waits_for_run = request.blocked_by.iter().any(|blocker| blocker.on == BlockerRef::Id(run));
+    if request.reply_to.is_some() && waits_for_run {
+        return Err(QueueError::Conflict(format!(
+            "blocked_by: a request that replies to {run} cannot wait for it: neither would ever go on"
+        )));
+    }
+    Ok(())
+}
+
 /// An id that stands for whatever request has this idempotency key.
 fn stand_in(key: &str) -> RequestId {
     let digest: [u8; 32] = Sha256::digest(key).into();
@@ -473,7 +544,7 @@ fn stand_in(key: &str) -> RequestId {
     RequestId(uuid::Uuid::from_bytes(id))
 }
 
-fn over(message: String) -> CallError {
+pub(super) fn over(message: String) -> CallError {
     QueueError::Limit(message).into()
 }
 
@@ -492,71 +563,5 @@ fn in_batch(requests: &[NewRequest], index: usize, invalid: Invalid) -> QueueErr
     match requests.len() {
         1 => invalid.into(),
         _ => QueueError::Invalid(format!("requests[{index}].{invalid}")),
-    }
-}
-
-/// What a request weighs among the effects: its text, and a flat rate for the rest.
-fn weight(request: &NewRequest) -> usize {
-    const FLAT: usize = 256;
-    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    FLAT + request.prompt.len()
-        + json_weight(&request.context)
-        + json_weight(&request.config)
-        + json_weight(&request.metadata)
-        + text(&request.repo_url)
-        + text(&request.branch)
-        + text(&request.idempotency_key)
-        + request.blocked_by.len() * size_of::<Blocker>()
-}
-
-/// What a JSON value takes in memory, roughly: `[[],[],…]` takes ten times its text.
-fn json_weight(value: &Value) -> usize {
-    size_of::<Value>()
-        + match value {
-            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-            Value::String(text) => text.len(),
-            Value::Array(items) => items.iter().map(json_weight).sum(),
-            Value::Object(members) => {
-                members.iter().map(|(key, value)| key.len() + json_weight(value)).sum()
-            }
-        }
-}
-
-/// Whether `value` contains `wanted` as Postgres' `@>` has it: objects member by member, every
-/// element of a wanted array in some element, scalars as they are.
-/// <https://www.postgresql.org/docs/current/datatype-json.html#JSON-CONTAINMENT>
-pub(in crate::runtime::capabilities) fn contains(
-    value: &Value,
-    wanted: &Value,
-    steps: &mut usize,
-) -> Result<bool, CallError> {
-    *steps = steps.checked_sub(1).ok_or_else(|| {
-        over("the filter takes too long to compare with this run's own requests".into())
-    })?;
-    match (value, wanted) {
-        (Value::Object(value), Value::Object(wanted)) => {
-            for (key, wanted) in wanted {
-                match value.get(key) {
-                    Some(value) if contains(value, wanted, steps)? => {}
-                    _ => return Ok(false),
-                }
-            }
-            Ok(true)
-        }
-        (Value::Array(value), Value::Array(wanted)) => {
-            'wanted: for wanted in wanted {
-                for value in value {
-                    if contains(value, wanted, steps)? {
-                        continue 'wanted;
-                    }
-                }
-                return Ok(false);
-            }
-            Ok(true)
-        }
-        (Value::Number(value), Value::Number(wanted)) => {
-            Ok(value == wanted || value.as_f64() == wanted.as_f64())
-        }
-        (value, wanted) => Ok(value == wanted),
     }
 }
