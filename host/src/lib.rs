@@ -15,6 +15,7 @@ pub mod requests;
 pub mod roles;
 pub mod runtime;
 pub mod scheduler;
+pub mod schedules;
 pub mod skills;
 pub mod telemetry;
 pub mod tenancy;

@@ -552,7 +552,7 @@ async fn try_with_graph(
     // The organisation is the leased row's, not the worker's memory of it.
     let tenant = Tenant::proven(crate::ids::OrgId(own.org_id));
     let actor = Actor::Run { request: finished.run.id, user: finished.run.user_id };
-    let origin = Origin { actor: actor.clone() };
+    let origin = Origin { actor: actor.clone(), schedule: None };
     let mut ripple = Ripple::default();
     if !prepared.is_empty() {
         let parent = Parent {

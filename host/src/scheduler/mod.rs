@@ -1,8 +1,9 @@
 //! Background duties of the control plane.
 //!
-//! Flow: [`run`] ticks. *Promotion* (scheduled requests whose time has come) is done by every control
-//! plane at once, skipping locked rows. *Rescue*, *expiry of held edges* and *partitions* are done by
-//! one, under a leased, epoch-numbered leadership.
+//! Flow: [`run`] ticks. *Promotion* (scheduled requests whose time has come) and *schedules* (requests
+//! that are due again) are done by every control plane at once, skipping locked rows. *Rescue*, *expiry
+//! of held edges and of questions* and *partitions* are done by one, under a leased, epoch-numbered
+//! leadership.
 //!
 //! Invariants:
 //! - A duty that dies half-way leaves a committed prefix of its work; whoever leads next goes on.
@@ -18,17 +19,21 @@ use uuid::Uuid;
 
 use crate::db::{Db, Scope, Tx, is_connection_loss};
 use crate::delivery::lease::Rescuer;
+use crate::hitl::expire::expire;
 use crate::notify::Bell;
-use crate::requests::Status;
 use crate::requests::graph::{Ending, Graph, Reach, Ripple};
+use crate::requests::{Requests, Status};
+use crate::schedules::tick::tick;
 
 /// How often due requests are looked for.
 const PROMOTION_TICK: Duration = Duration::from_millis(200);
+/// How often due schedules are looked for: they are due on the minute.
+const SCHEDULE_TICK: Duration = Duration::from_secs(1);
 /// How often led duties run.
 const DUTY_TICK: Duration = Duration::from_secs(1);
 /// How long a leadership lasts without renewal, in seconds.
 const TERM: f64 = 10.0;
-/// Rows promoted, or held edges expired, in one transaction.
+/// Rows promoted, or held edges or questions expired, in one transaction.
 const BATCH: i64 = 1_000;
 /// How often partitions are looked after.
 const PARTITION_TICK: Duration = Duration::from_secs(3600);
@@ -37,7 +42,33 @@ const PARTITION_DAYS: i32 = 3;
 
 /// Runs every duty until `stop`.
 pub async fn run(db: Db, bell: Bell, stop: CancellationToken) {
-    tokio::join!(promotion(&db, &bell, &stop), led(&db, &bell, &stop));
+    tokio::join!(
+        promotion(&db, &bell, &stop),
+        schedules(&db, &bell, &stop),
+        led(&db, &bell, &stop)
+    );
+}
+
+async fn schedules(db: &Db, bell: &Bell, stop: &CancellationToken) {
+    let requests = Requests::new(db.clone(), bell.clone());
+    let mut ticks = tokio::time::interval(SCHEDULE_TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        while !stop.is_cancelled() {
+            match tick(&requests).await {
+                Ok(Some(ripple)) => bell.ripple(&ripple),
+                Ok(None) => break,
+                Err(error) => {
+                    report("firing schedules", &error);
+                    break;
+                }
+            }
+        }
+    }
 }
 
 async fn promotion(db: &Db, bell: &Bell, stop: &CancellationToken) {
@@ -105,6 +136,7 @@ async fn led(db: &Db, bell: &Bell, stop: &CancellationToken) {
             };
             rescue(db, bell, term, &mut rescuer).await?;
             expire_held(db, bell, term).await?;
+            expire_questions(db, bell, term).await?;
             if partitions_due <= Instant::now() {
                 partitions(db, term).await?;
                 partitions_due = Instant::now() + PARTITION_TICK;
@@ -246,6 +278,16 @@ async fn expire_held(db: &Db, bell: &Bell, term: Leadership) -> Result<(), sqlx:
             })
             .collect();
         let ripple = graph.end(&mut tx, endings).await?;
+        tx.commit().await?;
+        bell.ripple(&ripple);
+    }
+}
+
+/// Expires questions that nobody has answered in time.
+async fn expire_questions(db: &Db, bell: &Bell, term: Leadership) -> Result<(), sqlx::Error> {
+    loop {
+        let Some(mut tx) = term.begin(db).await? else { return Ok(()) };
+        let Some(ripple) = expire(&mut tx, BATCH).await? else { return Ok(()) };
         tx.commit().await?;
         bell.ripple(&ripple);
     }
