@@ -299,9 +299,13 @@ pub fn skill(name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// `target/debug`: tests run from `target/debug/deps`.
+/// `target/debug`: tests run from `target/debug/deps`, programs from where they are.
 fn profile_folder() -> Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let folder = test.ancestors().nth(2).context("the test binary lies nowhere")?;
-    Ok(folder.to_owned())
+    let program = std::env::current_exe()?;
+    let folder = program.parent().context("the program lies nowhere")?;
+    let folder = match folder.file_name() {
+        Some(name) if name == "deps" => folder.parent(),
+        _ => Some(folder),
+    };
+    Ok(folder.context("the program lies nowhere")?.to_owned())
 }

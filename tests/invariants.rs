@@ -3,7 +3,7 @@
 //! Flow: [`broken`] runs rules in one snapshot, so that they can be asked while everything moves.
 //!
 //! A rule is a query of the ids, as text, of the rows that break it. [`ALWAYS`] holds at any moment;
-//! [`SETTLED`] once nothing is left to do.
+//! [`SETTLED`] once nothing is left to do, and [`PLANS`] then too, of what the guest `orchestrator` does.
 
 use anyhow::{Context, Result};
 use sqlx::{AssertSqlSafe, PgPool};
@@ -105,7 +105,7 @@ pub const ALWAYS: &[Rule] = &[
         offenders: "
             SELECT c.id::text
               FROM eve.requests c
-             WHERE c.created_by ->> 'via' = 'run'
+             WHERE c.created_by ->> 'via' = 'run' AND c.id = c.orchestration_id
                AND NOT EXISTS (SELECT FROM eve.orchestration_results x
                                 WHERE x.request_id = c.parent_request_id AND x.status = 'completed'
                                   AND x.generation = c.parent_generation)
@@ -322,5 +322,100 @@ pub const SETTLED: &[Rule] = &[
                AND (SELECT count(*) FROM eve.attempts a
                      WHERE a.request_id = x.request_id AND a.generation = x.generation
                        AND a.kind = 'rescued') <> 2",
+    },
+];
+
+/// What the guest `orchestrator` promises, once nothing is left to do; see its SKILL.md.
+pub const PLANS: &[Rule] = &[
+    Rule {
+        name: "every wave has each of its children once",
+        offenders: "
+            SELECT o.id || ' generation ' || c.parent_generation || ' wave ' || (c.context ->> 'wave')
+              FROM eve.requests o
+              JOIN eve.requests c ON c.parent_request_id = o.id AND c.id = c.orchestration_id
+             WHERE o.skill = 'orchestrator' AND o.context ->> 'role' = 'orchestrator'
+               AND c.skill = 'orchestrator' AND c.context ->> 'wave' <> '0'
+               AND c.context ->> 'role' <> 'marker'
+             GROUP BY o.id, o.context, c.parent_generation, c.context ->> 'wave'
+            HAVING count(*) <> (o.context ->> 'children')::integer
+                OR count(DISTINCT c.context ->> 'n') <> (o.context ->> 'children')::integer
+                OR (c.context ->> 'wave')::integer > (o.context ->> 'waves')::integer",
+    },
+    Rule {
+        name: "no wave begins before the one before it",
+        offenders: "
+            SELECT o.id || ' generation ' || c.parent_generation
+              FROM eve.requests o
+              JOIN eve.requests c ON c.parent_request_id = o.id AND c.id = c.orchestration_id
+             WHERE o.skill = 'orchestrator' AND o.context ->> 'role' = 'orchestrator'
+               AND c.skill = 'orchestrator' AND c.context ->> 'wave' <> '0'
+               AND c.context ->> 'role' <> 'marker'
+             GROUP BY o.id, c.parent_generation
+            HAVING count(DISTINCT c.context ->> 'wave') <> max((c.context ->> 'wave')::integer)",
+    },
+    Rule {
+        name: "what an orchestration has seen is marked once",
+        offenders: "
+            SELECT c.parent_request_id || ' ' || (c.context ->> 'source')
+              FROM eve.requests c
+             WHERE c.skill = 'orchestrator' AND c.context ->> 'role' = 'marker'
+             GROUP BY c.parent_request_id, c.parent_generation, c.context ->> 'of', c.context ->> 'source'
+            HAVING count(*) > 1",
+    },
+    Rule {
+        name: "an orchestration that completed has run its plan, and knows what came of it",
+        offenders: "
+            SELECT o.id::text
+              FROM eve.requests o
+              JOIN eve.orchestration_results x ON x.request_id = o.id AND x.status = 'completed'
+              LEFT JOIN LATERAL (
+                    SELECT count(*) FILTER (WHERE c.context ->> 'role' <> 'marker') AS children,
+                           count(*) FILTER (WHERE c.context ->> 'role' <> 'marker' AND e.status = 'completed') AS completed,
+                           count(*) FILTER (WHERE c.context ->> 'role' <> 'marker' AND e.status = 'failed') AS failed,
+                           count(*) FILTER (WHERE c.context ->> 'of' = 'answer') AS answers,
+                           count(*) FILTER (WHERE c.context ->> 'of' = 'timer') AS timers
+                      FROM eve.requests c
+                      LEFT JOIN eve.orchestration_results e ON e.request_id = c.id
+                     WHERE c.parent_request_id = o.id AND c.parent_generation = x.generation
+                       AND c.id = c.orchestration_id
+                       AND (c.context ->> 'role' = 'marker' OR c.context ->> 'wave' <> '0')
+                   ) c ON true
+             WHERE o.skill = 'orchestrator' AND o.context ->> 'role' = 'orchestrator'
+               AND o.id = o.orchestration_id
+               AND (c.children <> (o.context ->> 'children')::integer * (o.context ->> 'waves')::integer
+                    OR c.children <> (x.data ->> 'children')::integer
+                    -- The loser of a race may end by itself before the run that cancels it commits.
+                    OR NOT (o.context ->> 'race')::boolean
+                       AND (c.completed <> (x.data ->> 'completed')::integer
+                            OR c.failed <> (x.data ->> 'failed')::integer)
+                    OR c.answers <> (x.data ->> 'answers')::integer
+                    OR c.timers <> (x.data ->> 'timers')::integer
+                    OR c.answers <> (o.context ->> 'ask')::boolean::integer
+                    OR c.timers <> (o.context ? 'timer_ms')::integer)",
+    },
+    Rule {
+        name: "what wake-ups saw is what was delivered to them, each once",
+        offenders: "
+            WITH seen AS (
+                SELECT w.orchestration_id AS orchestration, child.id, count(*) AS times
+                  FROM eve.run_logs l
+                  JOIN eve.requests w ON w.id = l.request_id AND w.skill = 'orchestrator'
+                 CROSS JOIN jsonb_array_elements(l.lines) AS line
+                 CROSS JOIN jsonb_array_elements(line -> 'fields') AS field
+                 CROSS JOIN unnest(string_to_array(field ->> 1, ',')) AS child (id)
+                 WHERE line ->> 'message' = 'seen' AND field ->> 0 = 'children'
+                 GROUP BY 1, 2
+            ), delivered AS (
+                SELECT i.orchestration_id AS orchestration, i.source_id::text AS id, count(*) AS times
+                  FROM eve.inbox i
+                  JOIN eve.orchestration_results w ON w.request_id = i.wakeup_id AND w.status = 'completed'
+                 WHERE i.source_kind = 'child'
+                 GROUP BY 1, 2
+            )
+            SELECT orchestration || ' child ' || id || ': seen ' || coalesce(s.times, 0)
+                   || ', delivered ' || coalesce(d.times, 0)
+              FROM seen s
+              FULL JOIN delivered d USING (orchestration, id)
+             WHERE s.times IS DISTINCT FROM d.times",
     },
 ];

@@ -49,7 +49,9 @@ impl Author {
     ) -> Author {
         Author {
             name: format!("chaos-{}-{number}", options.seed),
-            rng: StdRng::seed_from_u64(options.seed.wrapping_mul(1_000).wrapping_add(number as u64)),
+            rng: StdRng::seed_from_u64(
+                options.seed.wrapping_mul(1_000).wrapping_add(number as u64),
+            ),
             client: number % clients.len(),
             clients,
             tally,
@@ -81,8 +83,7 @@ impl Author {
     async fn create(&mut self) -> Result<()> {
         let known: Vec<Uuid> = self.known.iter().copied().collect();
         let orchestrations: Vec<Uuid> = self.orchestrations.iter().copied().collect();
-        let Batch { mut requests, joins } =
-            workload::draw(&mut self.rng, &known, &orchestrations);
+        let Batch { mut requests, joins } = workload::draw(&mut self.rng, &known, &orchestrations);
         let key = format!("{}-{}", self.name, self.work.batches.len());
         for (index, request) in requests.iter_mut().enumerate() {
             request["metadata"]["batch"] = json!(key);

@@ -125,7 +125,9 @@ async fn strike(
             ground.crash().await?;
             tally.struck(Blow::Crash);
             // Whoever dies now starts without a Postgres to start on.
-            if length > 0.5 && let Some(victim) = victim {
+            if length > 0.5
+                && let Some(victim) = victim
+            {
                 fleet.kill(victim)?;
             }
             tokio::time::sleep(within(OUTAGE)).await;

@@ -83,12 +83,7 @@ impl Fleet {
     pub fn start_workers(&mut self) -> Result<()> {
         for _ in 0..self.workers {
             let process = self.launch(Role::Worker, None)?;
-            self.members.push(Member {
-                role: Role::Worker,
-                address: None,
-                process,
-                paused: None,
-            });
+            self.members.push(Member { role: Role::Worker, address: None, process, paused: None });
         }
         Ok(())
     }
@@ -165,9 +160,10 @@ impl Fleet {
         for (mut process, deadline) in std::mem::take(&mut self.leaving) {
             match process.ended()? {
                 Some(status) if status.success() => {}
-                Some(status) => self
-                    .tally
-                    .found(format!("a worker that drained ended badly: {status}\n{}", tail(&process))),
+                Some(status) => self.tally.found(format!(
+                    "a worker that drained ended badly: {status}\n{}",
+                    tail(&process)
+                )),
                 None if now < deadline => staying.push((process, deadline)),
                 None => self.tally.found(format!(
                     "a worker that was told to stop did not within {LEAVES_WITHIN:?}\n{}",
@@ -234,9 +230,9 @@ impl Fleet {
         let (slots, grace) = (self.slots.to_string(), GRACE.to_string());
         match role {
             Role::Server => self.eve.start(["serve", "--listen", address.unwrap_or_default()]),
-            Role::Worker => self.eve.start([
-                "worker", "--type", "general", "--slots", &slots, "--grace", &grace,
-            ]),
+            Role::Worker => self
+                .eve
+                .start(["worker", "--type", "general", "--slots", &slots, "--grace", &grace]),
         }
     }
 

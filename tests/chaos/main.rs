@@ -69,7 +69,7 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) => {
-            eprintln!("seed {}: FAILED: {error:?}", options.seed);
+            eprintln!("seed {}: FAILED: {error:#}", options.seed);
             ExitCode::FAILURE
         }
     }
@@ -134,13 +134,8 @@ async fn run(options: &Options) -> Result<Vec<String>> {
             tokio::spawn(people::answer(options.seed, number, clients.clone(), tally.clone()))
         })
         .collect();
-    let enemies = tokio::spawn(enemies::attack(
-        options.clone(),
-        fleet,
-        ground,
-        tally.clone(),
-        ends.clone(),
-    ));
+    let enemies =
+        tokio::spawn(enemies::attack(options.clone(), fleet, ground, tally.clone(), ends.clone()));
 
     reached(options, &tally).await;
     over.send_replace(true);

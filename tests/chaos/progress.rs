@@ -191,7 +191,9 @@ pub async fn report(tally: std::sync::Arc<Tally>, pool: PgPool, ends: watch::Rec
             last = Instant::now();
             match seen {
                 Ok(()) => println!("{}", tally.line()),
-                Err(error) => println!("{:>5} s: nothing to see: {error}", tally.elapsed().as_secs()),
+                Err(error) => {
+                    println!("{:>5} s: nothing to see: {error}", tally.elapsed().as_secs())
+                }
             }
         }
         tokio::time::sleep(Duration::from_millis(500)).await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use eve_tests::invariants::{ALWAYS, SETTLED, broken};
+use eve_tests::invariants::{ALWAYS, PLANS, SETTLED, broken};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -41,7 +41,7 @@ pub async fn run(options: &Options) -> Result<Vec<String>> {
     let took = ended(&pool, &ids, "a fan-out of 5,000 with a collector").await?;
     println!("a fan-out of 5,000 with a collector: {took:.1?}");
 
-    let plan = json!({ "role": "orchestrator", "children": 2_000, "waves": 1, "ask": false });
+    let plan = json!({ "role": "orchestrator", "children": 2_000, "waves": 1, "ask": false, "race": false });
     let orchestrator =
         json!({ "worker_type": "general", "skill": "orchestrator", "context": plan });
     let ids = create(client, vec![orchestrator], "orchestrator").await?;
@@ -58,10 +58,9 @@ pub async fn run(options: &Options) -> Result<Vec<String>> {
     if failed > 0 {
         findings.push(format!("{failed} did not complete"));
     }
-    for rules in [ALWAYS, SETTLED] {
+    for rules in [ALWAYS, SETTLED, PLANS] {
         findings.extend(broken(&pool, rules).await?.iter().map(ToString::to_string));
     }
-    findings.extend(crate::verdict::plans(&pool).await?);
     drop((fleet, clients));
     ground.stop().await?;
     Ok(findings)

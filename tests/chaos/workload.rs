@@ -20,7 +20,9 @@ pub struct Batch {
 /// them that may still be open.
 pub fn draw(rng: &mut StdRng, known: &[Uuid], orchestrations: &[Uuid]) -> Batch {
     let shape = rng.random_range(0..100);
-    if shape >= 96 && let Some(orchestration) = orchestrations.choose(rng) {
+    if shape >= 96
+        && let Some(orchestration) = orchestrations.choose(rng)
+    {
         return Batch { requests: vec![joining(rng, *orchestration)], joins: true };
     }
     let requests = match shape {

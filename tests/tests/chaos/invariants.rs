@@ -1,7 +1,7 @@
 //! What holds at any time, whatever has been killed.
 
 use eve_tests::Platform;
-use eve_tests::invariants::{ALWAYS, Broken, Rule, SETTLED, broken};
+use eve_tests::invariants::{ALWAYS, Broken, PLANS, Rule, SETTLED, broken};
 
 /// Checks, in one snapshot, what no crash may break.
 pub async fn hold(platform: &Platform) {
@@ -12,6 +12,7 @@ pub async fn hold(platform: &Platform) {
 pub async fn settled(platform: &Platform) {
     hold(platform).await;
     check(platform, SETTLED).await;
+    check(platform, PLANS).await;
 }
 
 async fn check(platform: &Platform, rules: &[Rule]) {
