@@ -1,6 +1,7 @@
 //! The platform's processes: started, harmed, and started again, as an orchestrator of containers
 //! would.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -19,6 +20,8 @@ const GRACE: u32 = 3;
 const LEAVES_WITHIN: Duration = Duration::from_secs(60);
 /// How long a control plane may take to be ready for the first time.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+/// SIGTERM's number, the same on every Unix.
+const TERMINATED: i32 = 15;
 /// How much of a process's log is shown.
 const TAIL: usize = 4_000;
 
@@ -159,7 +162,8 @@ impl Fleet {
         let mut staying = Vec::new();
         for (mut process, deadline) in std::mem::take(&mut self.leaving) {
             match process.ended()? {
-                Some(status) if status.success() => {}
+                // Told before it had got as far as to listen for it: it held nothing yet.
+                Some(status) if status.success() || status.signal() == Some(TERMINATED) => {}
                 Some(status) => self.tally.found(format!(
                     "a worker that drained ended badly: {status}\n{}",
                     tail(&process)
