@@ -128,7 +128,7 @@ pub(crate) struct Leadership {
     epoch: i64,
 }
 
-const DUTIES: &str = "duties";
+pub(crate) const DUTIES: &str = "duties";
 
 async fn led(db: &Db, bell: &Bell, stop: &CancellationToken) {
     let holder = Uuid::now_v7();

@@ -223,7 +223,7 @@ impl<'a> Machine<'a> {
 
     /// The leadership under which duties are done.
     async fn lead(&self) -> Result<Leadership, sqlx::Error> {
-        let term = scheduler::lead(self.db, LEADER).await?;
+        let term = scheduler::lead(self.db, scheduler::DUTIES, LEADER).await?;
         term.ok_or_else(|| sqlx::Error::Protocol("somebody else leads".into()))
     }
 
@@ -264,7 +264,7 @@ impl<'a> Machine<'a> {
             None => BlockerRef::Id(self.request_id(id)),
         };
         let wanted = batch.iter().map(|new| self.new_request(new, blocker)).collect();
-        let origin = Origin { actor: Actor::Platform };
+        let origin = Origin { actor: Actor::Platform, schedule: None };
         match self.requests.create(self.tenant, &origin, wanted, None).await {
             Ok(created) => {
                 for (new, created) in batch.iter().zip(created.requests) {
