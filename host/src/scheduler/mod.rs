@@ -1,14 +1,17 @@
 //! Background duties of the control plane.
 //!
-//! Flow: [`run`] ticks. *Promotion* (scheduled requests whose time has come) and *schedules* (requests
-//! that are due again) are done by every control plane at once, skipping locked rows. *Rescue*, *expiry
-//! of held edges and of questions* and *partitions* are done by one, under a leased, epoch-numbered
-//! leadership.
+//! Flow: [`run`] ticks. *Promotion* (scheduled requests whose time has come), *timers* and *schedules*
+//! (requests that are due again) are everybody's: who finds a row locked skips it or waits for it.
+//! *Rescue*, *expiry* of held edges, of waits and of questions, and *partitions* are done by one, under a
+//! leased, epoch-numbered leadership. *Retention* is done by one as well, under a leadership of its own:
+//! its transactions take seconds, and a rescue must not wait for them.
 //!
 //! Invariants:
 //! - A duty that dies half-way leaves a committed prefix of its work; whoever leads next goes on.
 //! - Every transaction of a led duty locks its leadership row and checks the epoch: a process that was
 //!   stopped and continued wakes up in the past and changes nothing.
+
+mod waits;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,12 +20,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::db::{Db, Scope, Tx, is_connection_loss};
+use crate::db::{Db, Scope, Tx, is_connection_loss, is_deadlock};
 use crate::delivery::lease::Rescuer;
 use crate::hitl::expire::expire;
 use crate::notify::Bell;
 use crate::requests::graph::{Ending, Graph, Reach, Ripple};
 use crate::requests::{Requests, Status};
+use crate::retention::{self, Retention};
 use crate::schedules::tick::tick;
 
 /// How often due requests are looked for.
@@ -41,11 +45,12 @@ const PARTITION_TICK: Duration = Duration::from_secs(3600);
 const PARTITION_DAYS: i32 = 3;
 
 /// Runs every duty until `stop`.
-pub async fn run(db: Db, bell: Bell, stop: CancellationToken) {
+pub async fn run(db: Db, bell: Bell, retention: Retention, stop: CancellationToken) {
     tokio::join!(
         promotion(&db, &bell, &stop),
         schedules(&db, &bell, &stop),
-        led(&db, &bell, &stop)
+        led(&db, &bell, &stop),
+        retention::run(&db, retention, &stop)
     );
 }
 
@@ -84,11 +89,18 @@ async fn promotion(db: &Db, bell: &Bell, stop: &CancellationToken) {
             Ok(pending) => bell.ripple(&Ripple { pending, interrupted: Vec::new() }),
             Err(error) => report("promoting scheduled requests", &error),
         }
+        match waits::fire_timers(db).await {
+            Ok(ripple) if ripple.pending.is_empty() => {}
+            Ok(ripple) => bell.ripple(&ripple),
+            // The next tick finds them again.
+            Err(error) if is_deadlock(&error) => {}
+            Err(error) => report("firing timers", &error),
+        }
     }
 }
 
 /// Makes due requests pending; returns their worker types.
-async fn promote(db: &Db) -> Result<BTreeSet<String>, sqlx::Error> {
+pub(crate) async fn promote(db: &Db) -> Result<BTreeSet<String>, sqlx::Error> {
     let mut tx = db.begin(Scope::Engine).await?;
     let promoted = sqlx::query_scalar!(
         r#"
@@ -110,7 +122,8 @@ async fn promote(db: &Db) -> Result<BTreeSet<String>, sqlx::Error> {
 
 /// A term of leadership.
 #[derive(Debug, Clone, Copy)]
-struct Leadership {
+pub(crate) struct Leadership {
+    duty: &'static str,
     holder: Uuid,
     epoch: i64,
 }
@@ -129,13 +142,14 @@ async fn led(db: &Db, bell: &Bell, stop: &CancellationToken) {
             _ = ticks.tick() => {}
         }
         let round = async {
-            let Some(term) = lead(db, holder).await? else {
+            let Some(term) = lead(db, DUTIES, holder).await? else {
                 // Somebody else leads: what was heard before would be stale when it is our turn.
                 rescuer.lost_touch();
                 return Ok(());
             };
             rescue(db, bell, term, &mut rescuer).await?;
             expire_held(db, bell, term).await?;
+            expire_waits(db, bell, term).await?;
             expire_questions(db, bell, term).await?;
             if partitions_due <= Instant::now() {
                 partitions(db, term).await?;
@@ -149,13 +163,17 @@ async fn led(db: &Db, bell: &Bell, stop: &CancellationToken) {
             report("a background duty", &error);
         }
     }
-    if let Err(error) = resign(db, holder).await {
+    if let Err(error) = resign(db, DUTIES, holder).await {
         report("giving leadership up", &error);
     }
 }
 
-/// Takes or renews the leadership.
-async fn lead(db: &Db, holder: Uuid) -> Result<Option<Leadership>, sqlx::Error> {
+/// Takes or renews the leadership of some duties.
+pub(crate) async fn lead(
+    db: &Db,
+    duty: &'static str,
+    holder: Uuid,
+) -> Result<Option<Leadership>, sqlx::Error> {
     let mut tx = db.begin(Scope::Engine).await?;
     let epoch = sqlx::query_scalar!(
         r#"
@@ -170,22 +188,22 @@ async fn lead(db: &Db, holder: Uuid) -> Result<Option<Leadership>, sqlx::Error> 
          WHERE l.holder = $2 OR l.expires_at <= clock_timestamp()
         RETURNING epoch
         "#,
-        DUTIES,
+        duty,
         holder,
         TERM
     )
     .fetch_optional(&mut *tx)
     .await?;
     tx.commit().await?;
-    Ok(epoch.map(|epoch| Leadership { holder, epoch }))
+    Ok(epoch.map(|epoch| Leadership { duty, holder, epoch }))
 }
 
 /// Lets the next one lead at once.
-async fn resign(db: &Db, holder: Uuid) -> Result<(), sqlx::Error> {
+pub(crate) async fn resign(db: &Db, duty: &'static str, holder: Uuid) -> Result<(), sqlx::Error> {
     let mut tx = db.begin(Scope::Engine).await?;
     sqlx::query!(
         "UPDATE eve.leadership SET expires_at = '-infinity' WHERE duty = $1 AND holder = $2",
-        DUTIES,
+        duty,
         holder
     )
     .execute(&mut *tx)
@@ -196,7 +214,7 @@ async fn resign(db: &Db, holder: Uuid) -> Result<(), sqlx::Error> {
 impl Leadership {
     /// Begins a transaction of a led duty: none if the term is over. The row stays locked until the
     /// transaction ends, so that a successor waits for it.
-    async fn begin(self, db: &Db) -> Result<Option<Tx>, sqlx::Error> {
+    pub(crate) async fn begin(self, db: &Db) -> Result<Option<Tx>, sqlx::Error> {
         let mut tx = db.begin(Scope::Engine).await?;
         let holds = sqlx::query_scalar!(
             r#"
@@ -204,7 +222,7 @@ impl Leadership {
              WHERE duty = $1 AND holder = $2 AND epoch = $3 AND expires_at > clock_timestamp()
                FOR NO KEY UPDATE
             "#,
-            DUTIES,
+            self.duty,
             self.holder,
             self.epoch
         )
@@ -239,7 +257,11 @@ async fn rescue(
 }
 
 /// Cancels dependents that were held for longer than they may be.
-async fn expire_held(db: &Db, bell: &Bell, term: Leadership) -> Result<(), sqlx::Error> {
+pub(crate) async fn expire_held(
+    db: &Db,
+    bell: &Bell,
+    term: Leadership,
+) -> Result<(), sqlx::Error> {
     loop {
         let Some(mut tx) = term.begin(db).await? else { return Ok(()) };
         let expired = sqlx::query!(
@@ -283,6 +305,16 @@ async fn expire_held(db: &Db, bell: &Bell, term: Leadership) -> Result<(), sqlx:
     }
 }
 
+/// Fails orchestrations that have waited for too long.
+async fn expire_waits(db: &Db, bell: &Bell, term: Leadership) -> Result<(), sqlx::Error> {
+    loop {
+        let Some(mut tx) = term.begin(db).await? else { return Ok(()) };
+        let Some(ripple) = waits::expire(&mut tx).await? else { return Ok(()) };
+        tx.commit().await?;
+        bell.ripple(&ripple);
+    }
+}
+
 /// Expires questions that nobody has answered in time.
 async fn expire_questions(db: &Db, bell: &Bell, term: Leadership) -> Result<(), sqlx::Error> {
     loop {
@@ -306,7 +338,7 @@ async fn partitions(db: &Db, term: Leadership) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-fn report(duty: &str, error: &sqlx::Error) {
+pub(crate) fn report(duty: &str, error: &sqlx::Error) {
     match is_connection_loss(error) {
         true => tracing::debug!(duty, error = error as &dyn std::error::Error, "Postgres is away"),
         false => tracing::error!(duty, error = error as &dyn std::error::Error, "a duty failed"),

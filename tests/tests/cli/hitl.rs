@@ -14,7 +14,10 @@ async fn a_person_asks_and_another_answers() -> anyhow::Result<()> {
         .await?;
     let id = asked.id()?.to_string();
     let question = asked.json()?;
-    assert_eq!((&question["status"], &question["options"]), (&json!("open"), &json!(["yes", "no"])));
+    assert_eq!(
+        (&question["status"], &question["options"]),
+        (&json!("open"), &json!(["yes", "no"]))
+    );
 
     let open = acme.json(["hitl", "list", "--status", "open"]).await?;
     assert_eq!(open["items"][0]["id"], json!(id), "{open}");

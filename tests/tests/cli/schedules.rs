@@ -65,12 +65,10 @@ async fn a_due_schedule_creates_a_request() -> anyhow::Result<()> {
     let acme = platform.org().await?;
     acme.bash(CREATE).await?.json()?;
     // Nobody waits for nine o'clock.
-    sqlx::query(
-        "UPDATE eve.schedules SET next_at = now() - interval '3 days' WHERE org_id = $1",
-    )
-    .bind(acme.org.id)
-    .execute(&platform.pool)
-    .await?;
+    sqlx::query("UPDATE eve.schedules SET next_at = now() - interval '3 days' WHERE org_id = $1")
+        .bind(acme.org.id)
+        .execute(&platform.pool)
+        .await?;
     let id = wait_for("the schedule to fire", async || {
         let shown = acme.json(["schedule", "show", "standup"]).await.ok()?;
         shown["last_request_id"].as_str().map(str::to_owned)
