@@ -263,11 +263,11 @@ async fn keda_counts_as_it_is_written() -> anyhow::Result<()> {
     for slug in ["acme", "corp"] {
         let org = Org::create(&database, slug).await?;
         for (worker_type, status) in
-            [("general", "pending"), ("general", "waiting"), ("other", "pending")]
+            [("general", "pending"), ("general", "scheduled"), ("other", "pending")]
         {
             let insert = format!(
-                "INSERT INTO eve.queue (id, org_id, worker_type, status, priority)
-                 VALUES (gen_random_uuid(), '{}', '{worker_type}', '{status}', 0)",
+                "INSERT INTO eve.queue (id, org_id, worker_type, status, priority, run_at)
+                 VALUES (gen_random_uuid(), '{}', '{worker_type}', '{status}', 0, now())",
                 org.id
             );
             session.execute(AssertSqlSafe(insert)).await?;
