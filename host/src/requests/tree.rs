@@ -96,10 +96,11 @@ impl Requests {
                                   coalesce(sum(a.duration_us), 0)::bigint AS duration_us,
                                   coalesce(sum(a.cpu_us), 0)::bigint AS cpu_us,
                                   coalesce(max(a.memory_peak_bytes), 0) AS memory_peak_bytes,
-                                  CASE WHEN sum(a.tokens_used) > 9223372036854775807 THEN 9223372036854775807
-                    ELSE sum(a.tokens_used) END::bigint AS tokens_used,
+                                  CASE WHEN sum(a.tokens_used) > 9223372036854775807
+                                       THEN 9223372036854775807 ELSE sum(a.tokens_used) END::bigint
+                                       AS tokens_used,
                                   CASE WHEN sum(a.cost::numeric) > 1e300 THEN 1e300
-                    ELSE sum(a.cost::numeric) END::float8 AS cost
+                                       ELSE sum(a.cost::numeric) END::float8 AS cost
                              FROM (
                                    SELECT started_at, duration_us, cpu_us, memory_peak_bytes,
                                           tokens_used, cost
