@@ -78,6 +78,10 @@ id!(
     QuestionId
 );
 id!(
+    /// A schedule.
+    ScheduleId
+);
+id!(
     /// A worker process.
     WorkerId
 );

@@ -16,6 +16,7 @@ pub mod retention;
 pub mod roles;
 pub mod runtime;
 pub mod scheduler;
+pub mod schedules;
 pub mod skills;
 pub mod telemetry;
 pub mod tenancy;

@@ -74,7 +74,7 @@ pub mod testing;
 pub use data::DataError;
 pub use error::Error;
 pub use outcome::{Failure, Outcome};
-pub use request::{Answer, Completion, Request, RequestId, Settlement, Trigger};
+pub use request::{Answer, Completion, QuestionId, Request, RequestId, Settlement, Trigger};
 
 /// Makes a function the skill that the component exports.
 ///

@@ -1,6 +1,7 @@
-//! Requests of the same organisation: create more of them, look at them, cancel them.
+//! Requests of the same organisation: create more of them, look at them, cancel them; put questions
+//! to its people, and be woken later.
 //!
-//! What is created and cancelled here is checked at once and committed together with the run's
+//! What is asked for here is checked at once and committed together with the run's
 //! outcome: all of it or, when the run fails or is lost, none of it. Ids are final at once.
 //!
 //! ```
@@ -22,6 +23,8 @@
 //! # assert_eq!(run.created()[1].blocked_by, [(run.created()[0].id.clone(), OnFailure::Cancel)]);
 //! ```
 
+mod question;
+
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -35,6 +38,7 @@ use crate::request::RequestId;
 
 pub use crate::bindings::eve::skill::types::{OnFailure, Status};
 pub use crate::error::Error;
+pub use question::{NewQuestion, ask};
 
 impl Status {
     /// Whether a request of this status has ended.
@@ -123,7 +127,7 @@ impl NewRequest {
         self
     }
 
-    /// Requests that must end first, 1,000 at most: ids, or [entries](Entry) of the same batch. If
+    /// Requests that must end first, 10,000 at most: ids, or [entries](Entry) of the same batch. If
     /// one of them fails this request is cancelled, unless [`on_failure`](Self::on_failure) follows.
     pub fn blocked_by<B: Into<Blocker>>(mut self, blockers: impl IntoIterator<Item = B>) -> Self {
         self.last_named = self.fields.blocked_by.len();
@@ -152,7 +156,8 @@ impl NewRequest {
         self
     }
 
-    /// Lets the new request go on when this run's orchestrator ends.
+    /// Lets the new request go on when this run's orchestrator completes. When that fails or is
+    /// cancelled, everything that it has started is cancelled.
     pub fn detached(mut self) -> Self {
         self.fields.detached = true;
         self
@@ -498,6 +503,30 @@ pub fn blockers(id: &RequestId) -> Result<Vec<Blocking>, Error> {
 /// Cancels an open request, and by the policies of their edges its dependents.
 pub fn cancel(id: &RequestId, reason: Option<&str>) -> Result<(), Error> {
     Ok(platform::queue::cancel(id.as_str(), reason)?)
+}
+
+/// Wakes this request with [`Trigger::Timer`](crate::Trigger::Timer) of this name, once, so long
+/// after the run's commit: a second to 365 days. A timer of the same name that has not gone off yet
+/// is moved. Names have 1 to 255 characters; a run sets at most 100. Only a run that returns
+/// [`waiting`](crate::Outcome::waiting) keeps its timers.
+///
+/// ```
+/// use eve_sdk::prelude::*;
+/// use std::time::Duration;
+///
+/// fn run(request: Request) -> Result<Outcome, Failure> {
+///     match request.trigger() {
+///         Trigger::Timer(_) => Ok(Outcome::completed("time is up")),
+///         _ => {
+///             queue::wake_after(Duration::from_secs(3_600), "time is up")?;
+///             Ok(Outcome::waiting())
+///         }
+///     }
+/// }
+/// # assert!(eve_sdk::testing::Host::new().run(run).is_waiting());
+/// ```
+pub fn wake_after(delay: Duration, name: impl AsRef<str>) -> Result<(), Error> {
+    Ok(platform::queue::wake_after(milliseconds(delay), name.as_ref())?)
 }
 
 /// Begins a list of requests, newest first. Everything that is asked for must hold.

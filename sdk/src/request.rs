@@ -11,41 +11,54 @@ use crate::data::{self, DataError};
 use crate::platform;
 use crate::queue::Status;
 
-/// The id of a request: a UUID as text. It is what the platform says it is; an id that was made up
-/// or mistyped is refused by the call that it is passed to.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct RequestId(String);
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(String);
 
-impl RequestId {
-    /// The text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+        impl $name {
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(id: String) -> Self {
+                Self(id)
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(id: &str) -> Self {
+                Self(id.to_owned())
+            }
+        }
+    };
 }
 
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+id! {
+    /// The id of a request: a UUID as text. It is what the platform says it is; an id that was made
+    /// up or mistyped is refused by the call that it is passed to.
+    RequestId
 }
-
-impl AsRef<str> for RequestId {
-    fn as_ref(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for RequestId {
-    fn from(id: String) -> Self {
-        Self(id)
-    }
-}
-
-impl From<&str> for RequestId {
-    fn from(id: &str) -> Self {
-        Self(id.to_owned())
-    }
+id! {
+    /// The id of a question that was put to people.
+    QuestionId
 }
 
 /// What this run was asked to do. Every getter asks the platform, and what is not asked for costs
@@ -77,7 +90,7 @@ impl Request {
     }
 
     /// What was asked for, read into a type of the skill's own. It is a JSON object, `{}` if
-    /// nothing was given.
+    /// nothing was given. It is the same in every run of the request, whatever woke it.
     ///
     /// ```
     /// use eve_sdk::prelude::*;
@@ -93,6 +106,22 @@ impl Request {
     /// # assert!(run.failure().message().contains("missing field `text`"));
     /// ```
     pub fn context<T: DeserializeOwned>(&self) -> Result<T, DataError> {
+        let text = platform::request::context();
+        match self.trigger() {
+            Trigger::Initial => data::read("context", &text),
+            // A schedule creates a request, or wakes one that waits.
+            Trigger::Cron(_) if data::read::<Tick>("context", &text).is_err() => {
+                data::read("context", &text)
+            }
+            _ => Ok(data::read::<Envelope<T>>("context", &text)?.parent_context),
+        }
+    }
+
+    /// The context as the platform delivers it. When something woke this run it is an object that
+    /// says what: `trigger`, `completed_request_id`, `completed_result_id`, `parent_request_id`,
+    /// `parent_context` (which [`context`](Self::context) reads) and `additional_completions`. The
+    /// [`triggers`](Self::triggers) say the same in types.
+    pub fn raw_context<T: DeserializeOwned>(&self) -> Result<T, DataError> {
         data::read("context", &platform::request::context())
     }
 
@@ -126,6 +155,39 @@ impl Request {
         platform::request::additional_triggers().into_iter().map(Trigger::from).collect()
     }
 
+    /// All that this run is about: [`trigger`](Self::trigger), then the
+    /// [`additional_triggers`](Self::additional_triggers), oldest first. Every event is delivered
+    /// once.
+    ///
+    /// ```
+    /// use eve_sdk::prelude::*;
+    ///
+    /// fn run(request: Request) -> Result<Outcome, Failure> {
+    ///     for trigger in request.triggers() {
+    ///         match trigger {
+    ///             Trigger::ChildComplete(child) => log::info!("{} ended", child.request_id),
+    ///             Trigger::HitlResponse(answer) => match answer.text() {
+    ///                 Some(text) => log::info!("somebody said {text}"),
+    ///                 None => log::info!("nobody answered in time"),
+    ///             },
+    ///             Trigger::Timer(name) => log::info!("it is time to {name}"),
+    ///             _ => {}
+    ///         }
+    ///     }
+    ///     Ok(Outcome::completed(""))
+    /// }
+    /// # let run = eve_sdk::testing::Host::new()
+    /// #     .trigger(Trigger::Timer("tidy".into()))
+    /// #     .additional_trigger(Trigger::Timer("look again".into()))
+    /// #     .run(run);
+    /// # assert_eq!(run.lines().len(), 2);
+    /// ```
+    pub fn triggers(&self) -> Vec<Trigger> {
+        let mut triggers = vec![self.trigger()];
+        triggers.extend(self.additional_triggers());
+        triggers
+    }
+
     /// The request that created this one, if one did.
     pub fn parent_id(&self) -> Option<RequestId> {
         platform::request::parent_id().map(RequestId::from)
@@ -150,6 +212,22 @@ impl Request {
     pub fn deadline(&self) -> SystemTime {
         platform::time(platform::request::deadline())
     }
+}
+
+/// What of a wake-up's context is the request's own.
+#[derive(Deserialize)]
+struct Envelope<T> {
+    parent_context: T,
+}
+
+/// What only a wake-up's context has, when a schedule has woken a request.
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "that they are there is all")]
+struct Tick {
+    trigger: String,
+    parent_request_id: RequestId,
+    parent_context: serde::de::IgnoredAny,
+    additional_completions: Vec<serde::de::IgnoredAny>,
 }
 
 /// Why a run takes place.
@@ -184,12 +262,32 @@ pub struct Completion {
 /// The answer to a question that the skill had put to a person.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
-    /// The question's id.
-    pub question_id: String,
+    /// The question, as [`queue::ask`](crate::queue::ask) returned it.
+    pub question_id: QuestionId,
     /// What was answered, as JSON text; none when the question expired.
     pub response: Option<String>,
     /// The user who answered, for display; none when the question expired.
     pub answered_by: Option<String>,
+}
+
+impl Answer {
+    /// Whether nobody answered in time.
+    pub fn is_expired(&self) -> bool {
+        self.response.is_none()
+    }
+
+    /// The answer, if it is a text: what was chosen from the question's options always is.
+    pub fn text(&self) -> Option<String> {
+        self.read().ok()
+    }
+
+    /// The answer, read into a type of the skill's own.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, DataError> {
+        match &self.response {
+            Some(text) => data::read("answer", text),
+            None => Err(DataError::Missing { what: "answer" }),
+        }
+    }
 }
 
 /// A deployment that came to rest.
@@ -212,7 +310,7 @@ impl From<types::Trigger> for Trigger {
                 status: child.status,
             }),
             types::Trigger::HitlResponse(answer) => Trigger::HitlResponse(Answer {
-                question_id: answer.question_id,
+                question_id: answer.question_id.into(),
                 response: answer.response,
                 answered_by: answer.answered_by,
             }),

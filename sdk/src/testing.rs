@@ -18,25 +18,29 @@
 //! assert_eq!(run.lines()[0].message, "1 open");
 //! ```
 //!
-//! It answers as the platform does, limits included, but knows only what the test tells it and
-//! nothing of time, of workers or of other organisations. What it stands in for is proved against
+//! A [`Host`] is for one run. A skill that waits and is woken is played through with an
+//! [`Orchestration`].
+//!
+//! Both answer as the platform does, limits included, but know only what the test tells them and
+//! nothing of time, of workers or of other organisations. What they stand in for is proved against
 //! the real runtime by the platform's own tests.
 
-mod fake_state;
-
-use std::time::Duration;
+pub(crate) mod fake;
+mod orchestration;
+mod run;
+mod state;
+mod world;
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::bindings::eve::skill::types;
-use crate::log::Level;
 use crate::queue::{OnFailure, Status};
 use crate::{Failure, Outcome, Request, RequestId, Trigger};
 
-pub(crate) use fake_state::fake;
-use fake_state::{Known, State};
+pub use orchestration::Orchestration;
+pub use run::{Created, Line, Question, Run};
+use state::{Known, State};
 
 /// The host of one run: what the run was asked to do, and which other requests there are.
 #[derive(Clone, Debug)]
@@ -119,20 +123,22 @@ impl Host {
     }
 
     /// A request that an earlier run of this one created.
-    pub fn child(mut self, child: Other) -> Self {
-        self.state.add(child, |known| known.is_child = true);
+    pub fn child(mut self, mut child: Other) -> Self {
+        child.known.parent = Some(self.state.id.clone());
+        self.state.add(child.known);
         self
     }
 
     /// A request that this one was blocked by.
     pub fn blocker(mut self, blocker: Other) -> Self {
-        self.state.add(blocker, |known| known.is_blocker = true);
+        let id = self.state.add(blocker.known);
+        self.state.blocked_by.push((id, OnFailure::Cancel));
         self
     }
 
     /// Some other request of the organisation.
     pub fn other(mut self, other: Other) -> Self {
-        self.state.add(other, |_| {});
+        self.state.add(other.known);
         self
     }
 
@@ -140,24 +146,26 @@ impl Host {
     ///
     /// # Panics
     /// When the skill panics, which on the platform is a trap.
-    pub fn run(self, skill: fn(Request) -> Result<Outcome, Failure>) -> Run {
-        let installed = fake_state::Installed::new(self.state);
-        let ended = crate::__export::run(skill);
-        let state = installed.take();
-        let mut end = ended.map_err(|failure| match failure {
-            types::Failure::Retryable(message) => Failure::Retryable(message),
-            types::Failure::Permanent(message) => Failure::Permanent(message),
-        });
-        if matches!(end, Ok(types::Outcome::Waiting(_))) && !state.has_something_outstanding() {
-            end =
-                Err(Failure::permanent("waiting, while nothing is outstanding that could wake it"));
-        }
-        let (created, cancelled) = match end {
-            Ok(_) => (state.created, state.cancelled),
-            Err(_) => (Vec::new(), Vec::new()),
+    pub fn run(self, skill: Skill) -> Run {
+        let (ended, state) = fake::run(self.state, skill);
+        let mut end = match ended {
+            Ok(ended) => ended.map_err(|failure| (failure, "failed")),
+            Err(panic) => std::panic::resume_unwind(panic),
         };
-        Run { end, lines: state.lines, created, cancelled }
+        if matches!(end, Ok(types::Outcome::Waiting(_))) && !state.has_something_outstanding() {
+            end = Err(nothing_to_wait_for());
+        }
+        Run::of(state, end)
     }
+}
+
+/// A skill: the function that `#[eve_sdk::skill]` stands on.
+pub type Skill = fn(Request) -> Result<Outcome, Failure>;
+
+/// What a run that waits for nothing fails with.
+fn nothing_to_wait_for() -> (Failure, &'static str) {
+    let message = "waiting, while nothing is outstanding that could wake it";
+    (Failure::permanent(message), "nothing_to_wait_for")
 }
 
 /// Another request of the organisation, as the test wants it to stand.
@@ -175,7 +183,7 @@ impl Other {
     /// One that completed with this data.
     pub fn completed(data: &impl Serialize) -> Self {
         let mut known = Known::new(Status::Completed);
-        known.data = Some(written("data", data).to_string());
+        known.output.data = Some(written("data", data).to_string());
         Self { known }
     }
 
@@ -195,169 +203,27 @@ impl Other {
 
     /// Its id; one is made up unless this is called.
     pub fn id(mut self, id: impl Into<RequestId>) -> Self {
-        self.known.id = Some(id.into());
+        self.known.asked.id = id.into();
         self
     }
 
     /// Its prompt.
     pub fn prompt(mut self, prompt: impl Into<String>) -> Self {
-        self.known.prompt = prompt.into();
+        self.known.asked.prompt = prompt.into();
         self
     }
 
     /// Its context; a JSON object.
     pub fn context(mut self, context: impl Serialize) -> Self {
-        self.known.context = object("context", context);
+        self.known.asked.context = object("context", context);
         self
     }
 
     /// The summary that it completed with.
     pub fn summary(mut self, summary: impl Into<String>) -> Self {
-        self.known.summary = summary.into();
+        self.known.output.summary = summary.into();
         self
     }
-}
-
-/// What a run came to: how it ended, what it wrote and, if it did not fail, what it asked for.
-#[derive(Clone, Debug)]
-pub struct Run {
-    end: Result<types::Outcome, Failure>,
-    lines: Vec<Line>,
-    created: Vec<Created>,
-    cancelled: Vec<RequestId>,
-}
-
-impl Run {
-    /// Whether it returned [`Outcome::waiting`].
-    pub fn is_waiting(&self) -> bool {
-        matches!(self.end, Ok(types::Outcome::Waiting(_)))
-    }
-
-    /// The summary that it completed with.
-    ///
-    /// # Panics
-    /// When it did not complete.
-    #[track_caller]
-    pub fn summary(&self) -> &str {
-        &self.completed().summary
-    }
-
-    /// The data that it completed with.
-    ///
-    /// # Panics
-    /// When it did not complete, or without data, or when the data is of another shape.
-    #[track_caller]
-    pub fn output<T: DeserializeOwned>(&self) -> T {
-        match self.completed().data.as_deref().map(serde_json::from_str) {
-            Some(Ok(data)) => data,
-            Some(Err(error)) => panic!("the run's data is of another shape: {error}"),
-            None => panic!("the run completed without data"),
-        }
-    }
-
-    /// Language-model tokens that it says it used.
-    ///
-    /// # Panics
-    /// When it did not complete.
-    #[track_caller]
-    pub fn tokens(&self) -> Option<u64> {
-        self.completed().tokens_used
-    }
-
-    /// Dollars that it says it cost.
-    ///
-    /// # Panics
-    /// When it did not complete.
-    #[track_caller]
-    pub fn cost(&self) -> Option<f64> {
-        self.completed().cost
-    }
-
-    /// How it failed.
-    ///
-    /// # Panics
-    /// When it did not fail.
-    #[track_caller]
-    pub fn failure(&self) -> &Failure {
-        match &self.end {
-            Err(failure) => failure,
-            Ok(end) => panic!("the run did not fail but ended with {end:?}"),
-        }
-    }
-
-    /// The lines that it wrote to its log.
-    pub fn lines(&self) -> &[Line] {
-        &self.lines
-    }
-
-    /// The requests that it created, in order; none if it failed.
-    pub fn created(&self) -> &[Created] {
-        &self.created
-    }
-
-    /// The requests that it cancelled, in order; none if it failed.
-    pub fn cancelled(&self) -> &[RequestId] {
-        &self.cancelled
-    }
-
-    #[track_caller]
-    fn completed(&self) -> &types::Output {
-        match &self.end {
-            Ok(types::Outcome::Completed(output)) => output,
-            Ok(types::Outcome::Waiting(_)) => panic!("the run did not complete, it waits"),
-            Err(failure) => panic!("the run did not complete but failed: {failure}"),
-        }
-    }
-}
-
-/// A line of a run's log.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Line {
-    /// How much it matters.
-    pub level: Level,
-    /// The text.
-    pub message: String,
-    /// Name-value pairs that belong to it.
-    pub fields: Vec<(String, String)>,
-}
-
-/// A request that a run created.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Created {
-    /// The id that the run was given for it.
-    pub id: RequestId,
-    /// The pool that is to run it.
-    pub worker_type: String,
-    /// The skill that it names.
-    pub skill: Option<String>,
-    /// What is wanted, in words.
-    pub prompt: String,
-    /// What is wanted, for programs.
-    pub context: Value,
-    /// The repository that it is about.
-    pub repo_url: Option<String>,
-    /// The branch that it is about.
-    pub branch: Option<String>,
-    /// Settings for the skill.
-    pub config: Value,
-    /// Labels.
-    pub metadata: Value,
-    /// What it waits for; entries of a batch stand here with the ids that they were given.
-    pub blocked_by: Vec<(RequestId, OnFailure)>,
-    /// Whether its end wakes the orchestrator.
-    pub reply_to_me: bool,
-    /// Whether it goes on when the orchestrator ends.
-    pub detached: bool,
-    /// Earliest start, counted from the commit.
-    pub delay: Option<Duration>,
-    /// -100 to 100, lower first.
-    pub priority: i16,
-    /// How many times a retryable failure is tried in all.
-    pub max_attempts: u16,
-    /// Wall-clock limit of a run.
-    pub timeout: Option<Duration>,
-    /// Its idempotency key.
-    pub idempotency_key: Option<String>,
 }
 
 #[track_caller]

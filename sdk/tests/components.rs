@@ -71,21 +71,21 @@ fn a_skill_imports_only_what_it_uses() {
     assert_eq!(granted("noop"), ["eve:skill/log@0.1.0: log"]);
     assert_eq!(
         granted("echo"),
-        ["eve:skill/log@0.1.0: log", "eve:skill/request@0.1.0: context prompt"]
+        ["eve:skill/log@0.1.0: log", "eve:skill/request@0.1.0: context prompt trigger"]
     );
     assert_eq!(
         granted("text-stats"),
         [
             "eve:skill/log@0.1.0: log",
             "eve:skill/queue@0.1.0: blockers result",
-            "eve:skill/request@0.1.0: context id",
+            "eve:skill/request@0.1.0: context id trigger",
         ]
     );
 }
 
 #[test]
 fn nothing_of_wasi_is_imported_unless_built_for_it() {
-    for name in ["noop", "echo", "text-stats", "hostile"] {
+    for name in ["noop", "echo", "text-stats", "release-notes", "hostile", "orchestrator"] {
         let names: Vec<String> = imports(name).into_keys().collect();
         assert!(names.iter().all(|name| name.starts_with("eve:skill/")), "{name}: {names:?}");
     }

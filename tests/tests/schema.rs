@@ -121,6 +121,14 @@ async fn furnish(session: &mut PgConnection, org: Uuid) -> anyhow::Result<()> {
               VALUES ('{org}', '{id}', gen_random_uuid());
          INSERT INTO eve.inbox (orchestration_id, org_id, source_kind, source_id)
               VALUES ('{id}', '{org}', 'child', '{id}');
+         INSERT INTO eve.timers (orchestration_id, org_id, id, name, due_at)
+              VALUES ('{id}', '{org}', '{id}', 'later', now());
+         INSERT INTO eve.hitl_requests (id, org_id, question, created_by, expires_at)
+              VALUES ('{id}', '{org}', '?', '{{}}', now());
+         INSERT INTO eve.schedules (id, org_id, name, cron, timezone, template, created_by)
+              VALUES ('{id}', '{org}', 'daily', '@daily', 'UTC', '{{}}', '{{}}');
+         INSERT INTO eve.schedule_ticks (schedule_id, tick, org_id, outcome)
+              VALUES ('{id}', now(), '{org}', 'skipped');
          INSERT INTO eve.idempotency_keys (org_id, key, body_hash, request_ids)
               VALUES ('{org}', 'key', sha256('body'), '{{}}');
          INSERT INTO eve.audit_log (id, org_id, actor, action, target)

@@ -1,4 +1,4 @@
-//! JSON on the command line: as it stands, `@file`, or `-` for standard input.
+//! JSON on the command line: as it stands, `@file`, or `-` (or `@-`) for standard input.
 
 use std::fmt;
 use std::io::Read;
@@ -37,7 +37,7 @@ enum Origin {
 impl Inputs {
     /// Fetches the text behind an argument.
     pub fn read(&mut self, flag: &'static str, argument: &str) -> Result<Document, Error> {
-        let (origin, text) = if argument == "-" {
+        let (origin, text) = if matches!(argument, "-" | "@-") {
             if let Some(other) = self.stdin_taken_by.replace(flag) {
                 return Err(Error::usage_hint(
                     format!("{other} and {flag} cannot both be read from standard input"),
@@ -237,8 +237,10 @@ mod tests {
     #[test]
     fn standard_input_is_read_once_only() {
         let mut inputs = Inputs { stdin_taken_by: Some("--tasks") };
-        let error = inputs.read("--context", "-").err().expect("refused");
-        assert!(said(error).contains("--tasks and --context"));
+        for argument in ["-", "@-"] {
+            let error = inputs.read("--context", argument).err().expect("refused");
+            assert!(said(error).contains("--context cannot both"));
+        }
     }
 
     proptest::proptest! {

@@ -16,6 +16,7 @@ mod completions;
 mod context;
 pub(crate) mod duration;
 mod error;
+mod hitl;
 mod json;
 mod login;
 mod member;
@@ -23,6 +24,7 @@ mod org;
 mod output;
 mod request;
 mod result;
+mod schedule;
 mod skill;
 mod token;
 mod worker_type;
@@ -82,6 +84,10 @@ pub enum Command {
     #[command(subcommand)]
     Result(result::Command),
     #[command(subcommand)]
+    Hitl(hitl::Command),
+    #[command(subcommand)]
+    Schedule(schedule::Command),
+    #[command(subcommand)]
     Skill(skill::Command),
     #[command(subcommand)]
     WorkerType(worker_type::Command),
@@ -106,6 +112,8 @@ pub async fn run(command: Command, globals: Globals, whole: fn() -> clap::Comman
     let done = match command {
         Command::Request(command) => request::run(command, &globals, &out).await,
         Command::Result(command) => result::run(command, &globals, &out).await,
+        Command::Hitl(command) => hitl::run(command, &globals, &out).await,
+        Command::Schedule(command) => schedule::run(command, &globals, &out).await,
         Command::Skill(command) => skill::run(command, &globals, &out).await,
         Command::WorkerType(command) => worker_type::run(command, &globals, &out).await,
         Command::Org(command) => org::run(command, &globals, &out).await,

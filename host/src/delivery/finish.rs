@@ -17,9 +17,7 @@ use crate::hitl;
 use crate::ids::WorkerId;
 use crate::requests::graph::{Columns, Ending, Graph, Reach, Ripple};
 use crate::requests::insert::{self, Parent, Prepared};
-use crate::requests::{
-    FailureCode, LogLine, Origin, Problem, RequestError, Status, orchestration,
-};
+use crate::requests::{FailureCode, LogLine, Origin, Problem, RequestError, Status, orchestration};
 use crate::runtime::Effects;
 use crate::tenancy::{Actor, Tenant, audit};
 
@@ -552,7 +550,7 @@ async fn try_with_graph(
     // The organisation is the leased row's, not the worker's memory of it.
     let tenant = Tenant::proven(crate::ids::OrgId(own.org_id));
     let actor = Actor::Run { request: finished.run.id, user: finished.run.user_id };
-    let origin = Origin { actor: actor.clone() };
+    let origin = Origin { actor, schedule: None };
     let mut ripple = Ripple::default();
     if !prepared.is_empty() {
         let parent = Parent {
@@ -576,9 +574,11 @@ async fn try_with_graph(
     for (target, reason) in &finished.effects.cancels {
         // Another organisation's request does not exist for it; one that ended meanwhile has ended; a
         // wake-up goes with its orchestration only.
-        let is_own = graph.live.get(&target.0).is_some_and(|live| {
-            live.org_id == tenant.org().0 && live.wakes.is_none()
-        }) || prepared.iter().any(|created| created.id == *target);
+        let is_own = graph
+            .live
+            .get(&target.0)
+            .is_some_and(|live| live.org_id == tenant.org().0 && live.wakes.is_none())
+            || prepared.iter().any(|created| created.id == *target);
         if is_own && target.0 != orchestration {
             let message = reason.clone().unwrap_or_else(|| format!("cancelled by request {id}"));
             endings.push(Ending::without_run(target.0, Status::Cancelled, "cancelled", message));

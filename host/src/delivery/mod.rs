@@ -17,3 +17,6 @@ pub mod finish;
 pub mod guest;
 
 pub mod lease;
+
+#[cfg(test)]
+mod proof;

@@ -5,23 +5,22 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use uuid::Uuid;
 
 use super::problem::Problem;
-use crate::ids::RequestId;
 
 /// Of the layout below.
 const VERSION: u8 = 1;
 
-/// The cursor that continues after this request.
-pub fn encode(last: RequestId) -> String {
+/// The cursor that continues after the thing with this id.
+pub fn encode(last: impl Into<Uuid>) -> String {
     let mut bytes = [VERSION; 17];
-    bytes[1..].copy_from_slice(last.0.as_bytes());
+    bytes[1..].copy_from_slice(last.into().as_bytes());
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// The request after which to continue.
-pub fn decode(text: &str) -> Result<RequestId, Problem> {
+/// The id of the thing after which to continue.
+pub fn decode<Id: From<Uuid>>(text: &str) -> Result<Id, Problem> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok();
     match bytes.as_deref() {
-        Some([VERSION, id @ ..]) => Uuid::from_slice(id).ok().map(RequestId),
+        Some([VERSION, id @ ..]) => Uuid::from_slice(id).ok().map(Id::from),
         _ => None,
     }
     .ok_or_else(|| Problem::invalid("cursor", "is not a `next_cursor` of this list"))
@@ -30,11 +29,12 @@ pub fn decode(text: &str) -> Result<RequestId, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::RequestId;
 
     #[test]
     fn a_cursor_comes_back_as_it_was() {
         let id = RequestId::generate();
-        assert_eq!(decode(&encode(id)).unwrap(), id);
+        assert_eq!(decode::<RequestId>(&encode(id)).unwrap(), id);
     }
 
     #[test]
@@ -43,7 +43,7 @@ mod tests {
         let other_version = URL_SAFE_NO_PAD.encode([2; 17]);
         for text in ["", "x", "💥", "../../etc/passwd", &id[1..], &format!("{id}A"), &other_version]
         {
-            assert!(decode(text).is_err(), "{text}");
+            assert!(decode::<RequestId>(text).is_err(), "{text}");
         }
     }
 }

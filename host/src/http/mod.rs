@@ -31,10 +31,15 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::OpenApi;
 
 pub use problem::{Kind, Problem, ProblemDetails};
-pub use routes::{Batch, CreatedBatch, IssuedToken, Items, Logs, Me, RequestPage};
+pub use routes::{
+    Answer, Ask, Batch, CreatedBatch, IssuedToken, Items, Logs, Me, QuestionPage, RequestPage,
+    SchedulePage,
+};
 
 use crate::db::Db;
+use crate::hitl::Questions;
 use crate::requests::Requests;
+use crate::schedules::Schedules;
 use crate::skills::upload::Uploads;
 use crate::tenancy::auth::Authenticator;
 use extract::BodyLimit;
@@ -61,6 +66,8 @@ const DRAIN_TIME: Duration = Duration::from_secs(20);
 pub struct AppState {
     pub(crate) db: Db,
     pub(crate) requests: Requests,
+    pub(crate) questions: Questions,
+    pub(crate) schedules: Schedules,
     pub(crate) auth: Authenticator,
     pub(crate) uploads: Uploads,
     hub: Hub,
@@ -84,7 +91,21 @@ impl AppState {
         let hub = Hub::start(db.clone(), requests.clone(), shutdown.clone());
         let document = Arc::new(document());
         let gauges = routes::Gauges::default();
-        Self { db, requests, auth, uploads, hub, gauges, prometheus, document, shutdown }
+        let questions = Questions::new(db.clone(), requests.bell.clone());
+        let schedules = Schedules::new(requests.clone());
+        Self {
+            db,
+            requests,
+            questions,
+            schedules,
+            auth,
+            uploads,
+            hub,
+            gauges,
+            prometheus,
+            document,
+            shutdown,
+        }
     }
 }
 

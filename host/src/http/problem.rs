@@ -14,7 +14,9 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::db;
+use crate::hitl::HitlError;
 use crate::requests::RequestError;
+use crate::schedules::ScheduleError;
 use crate::skills::store::SkillError;
 use crate::skills::upload::UploadError;
 use crate::tenancy::TenancyError;
@@ -276,6 +278,28 @@ impl From<RequestError> for Problem {
             RequestError::Conflict(message) => Problem::new(Kind::Conflict, message),
             RequestError::NothingToWaitFor => Problem::new(Kind::Conflict, error.to_string()),
             RequestError::Database { source, .. } => Problem::of_failure(is_outage(source), error),
+        }
+    }
+}
+
+impl From<HitlError> for Problem {
+    fn from(error: HitlError) -> Self {
+        match &error {
+            HitlError::NotFound(_) => Problem::new(Kind::NotFound, error.to_string()),
+            HitlError::Invalid { field, message } => Problem::invalid(field, message),
+            HitlError::Conflict(message) => Problem::new(Kind::Conflict, message),
+            HitlError::Database { source, .. } => Problem::of_failure(is_outage(source), error),
+        }
+    }
+}
+
+impl From<ScheduleError> for Problem {
+    fn from(error: ScheduleError) -> Self {
+        match &error {
+            ScheduleError::NotFound(_) => Problem::new(Kind::NotFound, error.to_string()),
+            ScheduleError::Invalid { field, message } => Problem::invalid(field, message),
+            ScheduleError::Conflict(message) => Problem::new(Kind::Conflict, message),
+            ScheduleError::Database { source, .. } => Problem::of_failure(is_outage(source), error),
         }
     }
 }

@@ -9,7 +9,9 @@ use uuid::Uuid;
 use super::graph::{Graph, Reach, Ripple};
 use super::insert::{Parent, Prepared, external_blockers, insert, no_blocker};
 use super::read::Reader;
-use super::{BlockerRef, Created, NewRequest, Origin, ReplyTo, RequestError, Requests, orchestration};
+use super::{
+    BlockerRef, Created, NewRequest, Origin, ReplyTo, RequestError, Requests, orchestration,
+};
 use crate::db::{Scope, is_deadlock, is_duplicate};
 use crate::ids::RequestId;
 use crate::tenancy::Tenant;

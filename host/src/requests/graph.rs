@@ -72,8 +72,9 @@ pub struct Link {
     pub parent: Uuid,
     /// What it created, a wake-up included. It may have ended too.
     pub child: Uuid,
-    /// Whether it goes on when the parent completes.
-    pub detached: bool,
+    /// Whether it goes on when the parent completes: it is detached, or the completing run itself has
+    /// just created it.
+    pub spared: bool,
 }
 
 /// Why a request is cancelled along with another.
@@ -126,23 +127,23 @@ pub fn propagate(
     // First the whole cascade, so that a dependent which is cancelled by one blocker is not released
     // by another. What an orchestration has started goes before what waits for it: a retry revives
     // only the latter.
-    let mut ending: Vec<Uuid> = ended.iter().copied().collect();
+    let mut ending: Vec<(Uuid, bool)> = ended.iter().map(|id| (*id, well.contains(id))).collect();
     let mut passed = HashSet::new();
     loop {
-        if let Some(parent) = ending.pop() {
+        if let Some((parent, spares)) = ending.pop() {
             for link in started.get(&parent).into_iter().flatten() {
-                if link.detached && well.contains(&parent) {
+                if link.spared && spares {
                     continue;
                 }
-                if !live.contains(&link.child) {
-                    // It has ended, and what it started may not have.
-                    if passed.insert(link.child) && !ended.contains(&link.child) {
-                        ending.push(link.child);
+                if !live.contains(&link.child) || well.contains(&link.child) {
+                    // It has ended, or does so by itself, and what it started goes on for all that.
+                    if passed.insert(link.child) {
+                        ending.push((link.child, false));
                     }
                 } else if ended.insert(link.child) {
                     outcome.cancelled.insert(link.child, Cause::Orchestration(parent));
                     bad.push(link.child);
-                    ending.push(link.child);
+                    ending.push((link.child, false));
                 }
             }
             continue;
@@ -155,7 +156,7 @@ pub fn propagate(
             {
                 outcome.cancelled.insert(edge.dependent, Cause::Blocker(blocker));
                 bad.push(edge.dependent);
-                ending.push(edge.dependent);
+                ending.push((edge.dependent, false));
             }
             match edge.on_failure {
                 OnFailure::Cancel => {}
@@ -333,10 +334,8 @@ impl Graph {
             };
             all.push(Ending::without_run(*id, Status::Cancelled, code, message));
         }
-        let ended: Vec<(&Ending, &Live)> = all
-            .iter()
-            .filter_map(|ending| Some((ending, self.live.get(&ending.id)?)))
-            .collect();
+        let ended: Vec<(&Ending, &Live)> =
+            all.iter().filter_map(|ending| Some((ending, self.live.get(&ending.id)?))).collect();
         let mut ripple = Ripple::default();
         ripple.interrupted.extend(
             ended.iter().filter(|(_, live)| live.lease.is_some()).map(|(ending, _)| ending.id),
@@ -344,7 +343,8 @@ impl Graph {
         let gone: HashSet<Uuid> = ended.iter().map(|(ending, _)| ending.id).collect();
         let closing: Vec<Uuid> = ended
             .iter()
-            .filter(|(_, live)| live.orchestrates)
+            // Who has just created something may have been told of its end already.
+            .filter(|(_, live)| live.orchestrates || !self.created.is_empty())
             .map(|(ending, _)| ending.id)
             .collect();
         let events: Vec<Event> = ended
@@ -429,7 +429,7 @@ impl Below {
 /// that fail as far down as `cancel` edges lead; what orchestrations among all these have started;
 /// with every edge that leaves the cascade, and whoever is to be told.
 ///
-/// `created` is not among what an orchestration has started.
+/// The completion of whoever has started them spares `created`.
 async fn below(
     tx: &mut Tx,
     completing: &[Uuid],
@@ -442,7 +442,7 @@ async fn below(
     }
     let rows = sqlx::query!(
         r#"
-        WITH RECURSIVE ending (id, parent, detached, walks, fails) AS (
+        WITH RECURSIVE ending (id, parent, spared, walks, fails) AS (
             SELECT s.id, NULL::uuid, false,
                    coalesce((SELECT q.orchestrates FROM eve.queue q WHERE q.id = s.id), false), s.fails
               FROM (SELECT unnest($1::uuid[]), false
@@ -453,7 +453,7 @@ async fn below(
                     SELECT q.wakes, true FROM eve.queue q WHERE q.id = ANY ($2) AND q.wakes IS NOT NULL
                    ) s (id, fails)
              UNION
-            SELECT n.id, n.parent, n.detached, n.walks, true
+            SELECT n.id, n.parent, n.spared, n.walks, true
               FROM ending e
              CROSS JOIN LATERAL (
                    SELECT d.dependent_id, NULL::uuid, false,
@@ -462,15 +462,15 @@ async fn below(
                     WHERE e.fails AND d.blocker_id = e.id AND d.state = 'open' AND d.on_failure = 'cancel'
                     UNION ALL
                    -- The floor leaves out the partitions of the days before.
-                   SELECT r.id, e.id, r.detached, true
+                   SELECT r.id, e.id, r.detached OR r.id = ANY ($3), true
                      FROM eve.requests r
                     WHERE e.walks AND r.parent_request_id = e.id AND r.id > eve.uuid_floor(e.id)
-                      AND (e.fails OR NOT r.detached) AND r.id <> ALL ($3)
-                   ) n (id, parent, detached, walks)
+                      AND (e.fails OR NOT r.detached AND r.id <> ALL ($3))
+                   ) n (id, parent, spared, walks)
         ), ids AS MATERIALIZED (
             SELECT DISTINCT id FROM ending
         )
-        SELECT 'link' AS "kind!", e.parent AS "above", e.id AS "below!", e.detached AS "detached!",
+        SELECT 'link' AS "kind!", e.parent AS "above", e.id AS "below!", e.spared AS "spared!",
                NULL AS "on_failure: OnFailure"
           FROM ending e
          WHERE e.parent IS NOT NULL
@@ -498,7 +498,7 @@ async fn below(
     for row in rows {
         match (row.kind.as_str(), row.above, row.on_failure) {
             ("link", Some(parent), _) => {
-                below.links.push(Link { parent, child: row.below, detached: row.detached });
+                below.links.push(Link { parent, child: row.below, spared: row.spared });
             }
             ("edge", Some(blocker), Some(on_failure)) => {
                 below.edges.push(Edge { blocker, dependent: row.below, on_failure });
@@ -740,7 +740,7 @@ mod tests {
     }
 
     fn link(parent: u128, child: u128, detached: bool) -> Link {
-        Link { parent: id(parent), child: id(child), detached }
+        Link { parent: id(parent), child: id(child), spared: detached }
     }
 
     #[test]

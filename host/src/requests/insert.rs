@@ -347,10 +347,10 @@ async fn insert_rows(
                (id, org_id, user_id, worker_type, skill, prompt, context, repo_url, branch, config,
                 metadata, reply_to, priority, max_attempts, timeout_ms, idempotency_key,
                 root_request_id, orchestration_id, parent_request_id, parent_generation, detached,
-                created_by)
+                created_by, schedule)
         SELECT n.id, $1, $2, n.worker_type, n.skill, n.prompt, n.context, n.repo_url, n.branch,
                n.config, n.metadata, n.reply_to, n.priority, n.max_attempts, n.timeout_ms,
-               n.idempotency_key, n.root, n.id, n.parent, n.parent_generation, n.detached, $3
+               n.idempotency_key, n.root, n.id, n.parent, n.parent_generation, n.detached, $3, $22
           FROM unnest($4::uuid[], $5::text[], $6::text[], $7::text[], $8::jsonb[], $9::text[],
                       $10::text[], $11::jsonb[], $12::jsonb[], $13::jsonb[], $14::smallint[],
                       $15::smallint[], $16::bigint[], $17::text[], $18::boolean[], $19::uuid[],
@@ -380,6 +380,7 @@ async fn insert_rows(
         &roots,
         &parents as &[Option<Uuid>],
         &parent_generations as &[Option<i32>],
+        origin.schedule,
     )
     .execute(&mut **tx)
     .await

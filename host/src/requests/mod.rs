@@ -49,6 +49,8 @@ pub struct Requests {
 pub struct Origin {
     /// Who creates them.
     pub actor: Actor,
+    /// The schedule that creates them, by name.
+    pub schedule: Option<String>,
 }
 
 /// What a creation made.

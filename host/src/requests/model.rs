@@ -424,6 +424,8 @@ pub enum FailureCode {
     EffectsInvalid,
     /// The run returned `waiting` while nothing was outstanding that could wake it.
     NothingToWaitFor,
+    /// An orchestration was not woken within the time that it was willing to wait.
+    WaitTimedOut,
     /// The request names no skill that exists, or the worker type has no default.
     SkillNotFound,
     /// The skill imports what it is not granted any more.
@@ -452,6 +454,7 @@ impl FailureCode {
             FailureCode::OutputInvalid => "output_invalid",
             FailureCode::EffectsInvalid => "effects_invalid",
             FailureCode::NothingToWaitFor => "nothing_to_wait_for",
+            FailureCode::WaitTimedOut => "wait_timed_out",
             FailureCode::SkillNotFound => "skill_not_found",
             FailureCode::NotGranted => "not_granted",
             FailureCode::SkillUnloadable => "skill_unloadable",

@@ -1,14 +1,17 @@
 //! Background duties of the control plane.
 //!
-//! Flow: [`run`] ticks. *Promotion* (scheduled requests whose time has come) is done by every control
-//! plane at once, skipping locked rows. *Rescue*, *expiry of held edges* and *partitions* are done by
-//! one, under a leased, epoch-numbered leadership. *Retention* is done by one as well, under a leadership
-//! of its own: its transactions take seconds, and a rescue must not wait for them.
+//! Flow: [`run`] ticks. *Promotion* (scheduled requests whose time has come), *timers* and *schedules*
+//! (requests that are due again) are everybody's: who finds a row locked skips it or waits for it.
+//! *Rescue*, *expiry* of held edges, of waits and of questions, and *partitions* are done by one, under a
+//! leased, epoch-numbered leadership. *Retention* is done by one as well, under a leadership of its own:
+//! its transactions take seconds, and a rescue must not wait for them.
 //!
 //! Invariants:
 //! - A duty that dies half-way leaves a committed prefix of its work; whoever leads next goes on.
 //! - Every transaction of a led duty locks its leadership row and checks the epoch: a process that was
 //!   stopped and continued wakes up in the past and changes nothing.
+
+mod waits;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,20 +20,24 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::db::{Db, Scope, Tx, is_connection_loss};
+use crate::db::{Db, Scope, Tx, is_connection_loss, is_deadlock};
 use crate::delivery::lease::Rescuer;
+use crate::hitl::expire::expire;
 use crate::notify::Bell;
-use crate::requests::Status;
 use crate::requests::graph::{Ending, Graph, Reach, Ripple};
+use crate::requests::{Requests, Status};
 use crate::retention::{self, Retention};
+use crate::schedules::tick::tick;
 
 /// How often due requests are looked for.
 const PROMOTION_TICK: Duration = Duration::from_millis(200);
+/// How often due schedules are looked for: they are due on the minute.
+const SCHEDULE_TICK: Duration = Duration::from_secs(1);
 /// How often led duties run.
 const DUTY_TICK: Duration = Duration::from_secs(1);
 /// How long a leadership lasts without renewal, in seconds.
 const TERM: f64 = 10.0;
-/// Rows promoted, or held edges expired, in one transaction.
+/// Rows promoted, or held edges or questions expired, in one transaction.
 const BATCH: i64 = 1_000;
 /// How often partitions are looked after.
 const PARTITION_TICK: Duration = Duration::from_secs(3600);
@@ -41,9 +48,32 @@ const PARTITION_DAYS: i32 = 3;
 pub async fn run(db: Db, bell: Bell, retention: Retention, stop: CancellationToken) {
     tokio::join!(
         promotion(&db, &bell, &stop),
+        schedules(&db, &bell, &stop),
         led(&db, &bell, &stop),
         retention::run(&db, retention, &stop)
     );
+}
+
+async fn schedules(db: &Db, bell: &Bell, stop: &CancellationToken) {
+    let requests = Requests::new(db.clone(), bell.clone());
+    let mut ticks = tokio::time::interval(SCHEDULE_TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        while !stop.is_cancelled() {
+            match tick(&requests).await {
+                Ok(Some(ripple)) => bell.ripple(&ripple),
+                Ok(None) => break,
+                Err(error) => {
+                    report("firing schedules", &error);
+                    break;
+                }
+            }
+        }
+    }
 }
 
 async fn promotion(db: &Db, bell: &Bell, stop: &CancellationToken) {
@@ -59,11 +89,18 @@ async fn promotion(db: &Db, bell: &Bell, stop: &CancellationToken) {
             Ok(pending) => bell.ripple(&Ripple { pending, interrupted: Vec::new() }),
             Err(error) => report("promoting scheduled requests", &error),
         }
+        match waits::fire_timers(db).await {
+            Ok(ripple) if ripple.pending.is_empty() => {}
+            Ok(ripple) => bell.ripple(&ripple),
+            // The next tick finds them again.
+            Err(error) if is_deadlock(&error) => {}
+            Err(error) => report("firing timers", &error),
+        }
     }
 }
 
 /// Makes due requests pending; returns their worker types.
-async fn promote(db: &Db) -> Result<BTreeSet<String>, sqlx::Error> {
+pub(crate) async fn promote(db: &Db) -> Result<BTreeSet<String>, sqlx::Error> {
     let mut tx = db.begin(Scope::Engine).await?;
     let promoted = sqlx::query_scalar!(
         r#"
@@ -91,7 +128,7 @@ pub(crate) struct Leadership {
     epoch: i64,
 }
 
-const DUTIES: &str = "duties";
+pub(crate) const DUTIES: &str = "duties";
 
 async fn led(db: &Db, bell: &Bell, stop: &CancellationToken) {
     let holder = Uuid::now_v7();
@@ -112,6 +149,8 @@ async fn led(db: &Db, bell: &Bell, stop: &CancellationToken) {
             };
             rescue(db, bell, term, &mut rescuer).await?;
             expire_held(db, bell, term).await?;
+            expire_waits(db, bell, term).await?;
+            expire_questions(db, bell, term).await?;
             if partitions_due <= Instant::now() {
                 partitions(db, term).await?;
                 partitions_due = Instant::now() + PARTITION_TICK;
@@ -218,7 +257,11 @@ async fn rescue(
 }
 
 /// Cancels dependents that were held for longer than they may be.
-async fn expire_held(db: &Db, bell: &Bell, term: Leadership) -> Result<(), sqlx::Error> {
+pub(crate) async fn expire_held(
+    db: &Db,
+    bell: &Bell,
+    term: Leadership,
+) -> Result<(), sqlx::Error> {
     loop {
         let Some(mut tx) = term.begin(db).await? else { return Ok(()) };
         let expired = sqlx::query!(
@@ -257,6 +300,26 @@ async fn expire_held(db: &Db, bell: &Bell, term: Leadership) -> Result<(), sqlx:
             })
             .collect();
         let ripple = graph.end(&mut tx, endings).await?;
+        tx.commit().await?;
+        bell.ripple(&ripple);
+    }
+}
+
+/// Fails orchestrations that have waited for too long.
+async fn expire_waits(db: &Db, bell: &Bell, term: Leadership) -> Result<(), sqlx::Error> {
+    loop {
+        let Some(mut tx) = term.begin(db).await? else { return Ok(()) };
+        let Some(ripple) = waits::expire(&mut tx).await? else { return Ok(()) };
+        tx.commit().await?;
+        bell.ripple(&ripple);
+    }
+}
+
+/// Expires questions that nobody has answered in time.
+async fn expire_questions(db: &Db, bell: &Bell, term: Leadership) -> Result<(), sqlx::Error> {
+    loop {
+        let Some(mut tx) = term.begin(db).await? else { return Ok(()) };
+        let Some(ripple) = expire(&mut tx, BATCH).await? else { return Ok(()) };
         tx.commit().await?;
         bell.ripple(&ripple);
     }

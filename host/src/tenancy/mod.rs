@@ -5,8 +5,9 @@
 //! every function that touches tenant data.
 //!
 //! Invariants:
-//! - A [`Tenant`] is made in two places only: by authentication, and from a row that a worker holds
-//!   the lease of. No id that a client or a guest sends ever becomes one.
+//! - A [`Tenant`] is made in three places only: by authentication, from a row that a worker holds
+//!   the lease of, and from a schedule that is due. No id that a client or a guest sends ever becomes
+//!   one.
 //! - Another organisation's row does not exist: functions answer "not found", never "forbidden".
 //! - Whatever a person, a token or a guest changes is written to `eve.audit_log` in the same
 //!   transaction (`audit`).
@@ -22,7 +23,7 @@ pub mod tokens;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::ids::{OrgId, RequestId, TokenId, UserId};
+use crate::ids::{OrgId, RequestId, ScheduleId, TokenId, UserId};
 
 pub use error::TenancyError;
 pub use jwt::JwtConfig;
@@ -37,7 +38,7 @@ pub struct Tenant {
 }
 
 impl Tenant {
-    /// Only for authentication, for leased rows, and for `eve dev`'s own bootstrap.
+    /// Only for authentication, for leased rows, for schedules, and for `eve dev`'s own bootstrap.
     pub(crate) fn proven(org: OrgId) -> Self {
         Self { org }
     }
@@ -106,7 +107,14 @@ pub enum Actor {
         /// The person on whose behalf the request runs.
         user: Option<UserId>,
     },
-    /// The platform itself: a schedule, `eve dev`'s bootstrap.
+    /// A schedule.
+    Schedule {
+        /// Which.
+        schedule: ScheduleId,
+        /// The person who made it.
+        user: Option<UserId>,
+    },
+    /// The platform itself: `eve dev`'s bootstrap.
     Platform,
 }
 
@@ -115,7 +123,9 @@ impl Actor {
     pub fn user(&self) -> Option<UserId> {
         match *self {
             Actor::User { user } => Some(user),
-            Actor::Token { user, .. } | Actor::Run { user, .. } => user,
+            Actor::Token { user, .. } | Actor::Run { user, .. } | Actor::Schedule { user, .. } => {
+                user
+            }
             Actor::Platform => None,
         }
     }

@@ -223,6 +223,9 @@ struct ForGraph {
     alone: bool,
 }
 
+/// A batch that went through the graph, and what came of each run; none means once more, alone.
+type GraphWritten = (Vec<Finished>, Result<Vec<Option<Written>>, sqlx::Error>);
+
 struct Pool {
     id: WorkerId,
     config: WorkerConfig,
@@ -238,7 +241,7 @@ struct Pool {
     slots_of: HashMap<tokio::task::Id, OrgId>,
     finished: Vec<Finished>,
     settling: JoinSet<Settled>,
-    graph: JoinSet<(Vec<Finished>, Result<Vec<Option<Written>>, sqlx::Error>)>,
+    graph: JoinSet<GraphWritten>,
     graph_waiting: VecDeque<ForGraph>,
     /// There may be something to claim.
     hungry: bool,
@@ -561,13 +564,7 @@ impl Pool {
         .increment(1);
     }
 
-    fn graph_written(
-        &mut self,
-        written: Result<
-            (Vec<Finished>, Result<Vec<Option<Written>>, sqlx::Error>),
-            tokio::task::JoinError,
-        >,
-    ) {
+    fn graph_written(&mut self, written: Result<GraphWritten, tokio::task::JoinError>) {
         let (batch, outcome) = match written {
             Ok(written) => written,
             Err(error) => std::panic::resume_unwind(error.into_panic()),

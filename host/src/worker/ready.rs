@@ -142,6 +142,8 @@ mod tests {
             skill: None,
             version: None,
             claimed_at: Utc::now(),
+            schedule: None,
+            wake: None,
         }
     }
 

@@ -65,7 +65,9 @@ fn described(event: &WakeEvent) -> Value {
             "response": event.payload["response"],
             "expired": event.payload.get("response").is_none(),
         }),
-        EventKind::Deployment => json!({ "trigger": "deployment_settled", "deployment_id": source }),
+        EventKind::Deployment => {
+            json!({ "trigger": "deployment_settled", "deployment_id": source })
+        }
         EventKind::Timer => json!({ "trigger": "timer", "name": event.payload["name"] }),
         EventKind::Cron => json!({ "trigger": "cron", "name": event.payload["name"] }),
     }
@@ -102,7 +104,11 @@ mod tests {
     fn a_wake_up_is_told_the_first_event_and_what_else_has_come_in() {
         let id = |n| uuid::Uuid::from_u128(n);
         let events = [
-            WakeEvent { kind: EventKind::Child, source: id(1), payload: json!({"status": "failed"}) },
+            WakeEvent {
+                kind: EventKind::Child,
+                source: id(1),
+                payload: json!({"status": "failed"}),
+            },
             WakeEvent { kind: EventKind::Timer, source: id(2), payload: json!({"name": "late"}) },
             WakeEvent { kind: EventKind::Answer, source: id(3), payload: json!({}) },
         ];

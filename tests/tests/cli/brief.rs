@@ -67,25 +67,67 @@ eve request create \
     Ok(())
 }
 
+const CANARY: &str = r#"eve request create \
+  --worker-type deployment \
+  --prompt "Deploy canary: api-service:v1.2.3, 10% traffic" \
+  --reply-to-orchestrator"#;
+
 /// Only a run has an orchestrator to reply to: elsewhere the flag would be a promise that nobody
 /// could keep.
 #[tokio::test]
 async fn a_reply_needs_an_orchestrator() -> anyhow::Result<()> {
     let acme = Shared::platform().await?.org().await?;
     let before = acme.belongings().await?;
-    for command in [
-        r#"eve request create \
-  --worker-type deployment \
-  --prompt "Deploy canary: api-service:v1.2.3, 10% traffic" \
-  --reply-to-orchestrator"#,
-        PIPELINE,
-    ] {
+    for command in [CANARY, PIPELINE] {
         let output = acme.bash(command).await?;
         assert_eq!(output.code(), Some(2), "{output}");
         assert!(output.stderr.contains("only works inside a run"), "{output}");
+        assert!(output.stderr.contains("set EVE_REQUEST_ID"), "{output}");
         assert!(output.stdout.is_empty(), "{output}");
     }
+    let nowhere = format!("export EVE_REQUEST_ID={}; {CANARY}", uuid::Uuid::now_v7());
+    let output = acme.bash(&nowhere).await?;
+    assert_eq!(output.code(), Some(2), "{output}");
+    assert!(output.stderr.contains("there is no request"), "{output}");
     assert_eq!(acme.belongings().await?, before);
+    Ok(())
+}
+
+/// A shell inside a run: what it creates with the flag are children of the run's request.
+#[tokio::test]
+async fn a_shell_inside_a_run_has_its_orchestrator_told() -> anyhow::Result<()> {
+    let acme = Shared::platform().await?.org().await?;
+    // Open for as long as nobody works there.
+    let orchestration = acme.create(json!({ "worker_type": "nobody" })).await?;
+    let inside = async |command: &str| {
+        acme.bash(&format!("export EVE_REQUEST_ID={orchestration}; {command}")).await?.json()
+    };
+    let parent = json!(orchestration);
+    let canary = inside(CANARY).await?;
+    assert_eq!(canary["parent_request_id"], parent, "{canary}");
+    let steps = inside(PIPELINE).await?["requests"].as_array().expect("the steps").clone();
+    assert_eq!(steps[6]["parent_request_id"], parent, "the end of the pipeline replies");
+    assert!(steps[..6].iter().all(|step| step["parent_request_id"].is_null()), "{steps:?}");
+    let fan_out = "eve request fan-out --reply-to-orchestrator \
+        --tasks '[{\"worker_type\": \"general\"}, {\"worker_type\": \"general\"}]'";
+    let tasks = inside(fan_out).await?["requests"].as_array().expect("the tasks").clone();
+    assert!(tasks.iter().all(|task| task["parent_request_id"] == parent), "{tasks:?}");
+
+    for id in [&canary["id"], &steps[6]["id"], &tasks[0]["id"], &tasks[1]["id"]] {
+        acme.until(id.as_str().unwrap_or_default().parse()?, "completed").await?;
+    }
+    let told: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM eve.inbox WHERE orchestration_id = $1 AND source_kind = 'child'",
+    )
+    .bind(orchestration)
+    .fetch_one(&Shared::platform().await?.pool)
+    .await?;
+    assert_eq!(told, 4);
+    let ended = acme.json(["request", "cancel", &orchestration.to_string()]).await?;
+    assert_eq!(ended["status"], "cancelled");
+    let late = acme.bash(&format!("export EVE_REQUEST_ID={orchestration}; {CANARY}")).await?;
+    assert_eq!(late.code(), Some(1), "{late}");
+    assert!(late.stderr.contains("has ended"), "{late}");
     Ok(())
 }
 

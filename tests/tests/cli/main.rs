@@ -3,6 +3,8 @@
 mod access;
 mod brief;
 mod graph;
+mod hitl;
 mod reading;
+mod schedules;
 mod skills;
 mod tree;

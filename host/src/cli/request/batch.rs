@@ -7,10 +7,10 @@ use super::super::Globals;
 use super::super::error::Error;
 use super::super::json::{Document, Inputs, kind};
 use super::super::output::{Output, Render, View};
-use super::create::{on_failure, refuse_reply};
+use super::create::{REPLY_FLAG, inside, on_failure, orchestrator};
 use super::view;
 use crate::http::{Batch, CreatedBatch};
-use crate::requests::{Blocker, BlockerRef, NewRequest, OnFailure};
+use crate::requests::{Blocker, BlockerRef, NewRequest, OnFailure, ReplyTo};
 
 /// Create several requests that run side by side
 ///
@@ -19,7 +19,7 @@ use crate::requests::{Blocker, BlockerRef, NewRequest, OnFailure};
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 A task is a JSON object with `worker_type` and, as wanted: skill, prompt, context, repo_url, branch,
-config, metadata, blocked_by, delay_ms, priority, max_attempts, timeout_ms, idempotency_key.
+config, metadata, blocked_by, reply_to, delay_ms, priority, max_attempts, timeout_ms.
 `blocked_by` takes ids, or `#0`, `#1`, … for an earlier task of the list.
 
 Examples:
@@ -51,7 +51,8 @@ pub struct FanOut {
           value_parser = on_failure())]
     on_failure: OnFailure,
 
-    /// Wake the orchestration that this runs in when they end; inside a run only
+    /// Wake the orchestration that this runs in, which EVE_REQUEST_ID names: when the collecting task
+    /// ends, or without --collect whenever one of the tasks ends
     #[arg(long)]
     reply_to_orchestrator: bool,
 }
@@ -62,7 +63,7 @@ pub struct FanOut {
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 A task is a JSON object with `worker_type` and, as wanted: skill, prompt, context, repo_url, branch,
-config, metadata, blocked_by, delay_ms, priority, max_attempts, timeout_ms, idempotency_key.
+config, metadata, blocked_by, reply_to, delay_ms, priority, max_attempts, timeout_ms.
 
 Examples:
   eve request pipeline \\
@@ -88,7 +89,8 @@ pub struct Pipeline {
     #[arg(long, value_name = "POLICY", default_value = "cancel", value_parser = on_failure())]
     on_failure: OnFailure,
 
-    /// Wake the orchestration that this runs in when they end; inside a run only
+    /// Wake the orchestration that this runs in, which EVE_REQUEST_ID names, when the last task ends,
+    /// whether it ran or was cancelled because one before it failed
     #[arg(long)]
     reply_to_orchestrator: bool,
 }
@@ -101,13 +103,13 @@ impl Render for CreatedBatch {
 
 /// Creates requests side by side.
 pub async fn fan_out(command: FanOut, globals: &Globals, out: &Output) -> Result<(), Error> {
-    let requests = command.requests(&mut Inputs::default())?;
+    let requests = command.requests(&mut Inputs::default(), inside().as_deref())?;
     create(requests, globals, out).await
 }
 
 /// Creates requests one behind the other.
 pub async fn pipeline(command: Pipeline, globals: &Globals, out: &Output) -> Result<(), Error> {
-    let requests = command.requests(&mut Inputs::default())?;
+    let requests = command.requests(&mut Inputs::default(), inside().as_deref())?;
     create(requests, globals, out).await
 }
 
@@ -118,17 +120,20 @@ async fn create(requests: Vec<NewRequest>, globals: &Globals, out: &Output) -> R
 }
 
 impl FanOut {
-    fn requests(self, inputs: &mut Inputs) -> Result<Vec<NewRequest>, Error> {
-        refuse_reply(self.reply_to_orchestrator)?;
-        let mut requests = tasks(&inputs.read("--tasks", &self.tasks)?)?;
+    fn requests(self, inputs: &mut Inputs, inside: Option<&str>) -> Result<Vec<NewRequest>, Error> {
+        let reply = reply(self.reply_to_orchestrator, inside)?;
+        let mut requests = tasks(&inputs.read("--tasks", &self.tasks)?, inside)?;
         if let Some(collect) = &self.collect {
             let document = inputs.read("--collect", collect)?;
             let mut last: NewRequest = document.parse()?;
-            refuse_reply_in("--collect", &last)?;
+            complete_reply("--collect", &mut last, inside)?;
             let blockers = (0..requests.len()).map(BlockerRef::Entry);
             last.blocked_by.extend(blockers.map(|on| Blocker { on, on_failure: self.on_failure }));
             requests.push(last);
         }
+        // Whoever has them collected wants to hear of the collection, not of every part.
+        let silent = if self.collect.is_some() { requests.len() - 1 } else { 0 };
+        tell(&mut requests[silent..], reply.as_ref());
         share_context(
             &mut requests,
             inputs.optional_object("--context", self.context.as_deref())?,
@@ -138,9 +143,9 @@ impl FanOut {
 }
 
 impl Pipeline {
-    fn requests(self, inputs: &mut Inputs) -> Result<Vec<NewRequest>, Error> {
-        refuse_reply(self.reply_to_orchestrator)?;
-        let mut requests = tasks(&inputs.read("--tasks", &self.tasks)?)?;
+    fn requests(self, inputs: &mut Inputs, inside: Option<&str>) -> Result<Vec<NewRequest>, Error> {
+        let reply = reply(self.reply_to_orchestrator, inside)?;
+        let mut requests = tasks(&inputs.read("--tasks", &self.tasks)?, inside)?;
         for (index, request) in requests.iter_mut().enumerate().skip(1) {
             let before = BlockerRef::Entry(index - 1);
             // A task may say itself that it waits for the one before, with a policy of its own.
@@ -148,6 +153,9 @@ impl Pipeline {
                 request.blocked_by.push(Blocker { on: before, on_failure: self.on_failure });
             }
         }
+        // The end of the last is the end of all: when one fails, those behind it are cancelled.
+        let last = requests.len() - 1;
+        tell(&mut requests[last..], reply.as_ref());
         share_context(
             &mut requests,
             inputs.optional_object("--context", self.context.as_deref())?,
@@ -157,7 +165,7 @@ impl Pipeline {
 }
 
 /// Reads the tasks. A fault is placed by its index and by line and column.
-fn tasks(document: &Document) -> Result<Vec<NewRequest>, Error> {
+fn tasks(document: &Document, inside: Option<&str>) -> Result<Vec<NewRequest>, Error> {
     const FORM: &str = "write it like this: --tasks '[{\"worker_type\": \"general\", \
                         \"prompt\": \"…\"}]', @file, or - for stdin";
     let entries = match document.parse::<Value>()? {
@@ -170,26 +178,40 @@ fn tasks(document: &Document) -> Result<Vec<NewRequest>, Error> {
     if entries.is_empty() {
         return Err(Error::usage_hint("--tasks is an empty array: there is nothing to do", FORM));
     }
-    let requests: Vec<NewRequest> = document.parse_typed(|| {
+    let mut requests: Vec<NewRequest> = document.parse_typed(|| {
         entries
             .iter()
             .position(|entry| NewRequest::deserialize(entry).is_err())
             .map(|index| format!("task {index}"))
     })?;
-    for (index, request) in requests.iter().enumerate() {
-        refuse_reply_in(&format!("task {index}"), request)?;
+    for (index, request) in requests.iter_mut().enumerate() {
+        complete_reply(&format!("task {index}"), request, inside)?;
     }
     Ok(requests)
 }
 
-fn refuse_reply_in(place: &str, request: &NewRequest) -> Result<(), Error> {
-    if request.reply_to.is_none() {
-        return Ok(());
+/// The orchestration that `--reply-to-orchestrator` means.
+fn reply(wanted: bool, inside: Option<&str>) -> Result<Option<ReplyTo>, Error> {
+    wanted.then(|| orchestrator(REPLY_FLAG, inside)).transpose()
+}
+
+/// Has requests reply that do not name whom to reply to themselves.
+fn tell(requests: &mut [NewRequest], reply: Option<&ReplyTo>) {
+    for request in requests {
+        request.reply_to = request.reply_to.take().or_else(|| reply.cloned());
     }
-    Err(Error::usage_hint(
-        format!("{place}: `reply_to` only works inside a run: here is no orchestration to wake"),
-        "leave it out, and wait with `eve request watch ID…`",
-    ))
+}
+
+/// A task's own `reply_to` without an id means what the flag means.
+fn complete_reply(
+    place: &str,
+    request: &mut NewRequest,
+    inside: Option<&str>,
+) -> Result<(), Error> {
+    if let Some(ReplyTo::Orchestrator { request_id: None }) = request.reply_to {
+        request.reply_to = Some(orchestrator(&format!("{place}: `reply_to`"), inside)?);
+    }
+    Ok(())
 }
 
 /// Lays every request's own context over the shared one: names at the top level, the own one wins.
@@ -234,7 +256,7 @@ mod tests {
     fn each_task_waits_for_the_one_before() {
         let tasks = r##"[{"worker_type": "general"}, {"worker_type": "general"},
             {"worker_type": "general", "blocked_by": [{"id": "#1", "on_failure": "run"}, "#0"]}]"##;
-        let requests = line(tasks, None).requests(&mut Inputs::default()).expect("requests");
+        let requests = line(tasks, None).requests(&mut Inputs::default(), None).expect("requests");
         assert!(blockers(&requests[0]).is_empty());
         assert_eq!(blockers(&requests[1]), ["#0"]);
         assert_eq!(blockers(&requests[2]), ["#1", "#0"]);
@@ -247,7 +269,7 @@ mod tests {
             {"worker_type": "general"}]"#;
         let shared = r#"{"env": "prod", "app": "api", "deep": {"b": 2}}"#;
         let requests =
-            line(tasks, Some(shared)).requests(&mut Inputs::default()).expect("requests");
+            line(tasks, Some(shared)).requests(&mut Inputs::default(), None).expect("requests");
         assert_eq!(requests[0].context, json!({"env": "dev", "app": "api", "deep": {"a": 1}}));
         assert_eq!(requests[1].context, json!({"env": "prod", "app": "api", "deep": {"b": 2}}));
     }
@@ -261,7 +283,7 @@ mod tests {
             on_failure: OnFailure::Run,
             reply_to_orchestrator: false,
         };
-        let requests = command.requests(&mut Inputs::default()).expect("requests");
+        let requests = command.requests(&mut Inputs::default(), None).expect("requests");
         assert_eq!(requests.len(), 3);
         assert!(blockers(&requests[1]).is_empty());
         assert_eq!(blockers(&requests[2]), ["#0", "#1"]);
@@ -271,7 +293,8 @@ mod tests {
     #[test]
     fn faults_are_placed() {
         let said = |tasks: &str| {
-            let error = line(tasks, None).requests(&mut Inputs::default()).expect_err("refused");
+            let error =
+                line(tasks, None).requests(&mut Inputs::default(), None).expect_err("refused");
             error.to_string()
         };
         insta::assert_snapshot!(
@@ -292,7 +315,53 @@ mod tests {
         insta::assert_snapshot!(said(r#"[{"worker_type": "general", "context": [1]}]"#), @r#"task 0: `context` must be a JSON object, not an array"#);
         insta::assert_snapshot!(
             said(r#"[{"worker_type": "general", "reply_to": {"type": "orchestrator"}}]"#),
-            @r#"task 0: `reply_to` only works inside a run: here is no orchestration to wake"#
+            @r#"task 0: `reply_to` only works inside a run: EVE_REQUEST_ID is not set, so there is no orchestration to wake"#
         );
+    }
+
+    const RUN: &str = "01990000-0000-7000-8000-000000000001";
+
+    /// Which of the requests reply, and to whom.
+    fn replies(requests: &[NewRequest]) -> Vec<Option<String>> {
+        let to = |request: &NewRequest| match request.reply_to.as_ref()? {
+            ReplyTo::Orchestrator { request_id } => request_id.map(|id| id.to_string()),
+        };
+        requests.iter().map(to).collect()
+    }
+
+    #[test]
+    fn the_end_of_a_pipeline_replies() {
+        let tasks = r#"[{"worker_type": "general"}, {"worker_type": "general"}]"#;
+        let inside = || Pipeline { reply_to_orchestrator: true, ..line(tasks, None) };
+        let requests = inside().requests(&mut Inputs::default(), Some(RUN)).expect("requests");
+        assert_eq!(replies(&requests), [None, Some(RUN.to_owned())]);
+        let refused = inside().requests(&mut Inputs::default(), None).expect_err("outside");
+        assert_eq!(refused.exit(), super::super::super::Exit::Usage);
+    }
+
+    #[test]
+    fn every_task_of_a_fan_out_replies_or_only_the_collector() {
+        let other = "01990000-0000-7000-8000-000000000002";
+        let tasks = format!(
+            r#"[{{"worker_type": "general"}},
+                {{"worker_type": "general", "reply_to": {{"type": "orchestrator", "request_id": "{other}"}}}},
+                {{"worker_type": "general", "reply_to": {{"type": "orchestrator"}}}}]"#
+        );
+        let fan_out = |collect: Option<&str>, reply_to_orchestrator| {
+            let command = FanOut {
+                tasks: tasks.clone(),
+                context: None,
+                collect: collect.map(str::to_owned),
+                on_failure: OnFailure::Cancel,
+                reply_to_orchestrator,
+            };
+            replies(&command.requests(&mut Inputs::default(), Some(RUN)).expect("requests"))
+        };
+        let (run, other) = (Some(RUN.to_owned()), Some(other.to_owned()));
+        assert_eq!(fan_out(None, true), [run.clone(), other.clone(), run.clone()]);
+        // What a task says itself counts in any case.
+        let collector = Some(r#"{"worker_type": "general"}"#);
+        assert_eq!(fan_out(collector, true), [None, other.clone(), run.clone(), run.clone()]);
+        assert_eq!(fan_out(collector, false), [None, other, run, None]);
     }
 }

@@ -6,12 +6,17 @@ use super::super::Globals;
 use super::super::duration;
 use super::super::error::{Error, Exit};
 use super::super::json::Inputs;
-use super::super::output::Output;
+use super::super::output::{Output, plain};
 use super::{view, watch};
 use crate::ids::RequestId;
 use crate::requests::{
-    Blocker, BlockerRef, NewRequest, OnFailure, Request, RequestResult, empty_object,
+    Blocker, BlockerRef, NewRequest, OnFailure, ReplyTo, Request, RequestResult, empty_object,
 };
+
+/// Names the request on whose behalf a shell inside a run calls the command line.
+const REQUEST_ID: &str = "EVE_REQUEST_ID";
+/// The flag that has an orchestration woken.
+pub const REPLY_FLAG: &str = "--reply-to-orchestrator";
 
 /// Create a request
 ///
@@ -32,6 +37,9 @@ Examples:
   # At most once, however often the script runs
   eve request create --worker-type general --prompt 'Nightly report' \\
     --idempotency-key \"report-$(date +%F)\"
+
+  # Inside a run, whose request EVE_REQUEST_ID names: wake its orchestration when this one ends
+  eve request create --worker-type deployment --prompt 'Deploy canary' --reply-to-orchestrator
 
 Exit codes: 0 created (with --wait: completed), 1 failed or cancelled (with --wait),
 2 usage or refused input, 3 not found, 4 denied, 5 server not reached.")]
@@ -98,7 +106,8 @@ pub struct Create {
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
 
-    /// Wake the orchestration that this runs in when the request ends; inside a run only
+    /// Wake the orchestration that this runs in when the request ends: the one that EVE_REQUEST_ID
+    /// names
     #[arg(long)]
     pub reply_to_orchestrator: bool,
 
@@ -132,22 +141,43 @@ pub fn on_failure() -> impl clap::builder::TypedValueParser<Value = OnFailure> {
     })
 }
 
-/// Refuses `--reply-to-orchestrator`, which the command line cannot fulfil: only a run belongs to an
-/// orchestration, and runs use the `queue` capability instead of this program.
-pub fn refuse_reply(wanted: bool) -> Result<(), Error> {
-    if !wanted {
-        return Ok(());
+/// The request on whose behalf the command line runs, from the environment; none outside a run.
+pub fn inside() -> Option<String> {
+    let id = std::env::var_os(REQUEST_ID)?;
+    Some(id.to_string_lossy().into_owned()).filter(|id| !id.trim().is_empty())
+}
+
+/// The orchestration that hears of a request's end: the one that the request `inside` belongs to.
+/// `asked_by` is the flag, or the task, that wants it told.
+pub fn orchestrator(asked_by: &str, inside: Option<&str>) -> Result<ReplyTo, Error> {
+    let Some(id) = inside else {
+        return Err(Error::usage_hint(
+            format!(
+                "{asked_by} only works inside a run: {REQUEST_ID} is not set, so there is no \
+                 orchestration to wake"
+            ),
+            format!(
+                "set {REQUEST_ID} to the id of the open request that shall be woken, or leave it \
+                 out and wait with --wait or `eve request watch ID`; a skill that orchestrates says \
+                 `.reply_to_me()` when it creates the request"
+            ),
+        ));
+    };
+    match request_id(id) {
+        Ok(id) => Ok(ReplyTo::Orchestrator { request_id: Some(id) }),
+        Err(_) => Err(Error::usage_hint(
+            format!("{asked_by}: {REQUEST_ID} is `{}`, which is no request's id", plain(id)),
+            format!("set {REQUEST_ID} to a UUID, as `eve request create` prints it"),
+        )),
     }
-    Err(Error::usage_hint(
-        "--reply-to-orchestrator only works inside a run: here is no orchestration to wake",
-        "leave it out and wait with --wait or `eve request watch ID`; a skill that orchestrates \
-         says `.reply_to_me()` when it creates the request",
-    ))
 }
 
 impl Create {
-    fn request(self, inputs: &mut Inputs) -> Result<NewRequest, Error> {
-        refuse_reply(self.reply_to_orchestrator)?;
+    fn request(self, inputs: &mut Inputs, inside: Option<&str>) -> Result<NewRequest, Error> {
+        let reply_to = match self.reply_to_orchestrator {
+            true => Some(orchestrator(REPLY_FLAG, inside)?),
+            false => None,
+        };
         let on_failure = self.on_failure;
         Ok(NewRequest {
             worker_type: self.worker_type,
@@ -169,7 +199,7 @@ impl Create {
                 .into_iter()
                 .map(|id| Blocker { on: BlockerRef::Id(id), on_failure })
                 .collect(),
-            reply_to: None,
+            reply_to,
             detached: self.detached,
             delay_ms: self.delay.map(duration::milliseconds),
             priority: self.priority,
@@ -183,7 +213,7 @@ impl Create {
 /// Creates the request; with `--wait` stays until it has ended.
 pub async fn run(command: Create, globals: &Globals, out: &Output) -> Result<Exit, Error> {
     let wait = command.wait;
-    let new = command.request(&mut Inputs::default())?;
+    let new = command.request(&mut Inputs::default(), inside().as_deref())?;
     let client = globals.connect()?;
     let request: Request = client.post(&["requests"], &new).await?;
     if !wait {
@@ -212,7 +242,7 @@ mod tests {
     fn parsed(arguments: &[&str]) -> Result<NewRequest, String> {
         let line = Line::try_parse_from(["create"].iter().chain(arguments))
             .map_err(|error| error.to_string())?;
-        line.create.request(&mut Inputs::default()).map_err(|error| error.to_string())
+        line.create.request(&mut Inputs::default(), None).map_err(|error| error.to_string())
     }
 
     const ID: &str = "01990000-0000-7000-8000-000000000001";
@@ -285,7 +315,13 @@ mod tests {
     fn only_a_run_has_an_orchestrator() {
         let error = parsed(&["--worker-type", "general", "--reply-to-orchestrator"]);
         assert!(error.is_err_and(|said| said.contains("only works inside a run")));
-        assert_eq!(refuse_reply(true).expect_err("refused").exit(), Exit::Usage);
+        assert_eq!(orchestrator(REPLY_FLAG, None).expect_err("refused").exit(), Exit::Usage);
+        let error = orchestrator(REPLY_FLAG, Some("null")).expect_err("refused");
+        assert!(error.to_string().contains("EVE_REQUEST_ID is `null`"), "{error}");
+        assert_eq!(error.exit(), Exit::Usage);
+        let reply = orchestrator(REPLY_FLAG, Some(ID)).expect("an orchestration");
+        let expected = serde_json::json!({ "type": "orchestrator", "request_id": ID });
+        assert_eq!(serde_json::to_value(reply).expect("JSON"), expected);
     }
 
     #[test]

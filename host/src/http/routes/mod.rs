@@ -1,11 +1,15 @@
 //! The operations, one file a noun.
 
+#[allow(unused_qualifications, reason = "utoipa's macro qualifies the names of query parameters")]
+mod hitl;
 mod me;
 mod members;
 mod meta;
 mod orgs;
 #[allow(unused_qualifications, reason = "utoipa's macro qualifies the names of query parameters")]
 mod requests;
+#[allow(unused_qualifications, reason = "utoipa's macro qualifies the names of query parameters")]
+mod schedules;
 #[allow(unused_qualifications, reason = "utoipa's macro qualifies the names of query parameters")]
 mod skills;
 mod tokens;
@@ -21,9 +25,11 @@ use super::{
     UPLOAD_TIME_LIMIT, limited, openapi,
 };
 
+pub use hitl::{Answer, Ask, QuestionPage};
 pub use me::Me;
 pub use meta::Gauges;
 pub use requests::{Batch, CreatedBatch, Logs, RequestPage};
+pub use schedules::SchedulePage;
 pub use tokens::IssuedToken;
 
 /// Everything there is, in one list. Lists that are not paged come whole.
@@ -51,6 +57,13 @@ pub fn all() -> OpenApiRouter<AppState> {
         .routes(routes!(requests::watch_request))
         .routes(routes!(requests::cancel_request))
         .routes(routes!(requests::retry_request))
+        .routes(routes!(hitl::ask, hitl::list_questions))
+        .routes(routes!(hitl::get_question))
+        .routes(routes!(hitl::respond))
+        .routes(routes!(schedules::create_schedule, schedules::list_schedules))
+        .routes(routes!(schedules::get_schedule, schedules::delete_schedule))
+        .routes(routes!(schedules::pause_schedule))
+        .routes(routes!(schedules::resume_schedule))
         .routes(routes!(skills::list_skills))
         .routes(routes!(skills::get_skill, skills::delete_skill))
         .routes(routes!(skills::activate_version))

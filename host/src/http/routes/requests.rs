@@ -112,7 +112,7 @@ async fn create(
     new: Vec<NewRequest>,
     key: Option<String>,
 ) -> Result<Created, Problem> {
-    let origin = Origin { actor: caller.actor };
+    let origin = Origin { actor: caller.actor, schedule: None };
     Ok(state.requests.create(caller.tenant, &origin, new, key.as_deref()).await?)
 }
 

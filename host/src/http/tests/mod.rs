@@ -1,8 +1,10 @@
 //! The API as a client sees it: the whole router on a real database.
 
+mod hitl;
 mod meta;
 mod problems;
 mod requests;
+mod schedules;
 mod skills;
 mod tenancy;
 

@@ -1,0 +1,162 @@
+//! Random operations on the model and on the database at once.
+
+use std::fmt::Write as _;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
+
+use super::facts::difference;
+use super::invariants;
+use super::machine::{Answer, Machine, furnish};
+use super::model::{Model, Refused, RunNo};
+use super::operations::{Action, Operation, operation};
+use crate::notify::Bell;
+use crate::testing::TestDatabase;
+
+/// Cases, unless `EVE_MODEL_CASES` says how many.
+const CASES: u32 = 250;
+
+#[test]
+fn the_database_does_what_the_design_says() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let database = runtime.block_on(async {
+        let database = TestDatabase::fresh().await;
+        furnish(&database).await;
+        database
+    });
+    let bell = {
+        let _entered = runtime.enter();
+        Bell::start(database.db.pool().clone())
+    };
+    let cases = std::env::var("EVE_MODEL_CASES").ok().map_or(CASES, |cases| {
+        cases.parse().expect("EVE_MODEL_CASES is a number")
+    });
+    let mut runner = TestRunner::new(Config {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 4_000,
+        // In milliseconds.
+        max_shrink_time: 60_000,
+        ..Config::default()
+    });
+    let walks = prop::collection::vec(operation(), 8..31);
+    let outcome = runner.run(&walks, |operations| {
+        runtime.block_on(walk(&database, &bell, &operations)).map_err(TestCaseError::fail)
+    });
+    match outcome {
+        Ok(()) => {}
+        // The operations are in the reason, with everything looked up.
+        Err(TestError::Fail(reason, _)) => panic!("{reason}"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Does all of it on both sides. An error tells the story up to where they part.
+async fn walk(
+    database: &TestDatabase,
+    bell: &Bell,
+    operations: &[Operation],
+) -> Result<(), String> {
+    let mut model = Model::default();
+    let mut machine = Machine::fresh(database, bell).await;
+    let mut story = String::from("the database and the model part:\n");
+    for operation in operations {
+        let Some(action) = operation.resolve(&mut model) else { continue };
+        let _ = writeln!(story, "  {action:?}");
+        if let Err(difference) = step(database, &mut model, &mut machine, &action).await {
+            return Err(format!("{story}\n{difference}"));
+        }
+    }
+    Ok(())
+}
+
+async fn step(
+    database: &TestDatabase,
+    model: &mut Model,
+    machine: &mut Machine<'_>,
+    action: &Action,
+) -> Result<(), String> {
+    let failed = |error: sqlx::Error| format!("  Postgres says: {error}");
+    let answer = machine.act(action).await.map_err(failed)?;
+    match (action, &answer) {
+        (Action::Claim { worker, batch, suspect }, Answer::Claimed(claimed)) => {
+            model.claim(*worker, *batch, *suspect, claimed)?;
+        }
+        (Action::Finish { reports, .. }, Answer::Written(order)) => {
+            for together in order {
+                match together[..] {
+                    [place] => model.finish(&reports[place]),
+                    _ => {
+                        let reports: Vec<_> = together.iter().map(|n| &reports[*n]).collect();
+                        model.finish_together(&reports);
+                    }
+                }
+            }
+        }
+        _ => {
+            let expected = match expect(model, action) {
+                Ok(()) => Answer::Done,
+                Err(Refused) => Answer::Refused,
+            };
+            if answer != expected {
+                return Err(format!("  the model says {expected:?}, and the database {answer:?}"));
+            }
+        }
+    }
+    recognise(model, machine).await?;
+    let database_says = machine.facts().await.map_err(failed)?;
+    model.adopt_causes(&database_says);
+    if let Some(difference) = difference(&model.facts(), &database_says) {
+        return Err(difference);
+    }
+    for run in (0..machine.claims()).map(RunNo).filter(|run| model.holds_lease(*run)) {
+        let heard = machine.told(run).unwrap_or(0);
+        if heard != model.letters_of(run) {
+            return Err(format!("  a wake-up was told {heard} events, not {}", model.letters_of(run)));
+        }
+    }
+    let broken = invariants::broken(&database.db).await;
+    if !broken.is_empty() {
+        return Err(format!("  {broken:?}"));
+    }
+    Ok(())
+}
+
+/// What the model makes of actions that are done or refused.
+fn expect(model: &mut Model, action: &Action) -> Result<(), Refused> {
+    match action {
+        Action::Create(batch) => model.create(batch)?,
+        Action::Cancel(id) => model.cancel(*id)?,
+        Action::Retry(id) => model.retry(*id)?,
+        Action::Rescue { worker } => model.rescue(*worker),
+        Action::GiveBack { runs, .. } => model.give_back(runs),
+        Action::Promote(due) => model.promote(due),
+        Action::ExpireHeld(edges) => model.expire_held(edges),
+        Action::Answer(question) => model.settle(*question, "answered")?,
+        Action::ExpireQuestions(due) => {
+            for question in due {
+                model.settle(*question, "expired")?;
+            }
+        }
+        Action::Fire(timers) => model.fire(timers),
+        Action::Overdue(due) => model.overdue(due),
+        Action::Claim { .. } | Action::Finish { .. } => {}
+    }
+    Ok(())
+}
+
+/// Finds out which of the model's new wake-ups is which of the database's.
+async fn recognise(model: &Model, machine: &mut Machine<'_>) -> Result<(), String> {
+    let unnamed = machine.unnamed().await.map_err(|error| error.to_string())?;
+    for (uuid, orchestration) in unnamed {
+        let expected = model.wakeups(orchestration).find(|id| !machine.is_named(*id));
+        let Some(id) = expected else {
+            return Err(format!("  the database has a wake-up of {orchestration} that nobody expected"));
+        };
+        machine.recognise(uuid, id);
+    }
+    Ok(())
+}

@@ -1,0 +1,3 @@
+//! Orchestrations, end to end: real workers, real components, real Postgres.
+
+mod waking;
