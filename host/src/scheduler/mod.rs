@@ -257,11 +257,7 @@ async fn rescue(
 }
 
 /// Cancels dependents that were held for longer than they may be.
-pub(crate) async fn expire_held(
-    db: &Db,
-    bell: &Bell,
-    term: Leadership,
-) -> Result<(), sqlx::Error> {
+pub(crate) async fn expire_held(db: &Db, bell: &Bell, term: Leadership) -> Result<(), sqlx::Error> {
     loop {
         let Some(mut tx) = term.begin(db).await? else { return Ok(()) };
         let expired = sqlx::query!(

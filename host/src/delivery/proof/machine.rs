@@ -87,12 +87,9 @@ pub fn outcome(how: How) -> Outcome {
         retryable,
     };
     match how {
-        How::Completed => Outcome::Completed {
-            summary: "done".into(),
-            data: None,
-            tokens_used: None,
-            cost: None,
-        },
+        How::Completed => {
+            Outcome::Completed { summary: "done".into(), data: None, tokens_used: None, cost: None }
+        }
         How::Failed => failed(false),
         How::Again => failed(true),
         How::Waiting => Outcome::Waiting { deadline: None },
@@ -215,7 +212,10 @@ impl<'a> Machine<'a> {
                 scheduler::expire_held(self.db, &self.bell, self.lead().await?).await?;
                 Answer::Done
             }
-            Action::Answer(_) | Action::ExpireQuestions(_) | Action::Fire(_) | Action::Overdue(_) => {
+            Action::Answer(_)
+            | Action::ExpireQuestions(_)
+            | Action::Fire(_)
+            | Action::Overdue(_) => {
                 unreachable!("not yet")
             }
         })
@@ -282,13 +282,8 @@ impl<'a> Machine<'a> {
         batch: usize,
         suspect: bool,
     ) -> Result<Answer, sqlx::Error> {
-        let appetite = Appetite {
-            batch,
-            org_cap: 1_000,
-            held: HashMap::new(),
-            last_slot: false,
-            suspect,
-        };
+        let appetite =
+            Appetite { batch, org_cap: 1_000, held: HashMap::new(), last_slot: false, suspect };
         let mut tx = self.db.begin(Scope::Engine).await?;
         let mut cursor = Cursor::new(self.workers[worker], POOL.into());
         let claimed = cursor.claim(&mut tx, &appetite).await?;
@@ -524,9 +519,7 @@ impl<'a> Machine<'a> {
                 .bind(org)
                 .fetch_all(pool)
                 .await?;
-        facts.extend(
-            rows.into_iter().map(|(of, name)| Fact::Timer { of: self.names[&of], name }),
-        );
+        facts.extend(rows.into_iter().map(|(of, name)| Fact::Timer { of: self.names[&of], name }));
 
         let rows: Vec<(Uuid, i32, i16, String)> = sqlx::query_as(
             "SELECT request_id, generation, attempt, kind FROM eve.attempts WHERE org_id = $1",

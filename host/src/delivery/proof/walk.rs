@@ -18,10 +18,8 @@ const CASES: u32 = 250;
 
 #[test]
 fn the_database_does_what_the_design_says() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let database = runtime.block_on(async {
         let database = TestDatabase::fresh().await;
         furnish(&database).await;
@@ -31,9 +29,9 @@ fn the_database_does_what_the_design_says() {
         let _entered = runtime.enter();
         Bell::start(database.db.pool().clone())
     };
-    let cases = std::env::var("EVE_MODEL_CASES").ok().map_or(CASES, |cases| {
-        cases.parse().expect("EVE_MODEL_CASES is a number")
-    });
+    let cases = std::env::var("EVE_MODEL_CASES")
+        .ok()
+        .map_or(CASES, |cases| cases.parse().expect("EVE_MODEL_CASES is a number"));
     let mut runner = TestRunner::new(Config {
         cases,
         failure_persistence: None,
@@ -115,7 +113,10 @@ async fn step(
     for run in (0..machine.claims()).map(RunNo).filter(|run| model.holds_lease(*run)) {
         let heard = machine.told(run).unwrap_or(0);
         if heard != model.letters_of(run) {
-            return Err(format!("  a wake-up was told {heard} events, not {}", model.letters_of(run)));
+            return Err(format!(
+                "  a wake-up was told {heard} events, not {}",
+                model.letters_of(run)
+            ));
         }
     }
     let broken = invariants::broken(&database.db).await;
@@ -154,7 +155,9 @@ async fn recognise(model: &Model, machine: &mut Machine<'_>) -> Result<(), Strin
     for (uuid, orchestration) in unnamed {
         let expected = model.wakeups(orchestration).find(|id| !machine.is_named(*id));
         let Some(id) = expected else {
-            return Err(format!("  the database has a wake-up of {orchestration} that nobody expected"));
+            return Err(format!(
+                "  the database has a wake-up of {orchestration} that nobody expected"
+            ));
         };
         machine.recognise(uuid, id);
     }

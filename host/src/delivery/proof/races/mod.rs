@@ -233,8 +233,5 @@ fn after(blockers: &[RequestId], on_failure: OnFailure) -> NewRequest {
 
 /// A child that replies to the run that creates it.
 fn replying() -> NewRequest {
-    NewRequest {
-        reply_to: Some(ReplyTo::Orchestrator { request_id: None }),
-        ..plain_request()
-    }
+    NewRequest { reply_to: Some(ReplyTo::Orchestrator { request_id: None }), ..plain_request() }
 }
