@@ -1,6 +1,7 @@
 //! What runs have used, rolled up over a request and everything below it.
 
 use serde::{Deserialize, Serialize};
+use sqlx::Executor;
 use utoipa::ToSchema;
 
 use super::{Request, RequestError, Requests};
@@ -86,28 +87,19 @@ impl Requests {
 
 /// Adds up what `id` and everything below it has used.
 ///
-/// The walk goes down by the index on the parent. OFFSET 0 keeps it to that: the planner knows nothing
-/// of the size of a tree, and would hash every request there is. Guests say what tokens and costs they
+/// OFFSET 0, and no sequential scans, keep the planner to one look-up by index for each request: it knows
+/// nothing of the size of a tree, and would read all the history. Guests say what tokens and costs they
 /// like, so sums are made as numeric and cut to what fits.
 pub(super) async fn tree_usage(
     tx: &mut Tx,
     tenant: Tenant,
     id: RequestId,
 ) -> Result<TreeUsage, sqlx::Error> {
+    tx.execute("SET LOCAL enable_seqscan = off").await?;
     let row = sqlx::query!(
         r#"
-        WITH RECURSIVE tree (id) AS (
-            SELECT $1::uuid
-             UNION ALL
-            SELECT r.id
-              FROM tree
-             CROSS JOIN LATERAL (
-                       SELECT r.id FROM eve.requests r
-                        WHERE r.parent_request_id = tree.id AND r.org_id = $2
-                       OFFSET 0
-                   ) r
-        ), nodes AS MATERIALIZED (
-            SELECT id FROM tree LIMIT $3::bigint + 1
+        WITH nodes AS MATERIALIZED (
+            SELECT id FROM eve.descendants($1, $3::bigint + 1) AS id
         ), runs AS (
             SELECT x.*
               FROM (SELECT id FROM nodes LIMIT $3::bigint) n
