@@ -10,7 +10,7 @@
 //! - Every transaction of a led duty locks its leadership row and checks the epoch: a process that was
 //!   stopped and continued wakes up in the past and changes nothing.
 
-mod waits;
+pub(crate) mod waits;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -249,11 +249,7 @@ async fn rescue(
 }
 
 /// Cancels dependents that were held for longer than they may be.
-pub(crate) async fn expire_held(
-    db: &Db,
-    bell: &Bell,
-    term: Leadership,
-) -> Result<(), sqlx::Error> {
+pub(crate) async fn expire_held(db: &Db, bell: &Bell, term: Leadership) -> Result<(), sqlx::Error> {
     loop {
         let Some(mut tx) = term.begin(db).await? else { return Ok(()) };
         let expired = sqlx::query!(
@@ -298,7 +294,11 @@ pub(crate) async fn expire_held(
 }
 
 /// Fails orchestrations that have waited for too long.
-async fn expire_waits(db: &Db, bell: &Bell, term: Leadership) -> Result<(), sqlx::Error> {
+pub(crate) async fn expire_waits(
+    db: &Db,
+    bell: &Bell,
+    term: Leadership,
+) -> Result<(), sqlx::Error> {
     loop {
         let Some(mut tx) = term.begin(db).await? else { return Ok(()) };
         let Some(ripple) = waits::expire(&mut tx).await? else { return Ok(()) };

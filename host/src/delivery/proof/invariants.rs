@@ -121,11 +121,10 @@ pub async fn broken(db: &Db) -> Vec<(&'static str, i64)> {
         .enumerate()
         .map(|(rule, (_, rows))| format!("SELECT {rule} AS rule, count(*) AS rows FROM ({rows}) _"))
         .collect();
-    let counted: Vec<(i32, i64)> =
-        sqlx::query_as(sqlx::AssertSqlSafe(arms.join("\nUNION ALL\n")))
-            .fetch_all(db.pool())
-            .await
-            .expect("the invariants can be looked at");
+    let counted: Vec<(i32, i64)> = sqlx::query_as(sqlx::AssertSqlSafe(arms.join("\nUNION ALL\n")))
+        .fetch_all(db.pool())
+        .await
+        .expect("the invariants can be looked at");
     let broken = counted.into_iter().filter(|(_, rows)| *rows > 0);
     broken.map(|(rule, rows)| (RULES[rule as usize].0, rows)).collect()
 }

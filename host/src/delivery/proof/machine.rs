@@ -13,7 +13,7 @@ use crate::db::{Db, Scope};
 use crate::delivery::claim::{Appetite, Claimed, Cursor};
 use crate::delivery::finish::{self, Finished, Outcome};
 use crate::delivery::lease::{self, Rescuer};
-use crate::hitl::NewQuestion;
+use crate::hitl::{self, NewQuestion, Questions};
 use crate::ids::{QuestionId, RequestId, WorkerId};
 use crate::notify::Bell;
 use crate::requests::{
@@ -87,12 +87,9 @@ pub fn outcome(how: How) -> Outcome {
         retryable,
     };
     match how {
-        How::Completed => Outcome::Completed {
-            summary: "done".into(),
-            data: None,
-            tokens_used: None,
-            cost: None,
-        },
+        How::Completed => {
+            Outcome::Completed { summary: "done".into(), data: None, tokens_used: None, cost: None }
+        }
         How::Failed => failed(false),
         How::Again => failed(true),
         How::Waiting => Outcome::Waiting { deadline: None },
@@ -104,6 +101,7 @@ pub struct Machine<'a> {
     db: &'a Db,
     tenant: Tenant,
     requests: Requests,
+    questions: Questions,
     bell: Bell,
     workers: Vec<WorkerId>,
     /// By [`RunNo`].
@@ -131,6 +129,7 @@ impl<'a> Machine<'a> {
             db: &database.db,
             tenant,
             requests: Requests::new(database.db.clone(), bell.clone()),
+            questions: Questions::new(database.db.clone(), bell.clone()),
             bell: bell.clone(),
             workers: (0..WORKERS).map(|_| WorkerId(Uuid::new_v4())).collect(),
             runs: Vec::new(),
@@ -215,8 +214,50 @@ impl<'a> Machine<'a> {
                 scheduler::expire_held(self.db, &self.bell, self.lead().await?).await?;
                 Answer::Done
             }
-            Action::Answer(_) | Action::ExpireQuestions(_) | Action::Fire(_) | Action::Overdue(_) => {
-                unreachable!("not yet")
+            Action::Answer(question) => {
+                let id = QuestionId(self.question_ids[question]);
+                let actor = Actor::Platform;
+                match self.questions.respond(self.tenant, &actor, id, &json!("yes")).await {
+                    Ok(_) => Answer::Done,
+                    Err(hitl::HitlError::Conflict(_)) => Answer::Refused,
+                    Err(hitl::HitlError::Database { source, .. }) => return Err(source),
+                    Err(other) => return Err(sqlx::Error::Protocol(other.to_string())),
+                }
+            }
+            Action::ExpireQuestions(due) => {
+                let due: Vec<Uuid> = due.iter().map(|no| self.question_ids[no]).collect();
+                sqlx::query("UPDATE eve.hitl_requests SET expires_at = now() WHERE id = ANY ($1)")
+                    .bind(&due)
+                    .execute(self.db.pool())
+                    .await?;
+                loop {
+                    let mut tx = self.db.begin(Scope::Engine).await?;
+                    let more = hitl::expire::expire(&mut tx, 100).await?;
+                    tx.commit().await?;
+                    if more.is_none() {
+                        break Answer::Done;
+                    }
+                }
+            }
+            Action::Fire(timers) => {
+                for (of, name) in timers {
+                    sqlx::query(
+                        "UPDATE eve.timers SET due_at = now()
+                          WHERE orchestration_id = $1 AND name = $2",
+                    )
+                    .bind(self.ids[of])
+                    .bind(name)
+                    .execute(self.db.pool())
+                    .await?;
+                }
+                scheduler::waits::fire_timers(self.db).await?;
+                Answer::Done
+            }
+            Action::Overdue(due) => {
+                self.run("UPDATE eve.queue SET wait_until = now() WHERE id = ANY ($1)", due)
+                    .await?;
+                scheduler::expire_waits(self.db, &self.bell, self.lead().await?).await?;
+                Answer::Done
             }
         })
     }
@@ -264,7 +305,7 @@ impl<'a> Machine<'a> {
             None => BlockerRef::Id(self.request_id(id)),
         };
         let wanted = batch.iter().map(|new| self.new_request(new, blocker)).collect();
-        let origin = Origin { actor: Actor::Platform };
+        let origin = Origin { actor: Actor::Platform, schedule: None };
         match self.requests.create(self.tenant, &origin, wanted, None).await {
             Ok(created) => {
                 for (new, created) in batch.iter().zip(created.requests) {
@@ -282,13 +323,8 @@ impl<'a> Machine<'a> {
         batch: usize,
         suspect: bool,
     ) -> Result<Answer, sqlx::Error> {
-        let appetite = Appetite {
-            batch,
-            org_cap: 1_000,
-            held: HashMap::new(),
-            last_slot: false,
-            suspect,
-        };
+        let appetite =
+            Appetite { batch, org_cap: 1_000, held: HashMap::new(), last_slot: false, suspect };
         let mut tx = self.db.begin(Scope::Engine).await?;
         let mut cursor = Cursor::new(self.workers[worker], POOL.into());
         let claimed = cursor.claim(&mut tx, &appetite).await?;
@@ -524,9 +560,7 @@ impl<'a> Machine<'a> {
                 .bind(org)
                 .fetch_all(pool)
                 .await?;
-        facts.extend(
-            rows.into_iter().map(|(of, name)| Fact::Timer { of: self.names[&of], name }),
-        );
+        facts.extend(rows.into_iter().map(|(of, name)| Fact::Timer { of: self.names[&of], name }));
 
         let rows: Vec<(Uuid, i32, i16, String)> = sqlx::query_as(
             "SELECT request_id, generation, attempt, kind FROM eve.attempts WHERE org_id = $1",
@@ -545,7 +579,8 @@ impl<'a> Machine<'a> {
     }
 }
 
-fn question() -> NewQuestion {
+/// A question that anything answers.
+pub fn question() -> NewQuestion {
     NewQuestion {
         question: "Shall we?".into(),
         options: Vec::new(),

@@ -202,7 +202,7 @@ impl Model {
         holding.count() as i32
     }
 
-    fn open_wakeup(&self, orchestration: Id) -> Option<Id> {
+    pub fn open_wakeup(&self, orchestration: Id) -> Option<Id> {
         let mut ids = self.requests.iter().filter(|(id, request)| {
             request.wakes == Some(orchestration) && self.open(**id).is_some()
         });
@@ -313,9 +313,10 @@ impl Model {
             if id == target {
                 return true;
             }
-            let blockers = self.edges.iter().filter(|((_, dependent), edge)| {
-                *dependent == id && edge.state != EdgeState::Met
-            });
+            let blockers = self
+                .edges
+                .iter()
+                .filter(|((_, dependent), edge)| *dependent == id && edge.state != EdgeState::Met);
             let blockers = blockers.map(|((blocker, _), _)| *blocker);
             let children = self.replying_children(id);
             for found in blockers.chain(children).collect::<Vec<_>>() {
@@ -448,9 +449,8 @@ impl Model {
                 if child.parent.is_none_or(|(of, _)| of != parent) {
                     continue;
                 }
-                let spared = parent == one.id
-                    && !one.is_bad()
-                    && (child.detached || created.contains(id));
+                let spared =
+                    parent == one.id && !one.is_bad() && (child.detached || created.contains(id));
                 if !spared {
                     parents.push(*id);
                     if self.open(*id).is_some() {
@@ -585,7 +585,8 @@ impl Model {
             return;
         }
         let id = self.runs[report.run.0].0;
-        if report.how == How::Again && self.requests[&id].attempt < self.requests[&id].max_attempts {
+        if report.how == How::Again && self.requests[&id].attempt < self.requests[&id].max_attempts
+        {
             self.note(id, "failed");
             if let Some(open) = self.open_mut(id) {
                 open.status = Status::Scheduled;
@@ -684,8 +685,7 @@ impl Model {
         let ids: Vec<Id> = held.iter().map(|run| self.runs[run.0].0).collect();
         let poison = |id: &&Id| self.open(**id).is_some_and(|open| open.rescues + 1 >= MAX_RESCUES);
         let endings = ids.iter().filter(poison);
-        let endings =
-            endings.map(|id| Ending::new(*id, "failed", Some("worker_lost"))).collect();
+        let endings = endings.map(|id| Ending::new(*id, "failed", Some("worker_lost"))).collect();
         self.end(endings, &BTreeSet::new());
         for run in held {
             if self.holds_lease(run) {
@@ -704,8 +704,9 @@ impl Model {
     pub fn give_back(&mut self, runs: &[(RunNo, bool)]) {
         let held: Vec<(RunNo, bool)> =
             runs.iter().copied().filter(|(run, _)| self.holds_lease(*run)).collect();
-        let third =
-            |model: &Model, id: Id| model.open(id).is_some_and(|open| open.drains + 1 >= MAX_DRAINS);
+        let third = |model: &Model, id: Id| {
+            model.open(id).is_some_and(|open| open.drains + 1 >= MAX_DRAINS)
+        };
         let endings = held
             .iter()
             .filter(|(_, started)| *started)
@@ -780,8 +781,7 @@ impl Model {
                 request.generation += 1;
                 request.attempt = 0;
                 let status = Status::Pending;
-                request.life =
-                    Life::Open(Open { status, rescues: 0, drains: 0, delayed: false });
+                request.life = Life::Open(Open { status, rescues: 0, drains: 0, delayed: false });
             }
         }
         let states: BTreeMap<Id, Option<bool>> = self
@@ -868,7 +868,7 @@ impl Model {
     pub fn overdue(&mut self, orchestrations: &[Id]) {
         let endings = orchestrations
             .iter()
-            .map(|id| Ending::new(*id, "failed", Some("wait_expired")))
+            .map(|id| Ending::new(*id, "failed", Some("wait_timed_out")))
             .collect();
         self.end(endings, &BTreeSet::new());
     }
@@ -882,9 +882,10 @@ impl Model {
             let Some(Request { life: Life::Ended(ended), .. }) = self.requests.get_mut(id) else {
                 continue;
             };
-            let given = ended.whys.iter().position(|(word, by)| {
-                Some(*word) == code.as_deref() && by == cancelled_by
-            });
+            let given = ended
+                .whys
+                .iter()
+                .position(|(word, by)| Some(*word) == code.as_deref() && by == cancelled_by);
             if let Some(given) = given {
                 ended.whys = vec![ended.whys[given]];
             }
@@ -925,21 +926,23 @@ impl Model {
                 },
             });
         }
-        facts.extend(self.edges.iter().map(|((blocker, dependent), edge)| Fact::Edge {
-            blocker: *blocker,
-            dependent: *dependent,
-            on_failure: match edge.on_failure {
-                OnFailure::Cancel => "cancel",
-                OnFailure::Run => "run",
-                OnFailure::Hold => "hold",
+        facts.extend(self.edges.iter().map(|((blocker, dependent), edge)| {
+            Fact::Edge {
+                blocker: *blocker,
+                dependent: *dependent,
+                on_failure: match edge.on_failure {
+                    OnFailure::Cancel => "cancel",
+                    OnFailure::Run => "run",
+                    OnFailure::Hold => "hold",
+                }
+                .to_owned(),
+                state: match edge.state {
+                    EdgeState::Open => "open",
+                    EdgeState::Met => "met",
+                    EdgeState::Held => "held",
+                }
+                .to_owned(),
             }
-            .to_owned(),
-            state: match edge.state {
-                EdgeState::Open => "open",
-                EdgeState::Met => "met",
-                EdgeState::Held => "held",
-            }
-            .to_owned(),
         }));
         facts.extend(self.letters.iter().map(|letter| Fact::Letter {
             to: letter.to,

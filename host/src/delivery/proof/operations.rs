@@ -34,7 +34,11 @@ impl Choice {
     /// Some of these, by its bits.
     fn some<T: Clone>(self, all: &[T]) -> Vec<T> {
         let chosen = |place: usize| self.0 & (1 << (place % 16)) != 0;
-        all.iter().enumerate().filter(|(place, _)| chosen(*place)).map(|(_, one)| one.clone()).collect()
+        all.iter()
+            .enumerate()
+            .filter(|(place, _)| chosen(*place))
+            .map(|(_, one)| one.clone())
+            .collect()
     }
 }
 
@@ -81,14 +85,28 @@ pub enum How {
 #[derive(Clone, Debug)]
 pub enum Operation {
     Create(Vec<Asked>),
-    Claim { worker: usize, batch: usize, suspect: bool },
-    Finish { worker: usize, ends: Vec<RunEnd>, path: Path },
+    Claim {
+        worker: usize,
+        batch: usize,
+        suspect: bool,
+    },
+    Finish {
+        worker: usize,
+        ends: Vec<RunEnd>,
+        path: Path,
+    },
     /// A worker reports a run that was taken from it long ago.
     Late(RunEnd),
     Cancel(Choice),
     Retry(Choice),
-    Rescue { worker: usize },
-    GiveBack { worker: usize, which: Choice, started: Choice },
+    Rescue {
+        worker: usize,
+    },
+    GiveBack {
+        worker: usize,
+        which: Choice,
+        started: Choice,
+    },
     Promote(Choice),
     ExpireHeld(Choice),
     Answer(Choice),
@@ -161,7 +179,9 @@ fn run_end() -> impl Strategy<Value = RunEnd> {
         .prop_flat_map(|end| {
             prop::sample::select(vec![true, true, false]).prop_map(move |acts| match acts {
                 true => end.clone(),
-                false => RunEnd { cancels: Vec::new(), questions: 0, timers: Vec::new(), ..end.clone() },
+                false => {
+                    RunEnd { cancels: Vec::new(), questions: 0, timers: Vec::new(), ..end.clone() }
+                }
             })
         })
 }
@@ -169,7 +189,8 @@ fn run_end() -> impl Strategy<Value = RunEnd> {
 /// One step.
 pub fn operation() -> impl Strategy<Value = Operation> {
     let worker = || 0..WORKERS;
-    let path = prop_oneof![3 => Just(Path::Worker), 1 => Just(Path::Together), 1 => Just(Path::Alone)];
+    let path =
+        prop_oneof![3 => Just(Path::Worker), 1 => Just(Path::Together), 1 => Just(Path::Alone)];
     prop_oneof![
         4 => prop::collection::vec(asked(), 1..5).prop_map(Operation::Create),
         8 => (worker(), 1..5usize, any::<bool>())
@@ -184,6 +205,10 @@ pub fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|(worker, which, started)| Operation::GiveBack { worker, which, started }),
         3 => choice().prop_map(Operation::Promote),
         1 => choice().prop_map(Operation::ExpireHeld),
+        2 => choice().prop_map(Operation::Answer),
+        1 => choice().prop_map(Operation::ExpireQuestions),
+        2 => choice().prop_map(Operation::Fire),
+        1 => choice().prop_map(Operation::Overdue),
     ]
 }
 
@@ -272,13 +297,26 @@ impl fmt::Debug for Report {
 #[derive(Clone, Debug)]
 pub enum Action {
     Create(Vec<New>),
-    Claim { worker: usize, batch: usize, suspect: bool },
-    Finish { worker: usize, reports: Vec<Report>, path: Path },
+    Claim {
+        worker: usize,
+        batch: usize,
+        suspect: bool,
+    },
+    Finish {
+        worker: usize,
+        reports: Vec<Report>,
+        path: Path,
+    },
     Cancel(Id),
     Retry(Id),
-    Rescue { worker: usize },
+    Rescue {
+        worker: usize,
+    },
     /// `true` for what had started.
-    GiveBack { worker: usize, runs: Vec<(RunNo, bool)> },
+    GiveBack {
+        worker: usize,
+        runs: Vec<(RunNo, bool)>,
+    },
     Promote(Vec<Id>),
     ExpireHeld(Vec<(Id, Id)>),
     Answer(QuestionNo),
@@ -365,9 +403,11 @@ impl Operation {
                 Action::Fire(choice.some(&all))
             }
             Operation::Overdue(choice) => {
-                let waiting = |id: &Id| model.status(*id) == Some(Status::Waiting);
+                // What is being woken at the moment goes on.
+                let waiting = |id: &Id| {
+                    model.status(*id) == Some(Status::Waiting) && model.open_wakeup(*id).is_none()
+                };
                 let waiting: Vec<Id> = model.open_ids().into_iter().filter(waiting).collect();
-                // One at a time: they are long chains otherwise.
                 Action::Overdue(choice.of(&waiting).into_iter().collect())
             }
         })

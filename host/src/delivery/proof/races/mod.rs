@@ -55,7 +55,7 @@ impl Stage {
     // ---- setting up -------------------------------------------------------------------------------
 
     async fn create(&self, new: Vec<NewRequest>) -> Vec<RequestId> {
-        let origin = Origin { actor: Actor::Platform };
+        let origin = Origin { actor: Actor::Platform, schedule: None };
         let created = self.requests.create(self.tenant, &origin, new, None).await;
         created.expect("a creation").requests.into_iter().map(|request| request.id).collect()
     }
@@ -124,7 +124,7 @@ impl Stage {
     fn creating(&self, new: NewRequest) -> JoinHandle<RequestId> {
         let (requests, tenant) = (self.requests.clone(), self.tenant);
         tokio::spawn(async move {
-            let origin = Origin { actor: Actor::Platform };
+            let origin = Origin { actor: Actor::Platform, schedule: None };
             let created = requests.create(tenant, &origin, vec![new], None).await;
             created.expect("a creation").requests[0].id
         })
@@ -233,8 +233,5 @@ fn after(blockers: &[RequestId], on_failure: OnFailure) -> NewRequest {
 
 /// A child that replies to the run that creates it.
 fn replying() -> NewRequest {
-    NewRequest {
-        reply_to: Some(ReplyTo::Orchestrator { request_id: None }),
-        ..plain_request()
-    }
+    NewRequest { reply_to: Some(ReplyTo::Orchestrator { request_id: None }), ..plain_request() }
 }

@@ -180,7 +180,7 @@ async fn a_child_is_added_while_its_orchestration_completes() {
         };
         let (requests, tenant) = (stage.requests.clone(), stage.tenant);
         let adding = async move {
-            let origin = Origin { actor: Actor::Platform };
+            let origin = Origin { actor: Actor::Platform, schedule: None };
             requests.create(tenant, &origin, vec![child], None).await
         };
         let held = stage.hold(orchestration).await;
