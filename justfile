@@ -18,6 +18,12 @@ quickstart *args:
 test *args:
     scripts/test {{ args }}
 
+# Attack a whole platform while users work: --seed N --minutes M, or --kills N --requests N; --help
+chaos *args:
+    cargo build --locked -p eve-host -p eve-tests --bins
+    scripts/skills hostile noop orchestrator
+    "$CARGO_TARGET_DIR/debug/eve-chaos" {{ args }}
+
 # Format the code
 fmt:
     cargo fmt --all

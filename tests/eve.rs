@@ -50,6 +50,12 @@ impl Eve {
         self.folder.path().join("artifacts")
     }
 
+    /// Leaves what the processes have written where it is, and says where.
+    pub fn keep(&mut self) -> &Path {
+        self.folder.disable_cleanup(true);
+        self.folder.path()
+    }
+
     /// Sets a variable for whatever is started afterwards.
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Eve {
         self.env.push((name.to_owned(), value.into()));
@@ -234,7 +240,8 @@ pub fn http_client() -> Result<reqwest::Client> {
     Ok(reqwest::Client::builder().timeout(PATIENCE).build()?)
 }
 
-fn free_address() -> Result<String> {
+/// An address of this machine on which nobody listens now.
+pub fn free_address() -> Result<String> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }
 
@@ -292,9 +299,13 @@ pub fn skill(name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// `target/debug`: tests run from `target/debug/deps`.
+/// `target/debug`: tests run from `target/debug/deps`, programs from where they are.
 fn profile_folder() -> Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let folder = test.ancestors().nth(2).context("the test binary lies nowhere")?;
-    Ok(folder.to_owned())
+    let program = std::env::current_exe()?;
+    let folder = program.parent().context("the program lies nowhere")?;
+    let folder = match folder.file_name() {
+        Some(name) if name == "deps" => folder.parent(),
+        _ => Some(folder),
+    };
+    Ok(folder.context("the program lies nowhere")?.to_owned())
 }

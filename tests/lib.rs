@@ -26,6 +26,7 @@
 
 mod database;
 mod eve;
+pub mod invariants;
 mod platform;
 mod process;
 mod shared;
@@ -33,7 +34,7 @@ mod tenant;
 mod wait;
 
 pub use database::Database;
-pub use eve::{Eve, Output, Server, binary, http_client, skill};
+pub use eve::{Eve, Output, Server, binary, free_address, http_client, skill};
 pub use platform::{Ended, Platform};
 pub use process::Process;
 pub use shared::{Member, Shared};

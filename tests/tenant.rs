@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use eve_host::tenancy::tokens::TokenSecret;
+use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::database::Database;
@@ -22,7 +23,11 @@ pub struct Org {
 impl Org {
     /// Makes one past the API, whose own tests are elsewhere: nobody could ask for the first.
     pub async fn create(database: &Database, slug: &str) -> Result<Org> {
-        let pool = database.pool();
+        Self::create_in(&database.pool(), slug).await
+    }
+
+    /// The same on somebody else's database.
+    pub async fn create_in(pool: &PgPool, slug: &str) -> Result<Org> {
         let owner = Uuid::now_v7();
         let token = TokenSecret::generate();
         let mut tx = pool.begin().await?;

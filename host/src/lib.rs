@@ -12,6 +12,7 @@ pub mod http;
 pub mod ids;
 pub mod notify;
 pub mod requests;
+pub mod retention;
 pub mod roles;
 pub mod runtime;
 pub mod scheduler;

@@ -1,5 +1,7 @@
 //! What tests of SQL stand on: a database of their own, migrated, on a real Postgres.
 
+pub mod past;
+
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use uuid::Uuid;
 

@@ -108,7 +108,11 @@ impl Request {
     pub fn context<T: DeserializeOwned>(&self) -> Result<T, DataError> {
         let text = platform::request::context();
         match self.trigger() {
-            Trigger::Initial | Trigger::Cron(_) => data::read("context", &text),
+            Trigger::Initial => data::read("context", &text),
+            // A schedule creates a request, or wakes one that waits.
+            Trigger::Cron(_) if data::read::<Tick>("context", &text).is_err() => {
+                data::read("context", &text)
+            }
             _ => Ok(data::read::<Envelope<T>>("context", &text)?.parent_context),
         }
     }
@@ -214,6 +218,16 @@ impl Request {
 #[derive(Deserialize)]
 struct Envelope<T> {
     parent_context: T,
+}
+
+/// What only a wake-up's context has, when a schedule has woken a request.
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "that they are there is all")]
+struct Tick {
+    trigger: String,
+    parent_request_id: RequestId,
+    parent_context: serde::de::IgnoredAny,
+    additional_completions: Vec<serde::de::IgnoredAny>,
 }
 
 /// Why a run takes place.

@@ -399,9 +399,32 @@ mod tests {
 
     #[test]
     fn questions_for_people() {
-        insta::assert_snapshot!(question("answered").render(&view()), @"");
+        insta::assert_snapshot!(question("answered").render(&view()), @r#"
+        id:           01990000-0000-7000-8000-000000000001
+        status:       answered
+        question:     Promote v1.2.3 to prod?
+                      It is Friday.
+        options:      yes, no
+        details:      {
+                        "app": "api"
+                      }
+        response:     no
+        answered by:  user 01990000-0000-7000-8000-000000000001 (token
+                      01990000-0000-7000-8000-000000000001)
+        asked by:     request 01990000-0000-7000-8000-000000000001
+        request:      01990000-0000-7000-8000-000000000001
+        asked:        2026-03-01 11:57:00 UTC (3m ago)
+        ended:        2026-03-01 11:58:00 UTC (2m ago)
+        "#);
         let page = ["open", "answered", "expired"].map(question);
         let page = QuestionPage { items: page.into(), next_cursor: Some("next".into()) };
-        insta::assert_snapshot!(page.render(&view()), @"");
+        insta::assert_snapshot!(page.render(&view()), @r"
+        ID                                    STATUS    AGE  EXPIRES  ANSWER  QUESTION
+        01990000-0000-7000-8000-000000000001  open      3m   in 117m  -       Promote v1.2.3 to prod? It…
+        01990000-0000-7000-8000-000000000001  answered  3m   -        no      Promote v1.2.3 to prod? It…
+        01990000-0000-7000-8000-000000000001  expired   3m   -        -       Promote v1.2.3 to prod? It…
+
+        There are more: --all, or --cursor next
+        ");
     }
 }

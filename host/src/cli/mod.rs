@@ -14,7 +14,7 @@
 mod client;
 mod completions;
 mod context;
-mod duration;
+pub(crate) mod duration;
 mod error;
 mod hitl;
 mod json;

@@ -363,9 +363,26 @@ mod tests {
 
     #[test]
     fn schedules_for_people() {
-        insta::assert_snapshot!(schedule("standup", None).render(&view()), @"");
+        insta::assert_snapshot!(schedule("standup", None).render(&view()), @r#"
+        name:       standup
+        cron:       0 9 * * 1-5 (Europe/Berlin)
+        state:      active
+        next:       Fri 2026-03-27 09:00 CET
+                    Mon 2026-03-30 09:00 CEST
+                    Tue 2026-03-31 09:00 CEST
+        overlap:    skip
+        request:    {
+                      "worker_type": "general"
+                    }
+        last tick:  2026-02-27 08:00:00 UTC (2d ago)
+        created:    2026-02-01 11:57:00 UTC (28d ago)
+        "#);
         let gone = "request.worker_type: there is no worker type `reports`; there are general";
         let items = vec![schedule("standup", None), schedule("report", Some(gone))];
-        insta::assert_snapshot!(Items { items }.render(&view()), @"");
+        insta::assert_snapshot!(Items { items }.render(&view()), @r"
+        NAME     CRON         TIME ZONE      STATE   NEXT    LAST    ERROR
+        standup  0 9 * * 1-5  Europe/Berlin  active  in 25d  2d ago  -
+        report   0 9 * * 1-5  Europe/Berlin  active  in 25d  2d ago  request.worker_type: there is n…
+        ");
     }
 }

@@ -18,7 +18,7 @@ use super::output::Render;
 use super::output::tests::view;
 use super::request::watch::{Patience, until_terminal};
 use super::{Command, Error, Exit, Globals, Server};
-use crate::requests::{Request, RequestResult, Status};
+use crate::requests::{Request, RequestDetails, RequestResult, Status};
 
 const ID: &str = "01990000-0000-7000-8000-000000000001";
 
@@ -120,9 +120,18 @@ fn the_brief_commands_parse() {
     }
 }
 
+/// A request with what its tree has used.
+fn details(mut request: Value) -> Value {
+    request["usage"] = json!({
+        "requests": 3, "runs": 4, "duration_us": 1_230_000, "cpu_us": 35_000, "truncated": false,
+        "memory_peak_bytes": 12 << 20, "tokens_used": 1_200, "cost": 0.02,
+    });
+    request
+}
+
 #[test]
 fn a_request_for_people() {
-    insta::assert_snapshot!(rendered::<Request>(request("processing")), @r#"
+    insta::assert_snapshot!(rendered::<RequestDetails>(details(request("processing"))), @r#"
     id:           01990000-0000-7000-8000-000000000001
     status:       processing
     worker type:  general
@@ -134,11 +143,12 @@ fn a_request_for_people() {
     attempt:      1 of 3
     created:      2026-03-01 11:57:00 UTC (3m ago)
     started:      2026-03-01 11:57:01 UTC (2m ago)
+    used:         3 requests, 4 runs, 1.2 s, CPU 35 ms, 1,200 tokens, $0.02, memory 12.0 MiB
     "#);
     let mut failed = request("failed");
     failed["error"] = json!({"code": "timed_out", "message": "took longer than 300 s\u{1b}[31m"});
     failed["finished_at"] = json!("2026-03-01T11:58:00Z");
-    insta::assert_snapshot!(rendered::<Request>(failed), @r#"
+    insta::assert_snapshot!(rendered::<RequestDetails>(details(failed)), @r#"
     id:           01990000-0000-7000-8000-000000000001
     status:       failed
     worker type:  general
@@ -152,6 +162,7 @@ fn a_request_for_people() {
     created:      2026-03-01 11:57:00 UTC (3m ago)
     started:      2026-03-01 11:57:01 UTC (2m ago)
     finished:     2026-03-01 11:58:00 UTC (2m ago)
+    used:         3 requests, 4 runs, 1.2 s, CPU 35 ms, 1,200 tokens, $0.02, memory 12.0 MiB
     "#);
 }
 

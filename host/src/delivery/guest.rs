@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 
 use crate::db::is_connection_loss;
 use crate::ids::RequestId;
+use crate::requests::children::Children;
 use crate::requests::read::Reader;
 use crate::requests::{
     BlockerState, Filter, NewRequest, Request, RequestError, RequestResult, Requests, Status,
@@ -162,25 +163,23 @@ impl QueueHost for GuestQueue {
         of: RequestId,
     ) -> BoxFuture<'_, Result<Vec<(Request, Option<RequestResult>)>, QueueError>> {
         Box::pin(async move {
-            let filter =
-                Filter { parent: Some(of), limit: limits::CREATES as u32, ..Filter::default() };
-            let mut children =
-                patiently(|| self.requests.list_for(Reader::Guest, self.tenant, &filter)).await?;
-            children.reverse();
-            let ids: Vec<RequestId> = children.iter().map(|child| child.id).collect();
-            let mut results: HashMap<RequestId, RequestResult> =
-                patiently(|| self.requests.results_for(Reader::Guest, self.tenant, &ids))
-                    .await?
-                    .into_iter()
-                    .map(|result| (result.request_id, result))
-                    .collect();
-            Ok(children
-                .into_iter()
-                .map(|child| {
-                    let result = results.remove(&child.id);
-                    (child, result)
-                })
-                .collect())
+            let children = patiently(|| {
+                let (most, bytes) = (limits::CREATES, limits::QUEUE_ANSWER);
+                self.requests.children_for(Reader::Guest, self.tenant, of, most, bytes)
+            })
+            .await?;
+            match children {
+                Children::All(children) => Ok(children),
+                Children::TooMany => Err(QueueError::Limit(format!(
+                    "it has more than {} children; get those that you need by their ids",
+                    limits::CREATES
+                ))),
+                Children::TooLarge => Err(QueueError::Limit(format!(
+                    "its children and their results are larger than {} bytes; get those that you \
+                     need by their ids",
+                    limits::QUEUE_ANSWER
+                ))),
+            }
         })
     }
 

@@ -39,14 +39,15 @@ pub(crate) async fn insert(
     sqlx::query!(
         r#"
         INSERT INTO eve.hitl_requests
-               (id, org_id, request_id, question, options, details, created_by, expires_at)
+               (id, org_id, request_id, question, options, details, created_by, created_at, expires_at)
         SELECT n.id, $1, $2, n.question,
                ARRAY (SELECT o.text
                         FROM jsonb_array_elements_text(n.options) WITH ORDINALITY AS o (text, place)
                        ORDER BY o.place),
-               n.details, $3, clock_timestamp() + n.lives_ms * interval '1 millisecond'
+               n.details, $3, clock.now, clock.now + n.lives_ms * interval '1 millisecond'
           FROM unnest($4::uuid[], $5::text[], $6::jsonb[], $7::jsonb[], $8::bigint[])
-            AS n (id, question, options, details, lives_ms)
+            AS n (id, question, options, details, lives_ms),
+               (SELECT clock_timestamp() AS now) clock
         "#,
         tenant.org().0,
         orchestration.map(|id| id.0),

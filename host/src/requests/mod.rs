@@ -5,12 +5,13 @@
 //! open and ended ones.
 //!
 //! Invariants:
-//! - A request is a row of `eve.requests` for ever, and at any time exactly one of: a row of
+//! - A request is a row of `eve.requests` until retention deletes it, and until then exactly one of: a row of
 //!   `eve.queue` (open), a row of `eve.orchestration_results` (ended).
 //! - Every change of the graph (creating with blockers, ending, cancelling, retrying) goes through
 //!   one locking routine (`graph`); so does whatever an orchestration hears (`orchestration`).
 
 mod cancel;
+pub(crate) mod children;
 pub(crate) mod create;
 mod error;
 pub(crate) mod graph;
@@ -19,6 +20,8 @@ mod model;
 pub(crate) mod orchestration;
 pub(crate) mod read;
 mod retry;
+mod tree;
+mod usage;
 pub mod validate;
 
 use crate::db::Db;
@@ -30,6 +33,8 @@ pub use error::RequestError;
 pub use graph::Ripple;
 pub use model::*;
 pub use read::Filter;
+pub use tree::{Node, Tree};
+pub use usage::{RequestDetails, TreeUsage, Usage};
 pub use validate::Invalid;
 
 /// Everything that members and guests do with requests.

@@ -223,7 +223,8 @@ impl Requests {
                   FROM eve.dependencies d
                   LEFT JOIN eve.queue q ON q.id = d.blocker_id
                   LEFT JOIN eve.orchestration_results x ON x.request_id = d.blocker_id
-                 WHERE d.dependent_id = $1 AND d.org_id = $2
+                 -- A blocker that is past retention holds nobody back, and is no more.
+                 WHERE d.dependent_id = $1 AND d.org_id = $2 AND coalesce(q.status, x.status) IS NOT NULL
                  ORDER BY d.blocker_id
                 "#,
                 id.0,
@@ -283,7 +284,7 @@ impl Requests {
     }
 }
 
-fn problem(code: Option<String>, message: Option<String>) -> Option<Problem> {
+pub(super) fn problem(code: Option<String>, message: Option<String>) -> Option<Problem> {
     code.map(|code| Problem { code, message: message.unwrap_or_default() })
 }
 

@@ -17,6 +17,7 @@ use crate::dev::bootstrap;
 use crate::dev::postgres::{PostgresError, PrivatePostgres};
 use crate::notify::Bell;
 use crate::requests::Requests;
+use crate::retention::Retention;
 use crate::runtime::{Runtime, RuntimeConfig};
 use crate::skills::artifact::{Signer, Verifier};
 use crate::skills::loader::Loader;
@@ -45,6 +46,9 @@ pub struct Args {
     /// Use this database instead of a private Postgres
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
+    /// How long requests are kept after they have ended, such as 30d; at least 26h
+    #[arg(long, env = "EVE_RETENTION", default_value_t, value_name = "TIME")]
+    retention: Retention,
 }
 
 /// Runs it.
@@ -60,18 +64,21 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!("listening on {}; choose another address with --listen", args.listen)
     })?;
+    let retention = args.retention;
     let Some(url) = args.database_url else {
         let postgres = PrivatePostgres::start(&data_dir).await?;
         let url = postgres.url();
         let done = CancellationToken::new();
         let keeper = tokio::spawn(keep(postgres, data_dir.clone(), done.clone()));
+        let kept_in = "a private Postgres in";
         let ran =
-            with_database(&url, &data_dir, listener, metrics, &stop, "a private Postgres in").await;
+            with_database(&url, &data_dir, listener, metrics, retention, &stop, kept_in).await;
         done.cancel();
         keeper.await.context("looking after Postgres")?.context("stopping Postgres")?;
         return ran;
     };
-    with_database(&url, &data_dir, listener, metrics, &stop, "DATABASE_URL; keys are in").await
+    let kept_in = "DATABASE_URL; keys are in";
+    with_database(&url, &data_dir, listener, metrics, retention, &stop, kept_in).await
 }
 
 /// Starts Postgres again when it ends by itself, and stops it when `done`. What was committed is
@@ -113,6 +120,7 @@ async fn with_database(
     data_dir: &Path,
     listener: TcpListener,
     metrics: PrometheusHandle,
+    retention: Retention,
     stop: &CancellationToken,
     kept_in: &str,
 ) -> anyhow::Result<()> {
@@ -174,6 +182,7 @@ async fn with_database(
         signer,
         runtime,
         cache: super::open_cache(&artifacts, verifier()?)?,
+        retention,
         metrics,
     };
     greet(address, data_dir, &context_file, kept_in);

@@ -15,6 +15,7 @@ use crate::db::Db;
 use crate::http::{self, AppState};
 use crate::notify::Bell;
 use crate::requests::Requests;
+use crate::retention::Retention;
 use crate::runtime::{Runtime, RuntimeConfig};
 use crate::scheduler;
 use crate::skills::artifact::{ArtifactCache, Signer};
@@ -44,6 +45,9 @@ pub struct Args {
     /// Where compiled skills are kept; must be this user's own [default: ~/.cache/eve-horizon/artifacts]
     #[arg(long, env = "EVE_CACHE_DIR", value_name = "DIR")]
     cache_dir: Option<PathBuf>,
+    /// How long requests are kept after they have ended, such as 30d; at least 26h
+    #[arg(long, env = "EVE_RETENTION", default_value_t, value_name = "TIME")]
+    retention: Retention,
 }
 
 /// How people sign in. Without any of it only API tokens are accepted.
@@ -94,6 +98,7 @@ pub(super) struct ControlPlane {
     pub signer: Signer,
     pub runtime: Runtime,
     pub cache: ArtifactCache,
+    pub retention: Retention,
     pub metrics: PrometheusHandle,
 }
 
@@ -116,8 +121,9 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
         io: tokio::runtime::Handle::current(),
     })?;
     let bell = Bell::start(db.pool().clone());
-    let plane =
-        ControlPlane { db, bell, auth: args.jwt.config()?, signer, runtime, cache, metrics };
+    let auth = args.jwt.config()?;
+    let retention = args.retention;
+    let plane = ControlPlane { db, bell, auth, signer, runtime, cache, retention, metrics };
     tracing::info!(address = %listener.local_addr()?, "serving");
     plane.run(listener, stop).await
 }
@@ -152,7 +158,8 @@ impl ControlPlane {
                 }
             }
         });
-        let duties = tokio::spawn(scheduler::run(self.db.clone(), self.bell, stop.clone()));
+        let duties =
+            tokio::spawn(scheduler::run(self.db.clone(), self.bell, self.retention, stop.clone()));
         let state =
             AppState::new(self.db, requests, auth, uploads, Some(self.metrics), stop.clone());
         let served = http::serve(listener, state, stop.clone()).await;

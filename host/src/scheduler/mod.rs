@@ -3,7 +3,8 @@
 //! Flow: [`run`] ticks. *Promotion* (scheduled requests whose time has come), *timers* and *schedules*
 //! (requests that are due again) are everybody's: who finds a row locked skips it or waits for it.
 //! *Rescue*, *expiry* of held edges, of waits and of questions, and *partitions* are done by one, under a
-//! leased, epoch-numbered leadership.
+//! leased, epoch-numbered leadership. *Retention* is done by one as well, under a leadership of its own:
+//! its transactions take seconds, and a rescue must not wait for them.
 //!
 //! Invariants:
 //! - A duty that dies half-way leaves a committed prefix of its work; whoever leads next goes on.
@@ -25,6 +26,7 @@ use crate::hitl::expire::expire;
 use crate::notify::Bell;
 use crate::requests::graph::{Ending, Graph, Reach, Ripple};
 use crate::requests::{Requests, Status};
+use crate::retention::{self, Retention};
 use crate::schedules::tick::tick;
 
 /// How often due requests are looked for.
@@ -43,11 +45,12 @@ const PARTITION_TICK: Duration = Duration::from_secs(3600);
 const PARTITION_DAYS: i32 = 3;
 
 /// Runs every duty until `stop`.
-pub async fn run(db: Db, bell: Bell, stop: CancellationToken) {
+pub async fn run(db: Db, bell: Bell, retention: Retention, stop: CancellationToken) {
     tokio::join!(
         promotion(&db, &bell, &stop),
         schedules(&db, &bell, &stop),
-        led(&db, &bell, &stop)
+        led(&db, &bell, &stop),
+        retention::run(&db, retention, &stop)
     );
 }
 
@@ -120,11 +123,12 @@ pub(crate) async fn promote(db: &Db) -> Result<BTreeSet<String>, sqlx::Error> {
 /// A term of leadership.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Leadership {
+    duty: &'static str,
     holder: Uuid,
     epoch: i64,
 }
 
-const DUTIES: &str = "duties";
+pub(crate) const DUTIES: &str = "duties";
 
 async fn led(db: &Db, bell: &Bell, stop: &CancellationToken) {
     let holder = Uuid::now_v7();
@@ -138,7 +142,7 @@ async fn led(db: &Db, bell: &Bell, stop: &CancellationToken) {
             _ = ticks.tick() => {}
         }
         let round = async {
-            let Some(term) = lead(db, holder).await? else {
+            let Some(term) = lead(db, DUTIES, holder).await? else {
                 // Somebody else leads: what was heard before would be stale when it is our turn.
                 rescuer.lost_touch();
                 return Ok(());
@@ -159,13 +163,17 @@ async fn led(db: &Db, bell: &Bell, stop: &CancellationToken) {
             report("a background duty", &error);
         }
     }
-    if let Err(error) = resign(db, holder).await {
+    if let Err(error) = resign(db, DUTIES, holder).await {
         report("giving leadership up", &error);
     }
 }
 
-/// Takes or renews the leadership.
-pub(crate) async fn lead(db: &Db, holder: Uuid) -> Result<Option<Leadership>, sqlx::Error> {
+/// Takes or renews the leadership of some duties.
+pub(crate) async fn lead(
+    db: &Db,
+    duty: &'static str,
+    holder: Uuid,
+) -> Result<Option<Leadership>, sqlx::Error> {
     let mut tx = db.begin(Scope::Engine).await?;
     let epoch = sqlx::query_scalar!(
         r#"
@@ -180,22 +188,22 @@ pub(crate) async fn lead(db: &Db, holder: Uuid) -> Result<Option<Leadership>, sq
          WHERE l.holder = $2 OR l.expires_at <= clock_timestamp()
         RETURNING epoch
         "#,
-        DUTIES,
+        duty,
         holder,
         TERM
     )
     .fetch_optional(&mut *tx)
     .await?;
     tx.commit().await?;
-    Ok(epoch.map(|epoch| Leadership { holder, epoch }))
+    Ok(epoch.map(|epoch| Leadership { duty, holder, epoch }))
 }
 
 /// Lets the next one lead at once.
-async fn resign(db: &Db, holder: Uuid) -> Result<(), sqlx::Error> {
+pub(crate) async fn resign(db: &Db, duty: &'static str, holder: Uuid) -> Result<(), sqlx::Error> {
     let mut tx = db.begin(Scope::Engine).await?;
     sqlx::query!(
         "UPDATE eve.leadership SET expires_at = '-infinity' WHERE duty = $1 AND holder = $2",
-        DUTIES,
+        duty,
         holder
     )
     .execute(&mut *tx)
@@ -214,7 +222,7 @@ impl Leadership {
              WHERE duty = $1 AND holder = $2 AND epoch = $3 AND expires_at > clock_timestamp()
                FOR NO KEY UPDATE
             "#,
-            DUTIES,
+            self.duty,
             self.holder,
             self.epoch
         )
@@ -330,7 +338,7 @@ async fn partitions(db: &Db, term: Leadership) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-fn report(duty: &str, error: &sqlx::Error) {
+pub(crate) fn report(duty: &str, error: &sqlx::Error) {
     match is_connection_loss(error) {
         true => tracing::debug!(duty, error = error as &dyn std::error::Error, "Postgres is away"),
         false => tracing::error!(duty, error = error as &dyn std::error::Error, "a duty failed"),

@@ -131,8 +131,11 @@ fn similar(text: &str) -> Option<&'static str> {
         let city = name.rsplit('/').next().unwrap_or(&name);
         strsim::osa_distance(&name, &wanted).min(strsim::osa_distance(city, &wanted))
     };
-    let (typos, zone) =
-        TZ_VARIANTS.iter().map(|zone| (distance(zone), zone)).min_by_key(|d| d.0)?;
+    // Of two that are as near, the shorter name: UTC rather than Etc/UTC.
+    let (typos, zone) = TZ_VARIANTS
+        .iter()
+        .map(|zone| (distance(zone), zone))
+        .min_by_key(|(typos, zone)| (*typos, zone.name().len()))?;
     // Three letters off a name of four is no typo.
     (typos <= TYPOS.min(wanted.len() / 3)).then(|| zone.name())
 }

@@ -114,7 +114,30 @@ mod tests {
         ];
         let text = envelope(RequestId(id(9)), r#"{"text": "x"}"#, &events);
         let envelope: Value = serde_json::from_str(&text).expect("JSON");
-        insta::assert_json_snapshot!(envelope, @"");
+        insta::assert_json_snapshot!(envelope, @r#"
+        {
+          "additional_completions": [
+            {
+              "name": "late",
+              "trigger": "timer"
+            },
+            {
+              "expired": true,
+              "question_id": "00000000-0000-0000-0000-000000000003",
+              "response": null,
+              "trigger": "hitl_response"
+            }
+          ],
+          "completed_request_id": "00000000-0000-0000-0000-000000000001",
+          "completed_result_id": "00000000-0000-0000-0000-000000000001",
+          "parent_context": {
+            "text": "x"
+          },
+          "parent_request_id": "00000000-0000-0000-0000-000000000009",
+          "status": "failed",
+          "trigger": "child_complete"
+        }
+        "#);
         assert_eq!(
             trigger(&events[0]),
             Trigger::ChildComplete { request_id: RequestId(id(1)), status: Status::Failed }

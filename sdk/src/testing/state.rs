@@ -619,11 +619,23 @@ fn event(trigger: &Trigger) -> Value {
             "trigger": "child_complete",
             "completed_request_id": child.request_id,
             "completed_result_id": child.request_id,
+            "status": match child.status {
+                Status::Completed => "completed",
+                Status::Failed => "failed",
+                _ => "cancelled",
+            },
         }),
-        Trigger::HitlResponse(_) => json!({ "trigger": "hitl_response" }),
-        Trigger::DeploymentSettled(_) => json!({ "trigger": "deployment_settled" }),
-        Trigger::Timer(_) => json!({ "trigger": "timer" }),
-        Trigger::Cron(_) => json!({ "trigger": "cron" }),
+        Trigger::HitlResponse(answer) => json!({
+            "trigger": "hitl_response",
+            "question_id": answer.question_id,
+            "response": answer.read::<Value>().unwrap_or(Value::Null),
+            "expired": answer.is_expired(),
+        }),
+        Trigger::DeploymentSettled(settled) => {
+            json!({ "trigger": "deployment_settled", "deployment_id": settled.deployment_id })
+        }
+        Trigger::Timer(name) => json!({ "trigger": "timer", "name": name }),
+        Trigger::Cron(name) => json!({ "trigger": "cron", "name": name }),
         Trigger::Other(kind) => json!({ "trigger": kind }),
     }
 }

@@ -143,21 +143,33 @@ async fn a_thousand_requests_survive_the_workers() -> Result<()> {
     assert_eq!(platform.count(failed).await, 60, "one failed attempt of each that tried again");
     let rescued = "SELECT count(*) FROM eve.attempts WHERE kind = 'rescued'";
     assert!(platform.count(rescued).await > 0, "the workers were killed while they had work");
-    invariants::hold(&platform).await;
+    invariants::settled(&platform).await;
     Ok(())
 }
 
+/// Whenever the poison starts, its worker dies: with a hundred others in hand the first time, alone
+/// from then on.
 #[tokio::test]
 async fn a_request_that_kills_its_workers_ends_alone() -> Result<()> {
-    let platform = Platform::start(&["hostile-wasi", "noop"]).await?;
-    let mut requests = vec![
-        json!({ "skill": "hostile-wasi", "context": { "do": "sleep" }, "priority": -100, "max_attempts": 1 }),
-    ];
-    requests.extend((0..99).map(|_| json!({ "skill": "noop", "max_attempts": 1 })));
+    let platform = Platform::start(&["hostile-wasi"]).await?;
+    let sleep = |ms: u64| json!({ "skill": "hostile-wasi", "context": { "do": "sleep", "ms": ms }, "max_attempts": 1 });
+    let mut poison = sleep(3_600_000);
+    poison["priority"] = json!(-100);
+    let mut requests = vec![poison];
+    requests.extend((0..100).map(|_| sleep(300)));
     let ids = platform.create_all(requests).await?;
-    for _ in 0..3 {
-        let mut worker = platform.worker(100)?;
+    let in_hand = "SELECT count(*) FROM eve.queue WHERE status = 'processing'";
+    let suspects = "SELECT count(*) FROM eve.queue WHERE rescues > 0";
+    for death in 1..=3 {
+        // It claims twice as many as it has slots, and all of these at once.
+        let mut worker = platform.worker(70)?;
         platform.claimed(ids[0]).await;
+        let others = platform.count(in_hand).await - 1;
+        if death == 1 {
+            assert!(others > 50, "only {others} were claimed with it");
+        } else {
+            assert_eq!(others, 0, "it runs alone");
+        }
         worker.kill();
         // The next one must not come before this one is known to be dead, or it would find nothing.
         wait_for("the rescue", async || match platform.live(ids[0]).await {
@@ -165,14 +177,21 @@ async fn a_request_that_kills_its_workers_ends_alone() -> Result<()> {
             None => Some(()),
         })
         .await;
+        assert!(death > 1 || platform.count(suspects).await > 50, "they died with it");
     }
-    assert_eq!(platform.end_of(ids[0]).await.code(), "worker_lost");
-    let _worker = platform.worker(4)?;
+    let end = platform.end_of(ids[0]).await;
+    assert_eq!((end.status.as_str(), end.code()), ("failed", "worker_lost"));
+    // One suspect at a time each.
+    let _workers =
+        [platform.worker(4)?, platform.worker(4)?, platform.worker(4)?, platform.worker(4)?];
     for id in &ids[1..] {
         let end = platform.end_of(*id).await;
         assert_eq!((end.status.as_str(), end.attempt), ("completed", 1));
     }
-    invariants::hold(&platform).await;
+    let died_twice = "SELECT count(*) FROM (SELECT FROM eve.attempts WHERE kind = 'rescued'
+                                             GROUP BY request_id HAVING count(*) > 1) twice";
+    assert_eq!(platform.count(died_twice).await, 1, "only the poison");
+    invariants::settled(&platform).await;
     Ok(())
 }
 

@@ -9,4 +9,5 @@ mod fairness;
 mod guests;
 mod invariants;
 mod outage;
+mod scale;
 mod storm;

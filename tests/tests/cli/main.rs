@@ -7,3 +7,4 @@ mod hitl;
 mod reading;
 mod schedules;
 mod skills;
+mod tree;

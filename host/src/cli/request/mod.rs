@@ -4,6 +4,8 @@ mod batch;
 pub mod create;
 mod list;
 mod logs;
+mod tree;
+mod usage;
 mod view;
 pub mod watch;
 
@@ -12,7 +14,7 @@ use super::error::{Error, Exit};
 use super::output::Output;
 use crate::http::Items;
 use crate::ids::RequestId;
-use crate::requests::{BlockerState, Request};
+use crate::requests::{BlockerState, Request, RequestDetails};
 
 /// Create requests and see what becomes of them
 ///
@@ -26,7 +28,7 @@ pub enum Command {
     FanOut(batch::FanOut),
     Pipeline(batch::Pipeline),
     List(list::List),
-    /// Show a request
+    /// Show a request, and what it and everything below it has used
     #[command(after_help = "\
 Examples:
   eve request get 0199c7a1-5d3e-7c44-9b1a-3f2f6f0d8e11
@@ -36,6 +38,7 @@ Examples:
         #[arg(value_parser = create::request_id)]
         id: RequestId,
     },
+    Tree(tree::ShowTree),
     Watch(watch::Watch),
     /// Show what a request waits for
     ///
@@ -84,9 +87,11 @@ pub async fn run(command: Command, globals: &Globals, out: &Output) -> Result<Ex
         Command::Pipeline(command) => batch::pipeline(command, globals, out).await?,
         Command::List(command) => list::run(command, globals, out).await?,
         Command::Watch(command) => return watch::run(command, globals, out).await,
+        Command::Tree(command) => tree::run(command, globals, out).await?,
         Command::Logs(command) => logs::run(command, globals, out).await?,
         Command::Get { id } => {
-            let request: Request = globals.connect()?.get(&["requests", &id.to_string()]).await?;
+            let request: RequestDetails =
+                globals.connect()?.get(&["requests", &id.to_string()]).await?;
             out.show(&request)?;
         }
         Command::Blockers { id } => {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::super::output::{Render, View, cell, optional, text_cell};
 use crate::http::Items;
-use crate::requests::{BlockerState, OnFailure, Request};
+use crate::requests::{BlockerState, OnFailure, Request, RequestDetails};
 
 /// A request that has just been created: for people, its id and how to go on.
 #[derive(Serialize)]
@@ -34,45 +34,54 @@ impl Render for Line {
     }
 }
 
-impl Render for Request {
+impl Render for RequestDetails {
     fn render(&self, view: &View) -> String {
-        let mut pairs = vec![
-            ("id", cell(self.id.to_string())),
-            ("status", view.status(self.status)),
-            ("worker type", cell(&self.worker_type)),
-            ("skill", self.skill.as_ref().map_or_else(|| cell("(default)"), cell)),
-        ];
-        let mut add = |name, value: Option<Cell>| {
-            if let Some(value) = value {
-                pairs.push((name, value));
-            }
+        let used = match self.usage.usage.runs {
+            0 => None,
+            _ => Some(("used", cell(super::usage::total(&self.usage)))),
         };
-        let words = |text: &String| (!text.is_empty()).then(|| text_cell(text));
-        add("prompt", words(&self.prompt));
-        add("context", object(&self.context));
-        add("config", object(&self.config));
-        add("metadata", object(&self.metadata));
-        add("repository", self.repo_url.as_ref().map(cell));
-        add("branch", self.branch.as_ref().map(cell));
-        add("summary", self.summary.as_ref().and_then(words));
-        let error = self.error.as_ref().map(|error| format!("{} ({})", error.message, error.code));
-        add("error", error.map(text_cell));
-        let blockers = (self.open_blockers > 0).then(|| cell(self.open_blockers.to_string()));
-        add("open blockers", blockers);
-        add("attempt", Some(cell(format!("{} of {}", self.attempt, self.max_attempts))));
-        add("generation", (self.generation > 1).then(|| cell(self.generation.to_string())));
-        add("priority", (self.priority != 0).then(|| cell(self.priority.to_string())));
-        add("timeout", self.timeout_ms.map(|timeout| cell(format!("{timeout} ms"))));
-        add("parent", self.parent_request_id.map(|id| cell(id.to_string())));
-        let root =
-            (self.root_request_id != self.id).then(|| cell(self.root_request_id.to_string()));
-        add("root", root);
-        add("created", Some(view.moment(self.created_at)));
-        add("not before", self.run_at.map(|at| view.moment(at)));
-        add("started", self.started_at.map(|at| view.moment(at)));
-        add("finished", self.finished_at.map(|at| view.moment(at)));
-        view.details(pairs)
+        view.details(pairs(&self.request, view).into_iter().chain(used))
     }
+}
+
+/// What there is to say of a request, each with its name.
+fn pairs(request: &Request, view: &View) -> Vec<(&'static str, Cell)> {
+    let mut pairs = vec![
+        ("id", cell(request.id.to_string())),
+        ("status", view.status(request.status)),
+        ("worker type", cell(&request.worker_type)),
+        ("skill", request.skill.as_ref().map_or_else(|| cell("(default)"), cell)),
+    ];
+    let mut add = |name, value: Option<Cell>| {
+        if let Some(value) = value {
+            pairs.push((name, value));
+        }
+    };
+    let words = |text: &String| (!text.is_empty()).then(|| text_cell(text));
+    add("prompt", words(&request.prompt));
+    add("context", object(&request.context));
+    add("config", object(&request.config));
+    add("metadata", object(&request.metadata));
+    add("repository", request.repo_url.as_ref().map(cell));
+    add("branch", request.branch.as_ref().map(cell));
+    add("summary", request.summary.as_ref().and_then(words));
+    let error = request.error.as_ref().map(|error| format!("{} ({})", error.message, error.code));
+    add("error", error.map(text_cell));
+    let blockers = (request.open_blockers > 0).then(|| cell(request.open_blockers.to_string()));
+    add("open blockers", blockers);
+    add("attempt", Some(cell(format!("{} of {}", request.attempt, request.max_attempts))));
+    add("generation", (request.generation > 1).then(|| cell(request.generation.to_string())));
+    add("priority", (request.priority != 0).then(|| cell(request.priority.to_string())));
+    add("timeout", request.timeout_ms.map(|timeout| cell(format!("{timeout} ms"))));
+    add("parent", request.parent_request_id.map(|id| cell(id.to_string())));
+    let root =
+        (request.root_request_id != request.id).then(|| cell(request.root_request_id.to_string()));
+    add("root", root);
+    add("created", Some(view.moment(request.created_at)));
+    add("not before", request.run_at.map(|at| view.moment(at)));
+    add("started", request.started_at.map(|at| view.moment(at)));
+    add("finished", request.finished_at.map(|at| view.moment(at)));
+    pairs
 }
 
 /// An object as JSON on as many lines as it takes; an empty one is not worth a line.

@@ -264,7 +264,7 @@ impl<'a> Machine<'a> {
 
     /// The leadership under which duties are done.
     async fn lead(&self) -> Result<Leadership, sqlx::Error> {
-        let term = scheduler::lead(self.db, LEADER).await?;
+        let term = scheduler::lead(self.db, scheduler::DUTIES, LEADER).await?;
         term.ok_or_else(|| sqlx::Error::Protocol("somebody else leads".into()))
     }
 

@@ -49,6 +49,7 @@ pub fn all() -> OpenApiRouter<AppState> {
         .routes(routes!(me::get_me))
         .routes(routes!(requests::create_request, requests::list_requests))
         .routes(routes!(requests::get_request))
+        .routes(routes!(requests::get_tree))
         .routes(routes!(requests::get_request_result))
         .routes(routes!(requests::get_result))
         .routes(routes!(requests::list_blockers))

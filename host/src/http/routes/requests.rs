@@ -20,7 +20,8 @@ use crate::http::problem::Problem;
 use crate::http::watch::is_change;
 use crate::ids::RequestId;
 use crate::requests::{
-    BlockerState, Created, Filter, NewRequest, Origin, Request, RequestResult, RunLog, Status,
+    BlockerState, Created, Filter, NewRequest, Origin, Request, RequestDetails, RequestResult,
+    RunLog, Status, Tree,
 };
 use crate::tenancy::auth::Caller;
 
@@ -257,17 +258,30 @@ fn has_nul(value: &Value) -> bool {
     }
 }
 
-/// Shows a request.
+/// Shows a request, and what it and everything below it has used.
 #[utoipa::path(
     get, path = "/v1/requests/{id}", tag = "requests", params(("id" = RequestId, Path)),
-    responses((status = 200, description = "The request", body = Request))
+    responses((status = 200, description = "The request", body = RequestDetails))
 )]
 pub async fn get_request(
     State(state): State<AppState>,
     Allowed(caller, _): Allowed<ReadRequests>,
     Path(id): Path<RequestId>,
-) -> Result<Json<Request>, Problem> {
-    Ok(Json(state.requests.get(caller.tenant, id).await?))
+) -> Result<Json<RequestDetails>, Problem> {
+    Ok(Json(state.requests.details(caller.tenant, id).await?))
+}
+
+/// Shows the tree below a request: what it created, what that created, and what all of it has used.
+#[utoipa::path(
+    get, path = "/v1/requests/{id}/tree", tag = "requests", params(("id" = RequestId, Path)),
+    responses((status = 200, description = "The tree, as a list", body = Tree))
+)]
+pub async fn get_tree(
+    State(state): State<AppState>,
+    Allowed(caller, _): Allowed<ReadRequests>,
+    Path(id): Path<RequestId>,
+) -> Result<Json<Tree>, Problem> {
+    Ok(Json(state.requests.tree(caller.tenant, id).await?))
 }
 
 /// Shows what a request ended with.

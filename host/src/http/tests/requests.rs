@@ -144,3 +144,30 @@ async fn a_request_is_watched_until_it_ends() {
     assert_eq!(next_status(&mut events, &mut buffer).await, None);
     api.get("/readyz", &ada).await.problem(503, "unavailable");
 }
+
+#[tokio::test]
+async fn a_tree_and_its_usage_are_shown_to_their_organisation() {
+    use crate::testing::past::Stands;
+
+    let api = Api::start().await;
+    let (acme, _, ada) = api.org("acme").await;
+    let (_, _, eve) = api.org("other").await;
+    let top = api.database.alone(acme, 1, Stands::Open("waiting")).await;
+    let child = api.database.below(acme, &top, 1, Stands::Ended("completed", 1)).await;
+    let path = format!("/v1/requests/{}", top.id);
+
+    let shown = api.get(&path, &ada).await.json();
+    assert_eq!((&shown["id"], &shown["status"]), (&json!(top.id), &json!("waiting")));
+    let usage = &shown["usage"];
+    assert_eq!((&usage["requests"], &usage["runs"]), (&json!(2), &json!(3)), "{usage}");
+    assert_eq!((&usage["duration_us"], &usage["tokens_used"]), (&json!(4_000), &json!(100)));
+    let listed = api.get("/v1/requests", &ada).await.json();
+    assert!(listed["items"][0].get("usage").is_none(), "a list stays cheap: {listed}");
+
+    let tree = api.get(&format!("{path}/tree"), &ada).await.json();
+    assert_eq!(tree["requests"][1]["id"], json!(child.id), "{tree}");
+    assert_eq!(tree["requests"][1]["parent_request_id"], json!(top.id));
+    assert_eq!(tree["usage"], *usage);
+    api.get(&format!("{path}/tree"), &eve).await.problem(404, "not-found");
+    api.get(&path, &eve).await.problem(404, "not-found");
+}
