@@ -11,7 +11,7 @@
 //! - Every transaction of a led duty locks its leadership row and checks the epoch: a process that was
 //!   stopped and continued wakes up in the past and changes nothing.
 
-mod waits;
+pub(crate) mod waits;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -302,7 +302,11 @@ pub(crate) async fn expire_held(db: &Db, bell: &Bell, term: Leadership) -> Resul
 }
 
 /// Fails orchestrations that have waited for too long.
-async fn expire_waits(db: &Db, bell: &Bell, term: Leadership) -> Result<(), sqlx::Error> {
+pub(crate) async fn expire_waits(
+    db: &Db,
+    bell: &Bell,
+    term: Leadership,
+) -> Result<(), sqlx::Error> {
     loop {
         let Some(mut tx) = term.begin(db).await? else { return Ok(()) };
         let Some(ripple) = waits::expire(&mut tx).await? else { return Ok(()) };

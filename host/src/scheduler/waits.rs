@@ -13,7 +13,7 @@ use crate::requests::{FailureCode, Status};
 /// Delivers timers whose time has come; one transaction, up to [`BATCH`]. Everybody may do this: a
 /// timer is deleted by whoever delivers it, under its orchestration's lock. Whoever dies before the
 /// commit has delivered nothing.
-pub(super) async fn fire_timers(db: &Db) -> Result<Ripple, sqlx::Error> {
+pub(crate) async fn fire_timers(db: &Db) -> Result<Ripple, sqlx::Error> {
     let mut tx = db.begin(Scope::Engine).await?;
     let due: Vec<Uuid> = sqlx::query_scalar!(
         r#"

@@ -13,7 +13,7 @@ use crate::db::{Db, Scope};
 use crate::delivery::claim::{Appetite, Claimed, Cursor};
 use crate::delivery::finish::{self, Finished, Outcome};
 use crate::delivery::lease::{self, Rescuer};
-use crate::hitl::NewQuestion;
+use crate::hitl::{self, NewQuestion, Questions};
 use crate::ids::{QuestionId, RequestId, WorkerId};
 use crate::notify::Bell;
 use crate::requests::{
@@ -101,6 +101,7 @@ pub struct Machine<'a> {
     db: &'a Db,
     tenant: Tenant,
     requests: Requests,
+    questions: Questions,
     bell: Bell,
     workers: Vec<WorkerId>,
     /// By [`RunNo`].
@@ -128,6 +129,7 @@ impl<'a> Machine<'a> {
             db: &database.db,
             tenant,
             requests: Requests::new(database.db.clone(), bell.clone()),
+            questions: Questions::new(database.db.clone(), bell.clone()),
             bell: bell.clone(),
             workers: (0..WORKERS).map(|_| WorkerId(Uuid::new_v4())).collect(),
             runs: Vec::new(),
@@ -212,11 +214,50 @@ impl<'a> Machine<'a> {
                 scheduler::expire_held(self.db, &self.bell, self.lead().await?).await?;
                 Answer::Done
             }
-            Action::Answer(_)
-            | Action::ExpireQuestions(_)
-            | Action::Fire(_)
-            | Action::Overdue(_) => {
-                unreachable!("not yet")
+            Action::Answer(question) => {
+                let id = QuestionId(self.question_ids[question]);
+                let actor = Actor::Platform;
+                match self.questions.respond(self.tenant, &actor, id, &json!("yes")).await {
+                    Ok(_) => Answer::Done,
+                    Err(hitl::HitlError::Conflict(_)) => Answer::Refused,
+                    Err(hitl::HitlError::Database { source, .. }) => return Err(source),
+                    Err(other) => return Err(sqlx::Error::Protocol(other.to_string())),
+                }
+            }
+            Action::ExpireQuestions(due) => {
+                let due: Vec<Uuid> = due.iter().map(|no| self.question_ids[no]).collect();
+                sqlx::query("UPDATE eve.hitl_requests SET expires_at = now() WHERE id = ANY ($1)")
+                    .bind(&due)
+                    .execute(self.db.pool())
+                    .await?;
+                loop {
+                    let mut tx = self.db.begin(Scope::Engine).await?;
+                    let more = hitl::expire::expire(&mut tx, 100).await?;
+                    tx.commit().await?;
+                    if more.is_none() {
+                        break Answer::Done;
+                    }
+                }
+            }
+            Action::Fire(timers) => {
+                for (of, name) in timers {
+                    sqlx::query(
+                        "UPDATE eve.timers SET due_at = now()
+                          WHERE orchestration_id = $1 AND name = $2",
+                    )
+                    .bind(self.ids[of])
+                    .bind(name)
+                    .execute(self.db.pool())
+                    .await?;
+                }
+                scheduler::waits::fire_timers(self.db).await?;
+                Answer::Done
+            }
+            Action::Overdue(due) => {
+                self.run("UPDATE eve.queue SET wait_until = now() WHERE id = ANY ($1)", due)
+                    .await?;
+                scheduler::expire_waits(self.db, &self.bell, self.lead().await?).await?;
+                Answer::Done
             }
         })
     }
@@ -538,7 +579,8 @@ impl<'a> Machine<'a> {
     }
 }
 
-fn question() -> NewQuestion {
+/// A question that anything answers.
+pub fn question() -> NewQuestion {
     NewQuestion {
         question: "Shall we?".into(),
         options: Vec::new(),

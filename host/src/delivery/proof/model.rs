@@ -202,7 +202,7 @@ impl Model {
         holding.count() as i32
     }
 
-    fn open_wakeup(&self, orchestration: Id) -> Option<Id> {
+    pub fn open_wakeup(&self, orchestration: Id) -> Option<Id> {
         let mut ids = self.requests.iter().filter(|(id, request)| {
             request.wakes == Some(orchestration) && self.open(**id).is_some()
         });
@@ -868,7 +868,7 @@ impl Model {
     pub fn overdue(&mut self, orchestrations: &[Id]) {
         let endings = orchestrations
             .iter()
-            .map(|id| Ending::new(*id, "failed", Some("wait_expired")))
+            .map(|id| Ending::new(*id, "failed", Some("wait_timed_out")))
             .collect();
         self.end(endings, &BTreeSet::new());
     }

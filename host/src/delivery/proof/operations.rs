@@ -205,6 +205,10 @@ pub fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|(worker, which, started)| Operation::GiveBack { worker, which, started }),
         3 => choice().prop_map(Operation::Promote),
         1 => choice().prop_map(Operation::ExpireHeld),
+        2 => choice().prop_map(Operation::Answer),
+        1 => choice().prop_map(Operation::ExpireQuestions),
+        2 => choice().prop_map(Operation::Fire),
+        1 => choice().prop_map(Operation::Overdue),
     ]
 }
 
@@ -399,9 +403,11 @@ impl Operation {
                 Action::Fire(choice.some(&all))
             }
             Operation::Overdue(choice) => {
-                let waiting = |id: &Id| model.status(*id) == Some(Status::Waiting);
+                // What is being woken at the moment goes on.
+                let waiting = |id: &Id| {
+                    model.status(*id) == Some(Status::Waiting) && model.open_wakeup(*id).is_none()
+                };
                 let waiting: Vec<Id> = model.open_ids().into_iter().filter(waiting).collect();
-                // One at a time: they are long chains otherwise.
                 Action::Overdue(choice.of(&waiting).into_iter().collect())
             }
         })

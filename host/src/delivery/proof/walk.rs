@@ -1,11 +1,13 @@
 //! Random operations on the model and on the database at once.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 
-use super::facts::difference;
+use super::facts::{Fact, difference};
 use super::invariants;
 use super::machine::{Answer, Machine, furnish};
 use super::model::{Model, Refused, RunNo};
@@ -40,15 +42,42 @@ fn the_database_does_what_the_design_says() {
         max_shrink_time: 60_000,
         ..Config::default()
     });
+    let seen = RefCell::new(Seen::new());
     let walks = prop::collection::vec(operation(), 8..31);
     let outcome = runner.run(&walks, |operations| {
-        runtime.block_on(walk(&database, &bell, &operations)).map_err(TestCaseError::fail)
+        let end = runtime.block_on(walk(&database, &bell, &operations));
+        end.map(|model| note(&mut seen.borrow_mut(), &model)).map_err(TestCaseError::fail)
     });
     match outcome {
-        Ok(()) => {}
+        Ok(()) => println!("what the cases ended in, and how often: {:#?}", seen.borrow()),
         // The operations are in the reason, with everything looked up.
         Err(TestError::Fail(reason, _)) => panic!("{reason}"),
         Err(error) => panic!("{error}"),
+    }
+}
+
+/// What has been seen at the ends of cases, and how often: a walk that goes nowhere proves nothing.
+type Seen = BTreeMap<String, usize>;
+
+fn note(seen: &mut Seen, model: &Model) {
+    for fact in model.facts() {
+        let what = match fact {
+            Fact::Asked { .. } => continue,
+            Fact::Open { status, wakes, .. } => {
+                format!("{} {status}", if wakes.is_some() { "wake-up" } else { "request" })
+            }
+            Fact::Ended { status, code, .. } => format!("{status} {}", code.unwrap_or_default()),
+            Fact::Edge { on_failure, state, .. } => format!("edge {on_failure} {state}"),
+            Fact::Letter { source, fate, .. } => {
+                let [source, fate] = [format!("{source:?}"), format!("{fate:?}")];
+                let word = |text: &str| text.split('(').next().unwrap_or_default().to_owned();
+                format!("letter {} {}", word(&source), word(&fate))
+            }
+            Fact::Question { status, .. } => format!("question {status}"),
+            Fact::Timer { .. } => "timer".into(),
+            Fact::Attempt { kind, .. } => format!("attempt {kind}"),
+        };
+        *seen.entry(what).or_default() += 1;
     }
 }
 
@@ -57,7 +86,7 @@ async fn walk(
     database: &TestDatabase,
     bell: &Bell,
     operations: &[Operation],
-) -> Result<(), String> {
+) -> Result<Model, String> {
     let mut model = Model::default();
     let mut machine = Machine::fresh(database, bell).await;
     let mut story = String::from("the database and the model part:\n");
@@ -68,7 +97,7 @@ async fn walk(
             return Err(format!("{story}\n{difference}"));
         }
     }
-    Ok(())
+    Ok(model)
 }
 
 async fn step(

@@ -1,6 +1,9 @@
 //! Races between processes that do the same duty, and with people.
 
+use super::super::machine::question;
 use super::*;
+use crate::hitl::{self, HitlError, Questions};
+use crate::ids::QuestionId;
 use crate::scheduler;
 
 /// A leader that was stopped and continued goes on where it was: in the past.
@@ -66,4 +69,159 @@ async fn a_successor_waits_for_the_transaction_of_a_duty() {
     tx.commit().await.expect("a commit");
     assert!(taking.await.expect("no panic").is_none(), "the term is not over");
     assert!(old.begin(&db).await.expect("Postgres").is_some());
+}
+
+/// An orchestration that waits for an answer, and the question.
+async fn asking(stage: &Stage) -> (RequestId, QuestionId) {
+    let orchestration = stage.one(plain_request()).await;
+    let run = stage.claim_one().await;
+    let id = QuestionId::generate();
+    let effects = Effects { questions: vec![(id, question())], ..Effects::default() };
+    stage.finish(&run, How::Waiting, effects).await;
+    (orchestration, id)
+}
+
+#[tokio::test]
+async fn an_answer_meets_the_expiry_of_its_question() {
+    for first in BOTH {
+        let stage = Stage::set().await;
+        let (orchestration, id) = asking(&stage).await;
+        let held = stage.hold(orchestration).await;
+        let questions = Questions::new(stage.database.db.clone(), stage.bell.clone());
+        let tenant = stage.tenant;
+        let answering = async move {
+            questions.respond(tenant, &Actor::Platform, id, &serde_json::json!("yes")).await
+        };
+        let db = stage.database.db.clone();
+        let expiring = async move {
+            let mut tx = db.begin(Scope::Engine).await.expect("a transaction");
+            hitl::expire::expire(&mut tx, 10).await.expect("an expiry");
+            tx.commit().await.expect("a commit");
+        };
+        let due = format!("UPDATE eve.hitl_requests SET expires_at = now() WHERE id = '{id}'");
+        let (answering, expiring) = match first {
+            First::One => {
+                let answering = tokio::spawn(answering);
+                stage.until_waiting(1).await;
+                // Its time is over while the answer waits for the orchestration.
+                stage.database.execute(due).await;
+                (answering, tokio::spawn(expiring))
+            }
+            First::Other => {
+                stage.database.execute(due).await;
+                let expiring = tokio::spawn(expiring);
+                stage.until_waiting(1).await;
+                (tokio::spawn(answering), expiring)
+            }
+        };
+        stage.until_waiting(2).await;
+        drop(held);
+        let answered = answering.await.expect("no panic");
+        expiring.await.expect("no panic");
+        // By the time that the answer has its locks it is late, whoever came first.
+        assert!(matches!(answered, Err(HitlError::Conflict(_))), "{first:?}");
+        let told = stage.claim_one().await.wake.expect("a wake-up").events;
+        assert_eq!(told.len(), 1, "{first:?}");
+        assert_eq!(told[0].payload, serde_json::json!({}), "{first:?}");
+        stage.check().await;
+    }
+}
+
+#[tokio::test]
+async fn two_people_answer_at_once() {
+    let stage = Stage::set().await;
+    let (orchestration, id) = asking(&stage).await;
+    let held = stage.hold(orchestration).await;
+    let answering = |word: &'static str| {
+        let questions = Questions::new(stage.database.db.clone(), stage.bell.clone());
+        let tenant = stage.tenant;
+        tokio::spawn(async move {
+            questions.respond(tenant, &Actor::Platform, id, &serde_json::json!(word)).await
+        })
+    };
+    let one = answering("yes");
+    stage.until_waiting(1).await;
+    let other = answering("no");
+    stage.until_waiting(2).await;
+    drop(held);
+    one.await.expect("no panic").expect("the first answer");
+    assert!(matches!(other.await.expect("no panic"), Err(HitlError::Conflict(_))));
+    let told = stage.claim_one().await.wake.expect("a wake-up").events;
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].payload["response"], "yes");
+    stage.check().await;
+}
+
+#[tokio::test]
+async fn a_timer_goes_off_in_two_processes_at_once() {
+    let stage = Stage::set().await;
+    let orchestration = stage.one(plain_request()).await;
+    let run = stage.claim_one().await;
+    let timers = vec![("tea".to_owned(), Duration::from_secs(3600))];
+    stage.finish(&run, How::Waiting, Effects { timers, ..Effects::default() }).await;
+    stage.database.execute("UPDATE eve.timers SET due_at = now()".into()).await;
+    let held = stage.hold(orchestration).await;
+    let firing = || {
+        let db = stage.database.db.clone();
+        tokio::spawn(async move { scheduler::waits::fire_timers(&db).await.expect("Postgres") })
+    };
+    let one = firing();
+    stage.until_waiting(1).await;
+    let other = firing();
+    stage.until_waiting(2).await;
+    drop(held);
+    one.await.expect("no panic");
+    other.await.expect("no panic");
+    let told = stage.claim_one().await.wake.expect("a wake-up").events;
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].payload["name"], "tea");
+    assert_eq!(stage.unread(orchestration).await, 0);
+    stage.check().await;
+}
+
+/// An orchestration is woken at the moment at which it has waited for long enough.
+#[tokio::test]
+async fn a_wait_ends_while_its_orchestration_is_woken() {
+    for first in BOTH {
+        let stage = Stage::set().await;
+        let (orchestration, children) = stage.orchestration(1).await;
+        stage
+            .database
+            .execute("UPDATE eve.queue SET wait_until = now() WHERE wait_until IS NOT NULL".into())
+            .await;
+        let term = scheduler::lead(&stage.database.db, Uuid::new_v4()).await;
+        let term = term.expect("Postgres").expect("nobody else leads");
+        let (db, bell) = (stage.database.db.clone(), stage.bell.clone());
+        let giving_up =
+            async move { scheduler::expire_waits(&db, &bell, term).await.expect("Postgres") };
+        let held = stage.hold(orchestration).await;
+        let (waking, giving_up) = match first {
+            First::One => {
+                let waking = stage.finishing(&children[0], How::Completed, Effects::default());
+                stage.until_waiting(1).await;
+                (waking, tokio::spawn(giving_up))
+            }
+            First::Other => {
+                let giving_up = tokio::spawn(giving_up);
+                stage.until_waiting(1).await;
+                (stage.finishing(&children[0], How::Completed, Effects::default()), giving_up)
+            }
+        };
+        stage.until_waiting(2).await;
+        drop(held);
+        let woken = waking.await.expect("no panic");
+        giving_up.await.expect("no panic");
+        match first {
+            First::One => {
+                assert!(matches!(woken, Written::Done(_)));
+                assert_eq!(stage.state(orchestration).await, "waiting");
+                assert_eq!(stage.open_wakeups(orchestration).await, 1);
+            }
+            First::Other => {
+                assert!(matches!(woken, Written::LeaseLost));
+                assert_eq!(stage.state(orchestration).await, "failed: wait_timed_out");
+            }
+        }
+        stage.check().await;
+    }
 }
