@@ -189,7 +189,7 @@ async fn a_wait_ends_while_its_orchestration_is_woken() {
             .database
             .execute("UPDATE eve.queue SET wait_until = now() WHERE wait_until IS NOT NULL".into())
             .await;
-        let term = scheduler::lead(&stage.database.db, Uuid::new_v4()).await;
+        let term = scheduler::lead(&stage.database.db, scheduler::DUTIES, Uuid::new_v4()).await;
         let term = term.expect("Postgres").expect("nobody else leads");
         let (db, bell) = (stage.database.db.clone(), stage.bell.clone());
         let giving_up =
