@@ -251,8 +251,7 @@ impl Fleet {
         let http = http_client()?;
         let deadline = Instant::now() + READY_WITHIN;
         for place in 0..self.members.len() {
-            loop {
-                let Some(address) = self.members[place].address.clone() else { break };
+            while let Some(address) = self.members[place].address.clone() {
                 let answer = http.get(format!("http://{address}/readyz")).send().await;
                 if answer.is_ok_and(|answer| answer.status().is_success()) {
                     break;
