@@ -477,20 +477,18 @@ DECLARE
     cutoff  constant timestamptz := eve.retention_cutoff(keep);
     gone    integer := 0;
 BEGIN
-    IF to_regclass('eve.schedule_ticks') IS NOT NULL THEN
-        DELETE FROM eve.schedule_ticks
-         WHERE ctid = ANY (ARRAY(
-                   SELECT t.ctid
-                     FROM eve.schedules s
-                    CROSS JOIN LATERAL (
-                              SELECT t.ctid FROM eve.schedule_ticks t
-                               WHERE t.schedule_id = s.id AND t.tick < cutoff
-                               ORDER BY t.tick
-                               LIMIT batch
-                          ) t
-                    LIMIT batch));
-        GET DIAGNOSTICS gone = ROW_COUNT;
-    END IF;
+    DELETE FROM eve.schedule_ticks
+     WHERE ctid = ANY (ARRAY(
+               SELECT t.ctid
+                 FROM eve.schedules s
+                CROSS JOIN LATERAL (
+                          SELECT t.ctid FROM eve.schedule_ticks t
+                           WHERE t.schedule_id = s.id AND t.tick < cutoff
+                           ORDER BY t.tick
+                           LIMIT batch
+                      ) t
+                LIMIT batch));
+    GET DIAGNOSTICS gone = ROW_COUNT;
     RETURN gone;
 END
 $$;

@@ -442,9 +442,10 @@ async fn below(
     }
     let rows = sqlx::query!(
         r#"
-        WITH RECURSIVE ending (id, parent, spared, walks, fails) AS (
+        WITH RECURSIVE ending (id, parent, spared, walks, open, fails) AS (
             SELECT s.id, NULL::uuid, false,
-                   coalesce((SELECT q.orchestrates FROM eve.queue q WHERE q.id = s.id), false), s.fails
+                   coalesce((SELECT q.orchestrates FROM eve.queue q WHERE q.id = s.id), false), true,
+                   s.fails
               FROM (SELECT unnest($1::uuid[]), false
                      UNION
                     SELECT unnest($2::uuid[]), true
@@ -453,20 +454,26 @@ async fn below(
                     SELECT q.wakes, true FROM eve.queue q WHERE q.id = ANY ($2) AND q.wakes IS NOT NULL
                    ) s (id, fails)
              UNION
-            SELECT n.id, n.parent, n.spared, n.walks, true
+            SELECT n.id, n.parent, n.spared, n.walks, n.open, true
               FROM ending e
              CROSS JOIN LATERAL (
                    SELECT d.dependent_id, NULL::uuid, false,
-                          coalesce((SELECT q.orchestrates FROM eve.queue q WHERE q.id = d.dependent_id), false)
+                          coalesce((SELECT q.orchestrates FROM eve.queue q WHERE q.id = d.dependent_id), false),
+                          true
                      FROM eve.dependencies d
                     WHERE e.fails AND d.blocker_id = e.id AND d.state = 'open' AND d.on_failure = 'cancel'
                     UNION ALL
-                   -- The floor leaves out the partitions of the days before.
-                   SELECT r.id, e.id, r.detached OR r.id = ANY ($3), true
+                   -- The floor leaves out the partitions of the days before: of parents that have
+                   -- ended there are many. Where another run had reserved its key, a child can be
+                   -- older than its parent; only below one that has ended is it missed for that.
+                   SELECT r.id, e.id, r.detached OR r.id = ANY ($3), true,
+                          EXISTS (SELECT FROM eve.queue q WHERE q.id = r.id)
                      FROM eve.requests r
-                    WHERE e.walks AND r.parent_request_id = e.id AND r.id > eve.uuid_floor(e.id)
+                    WHERE e.walks AND r.parent_request_id = e.id
+                      AND r.id > CASE WHEN e.open THEN '00000000-0000-0000-0000-000000000000'::uuid
+                                      ELSE eve.uuid_floor(e.id) END
                       AND (e.fails OR NOT r.detached AND r.id <> ALL ($3))
-                   ) n (id, parent, spared, walks)
+                   ) n (id, parent, spared, walks, open)
         ), ids AS MATERIALIZED (
             SELECT DISTINCT id FROM ending
         )

@@ -262,7 +262,8 @@ async fn revive(tx: &mut Tx, first: Uuid, ids: &[Uuid]) -> Result<Ripple, sqlx::
     let edges = sqlx::query!(
         r#"
         SELECT d.blocker_id AS "blocker_id!", d.dependent_id AS "dependent_id!",
-               d.on_failure AS "on_failure!: OnFailure", x.status AS "ended?: Status"
+               d.on_failure AS "on_failure!: OnFailure", x.status AS "ended?: Status",
+               EXISTS (SELECT FROM eve.queue q WHERE q.id = d.blocker_id) AS "live!"
           FROM eve.dependencies d
           LEFT JOIN eve.orchestration_results x ON x.request_id = d.blocker_id
          WHERE d.dependent_id = ANY ($1) AND d.state <> 'met'
@@ -277,7 +278,9 @@ async fn revive(tx: &mut Tx, first: Uuid, ids: &[Uuid]) -> Result<Ripple, sqlx::
     let mut open: BTreeMap<Uuid, i32> = BTreeMap::new();
     for edge in edges {
         let state = match (edge.ended, edge.on_failure) {
-            (None, _) => "open",
+            (None, _) if edge.live => "open",
+            // It is past retention: nobody can wait for it any more.
+            (None, _) => "met",
             (Some(Status::Completed), _) | (Some(_), OnFailure::Run) => "met",
             // A second blocker failed too: it holds the dependent back until it is retried itself, but
             // not for ever.
