@@ -151,6 +151,9 @@ impl<'a> Machine<'a> {
 
     /// Does it. What Postgres says no to is an error.
     pub async fn act(&mut self, action: &Action) -> Result<Answer, sqlx::Error> {
+        // Transactions that came to nothing are rolled back after their callers have gone on. What they
+        // still lock would be skipped, rightly, by a claim: here it is waited for.
+        sqlx::query("SELECT FROM eve.queue FOR NO KEY UPDATE").execute(self.db.pool()).await?;
         Ok(match action {
             Action::Create(batch) => return self.create(batch).await,
             Action::Claim { worker, batch, suspect } => {

@@ -126,14 +126,18 @@ pub enum Path {
     Alone,
 }
 
-fn asked() -> impl Strategy<Value = Asked> {
+fn asked(replies: f64) -> impl Strategy<Value = Asked> {
     let policy = prop_oneof![Just(OnFailure::Cancel), Just(OnFailure::Run), Just(OnFailure::Hold)];
+    let blockers = prop_oneof![
+        2 => prop::collection::vec((any::<bool>(), choice(), policy.clone()), 0..1),
+        1 => prop::collection::vec((any::<bool>(), choice(), policy), 1..3),
+    ];
     (
-        prop::collection::vec((any::<bool>(), choice(), policy), 0..3),
-        prop::bool::weighted(0.1),
+        blockers,
+        prop::bool::weighted(0.05),
         -1..2i16,
         1..4i16,
-        prop::option::weighted(0.6, choice()),
+        prop::option::weighted(replies, choice()),
         prop::bool::weighted(0.2),
     )
         .prop_map(|(blockers, delayed, priority, max_attempts, reply, detached)| Asked {
@@ -147,69 +151,98 @@ fn asked() -> impl Strategy<Value = Asked> {
 }
 
 fn run_end() -> impl Strategy<Value = RunEnd> {
-    let how = prop_oneof![
-        4 => Just(How::Completed),
-        2 => Just(How::Failed),
-        1 => Just(How::Again),
-        5 => Just(How::Waiting),
-    ];
-    (
+    let idle = |how| {
+        choice().prop_map(move |run| RunEnd {
+            run,
+            how,
+            creates: Vec::new(),
+            cancels: Vec::new(),
+            questions: 0,
+            timers: Vec::new(),
+        })
+    };
+    let cancels = || {
+        prop_oneof![
+            4 => Just(Vec::new()),
+            1 => prop::collection::vec((any::<bool>(), choice()), 1..3),
+        ]
+    };
+    let completes = (choice(), prop::collection::vec(asked(0.5), 0..2), cancels(), 0..2usize);
+    let waits = (
         choice(),
-        how,
-        prop::collection::vec(asked(), 0..4),
-        prop::collection::vec((any::<bool>(), choice()), 0..2),
+        prop::collection::vec(asked(0.9), 0..3),
+        cancels(),
         prop::sample::select(vec![0usize, 0, 0, 1, 2]),
         prop::sample::select(vec![vec![], vec![], vec![], vec![0u8], vec![0, 1]]),
-    )
-        .prop_map(|(run, how, creates, cancels, questions, timers)| {
-            let acts = matches!(how, How::Completed | How::Waiting);
-            match acts {
-                true => RunEnd { run, how, creates, cancels, questions, timers },
-                false => RunEnd {
-                    run,
-                    how,
-                    creates: Vec::new(),
-                    cancels: Vec::new(),
-                    questions: 0,
-                    timers: Vec::new(),
-                },
-            }
-        })
-        // Most runs do little.
-        .prop_flat_map(|end| {
-            prop::sample::select(vec![true, true, false]).prop_map(move |acts| match acts {
-                true => end.clone(),
-                false => {
-                    RunEnd { cancels: Vec::new(), questions: 0, timers: Vec::new(), ..end.clone() }
-                }
-            })
-        })
+    );
+    prop_oneof![
+        6 => idle(How::Completed),
+        2 => idle(How::Failed),
+        1 => idle(How::Again),
+        2 => completes.prop_map(|(run, creates, cancels, questions)| RunEnd {
+            run,
+            how: How::Completed,
+            creates,
+            cancels,
+            questions,
+            timers: Vec::new(),
+        }),
+        7 => waits.prop_map(|(run, creates, cancels, questions, timers)| RunEnd {
+            run,
+            how: How::Waiting,
+            creates,
+            cancels,
+            questions,
+            timers,
+        }),
+    ]
 }
 
-/// One step.
-pub fn operation() -> impl Strategy<Value = Operation> {
-    let worker = || 0..WORKERS;
+fn create() -> impl Strategy<Value = Operation> {
+    prop::collection::vec(asked(0.5), 1..4).prop_map(Operation::Create)
+}
+
+fn claim() -> impl Strategy<Value = Operation> {
+    (0..WORKERS, 1..6usize, any::<bool>()).prop_map(|(worker, batch, suspect)| Operation::Claim {
+        worker,
+        batch,
+        suspect,
+    })
+}
+
+fn finish() -> impl Strategy<Value = Operation> {
     let path =
         prop_oneof![3 => Just(Path::Worker), 1 => Just(Path::Together), 1 => Just(Path::Alone)];
+    (0..WORKERS, prop::collection::vec(run_end(), 1..4), path)
+        .prop_map(|(worker, ends, path)| Operation::Finish { worker, ends, path })
+}
+
+fn disturbance() -> impl Strategy<Value = Operation> {
+    let worker = || 0..WORKERS;
     prop_oneof![
-        4 => prop::collection::vec(asked(), 1..5).prop_map(Operation::Create),
-        8 => (worker(), 1..5usize, any::<bool>())
-            .prop_map(|(worker, batch, suspect)| Operation::Claim { worker, batch, suspect }),
-        10 => (worker(), prop::collection::vec(run_end(), 1..4), path)
-            .prop_map(|(worker, ends, path)| Operation::Finish { worker, ends, path }),
         1 => run_end().prop_map(Operation::Late),
         2 => choice().prop_map(Operation::Cancel),
         4 => choice().prop_map(Operation::Retry),
-        2 => worker().prop_map(|worker| Operation::Rescue { worker }),
-        2 => (worker(), choice(), choice())
+        3 => worker().prop_map(|worker| Operation::Rescue { worker }),
+        3 => (worker(), choice(), choice())
             .prop_map(|(worker, which, started)| Operation::GiveBack { worker, which, started }),
-        3 => choice().prop_map(Operation::Promote),
+        2 => choice().prop_map(Operation::Promote),
         1 => choice().prop_map(Operation::ExpireHeld),
         2 => choice().prop_map(Operation::Answer),
         1 => choice().prop_map(Operation::ExpireQuestions),
         2 => choice().prop_map(Operation::Fire),
         1 => choice().prop_map(Operation::Overdue),
     ]
+}
+
+/// A case: something to do, then work, with now and then something else.
+pub fn operations() -> impl Strategy<Value = Vec<Operation>> {
+    let step = prop_oneof![1 => create(), 6 => claim(), 7 => finish(), 4 => disturbance()];
+    (create(), prop::collection::vec(step, 8..30)).prop_map(|(first, rest)| {
+        let mut all = vec![first];
+        all.extend(rest);
+        all
+    })
 }
 
 /// Who is told of a new request's end.

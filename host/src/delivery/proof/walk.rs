@@ -11,7 +11,7 @@ use super::facts::{Fact, difference};
 use super::invariants;
 use super::machine::{Answer, Machine, furnish};
 use super::model::{Model, Refused, RunNo};
-use super::operations::{Action, Operation, operation};
+use super::operations::{Action, Operation, operations};
 use crate::notify::Bell;
 use crate::testing::TestDatabase;
 
@@ -43,18 +43,48 @@ fn the_database_does_what_the_design_says() {
         ..Config::default()
     });
     let seen = RefCell::new(Seen::new());
-    let walks = prop::collection::vec(operation(), 8..31);
-    let outcome = runner.run(&walks, |operations| {
+    let outcome = runner.run(&operations(), |operations| {
         let end = runtime.block_on(walk(&database, &bell, &operations));
         end.map(|model| note(&mut seen.borrow_mut(), &model)).map_err(TestCaseError::fail)
     });
     match outcome {
-        Ok(()) => println!("what the cases ended in, and how often: {:#?}", seen.borrow()),
+        Ok(()) => {
+            println!("what the cases ended in, and how often: {:#?}", seen.borrow());
+            let missing: Vec<&str> =
+                MUST.into_iter().filter(|what| !seen.borrow().contains_key(*what)).collect();
+            assert!(cases < CASES || missing.is_empty(), "no case came across {missing:?}");
+        }
         // The operations are in the reason, with everything looked up.
         Err(TestError::Fail(reason, _)) => panic!("{reason}"),
         Err(error) => panic!("{error}"),
     }
 }
+
+/// What so many cases come across, unless something is wrong with how they are made.
+const MUST: [&str; 22] = [
+    "attempt failed",
+    "attempt rescued",
+    "attempt retried",
+    "attempt waited",
+    "cancelled blocker_failed",
+    "cancelled cancelled",
+    "cancelled orchestration_ended",
+    "completed",
+    "completed wake-up",
+    "edge cancel met",
+    "edge hold held",
+    "edge run met",
+    "failed effects_invalid",
+    "failed failed",
+    "failed nothing_to_wait_for",
+    "letter Answer ReadBy",
+    "letter Child Discarded",
+    "letter Child ReadBy",
+    "letter Timer ReadBy",
+    "question answered",
+    "question expired",
+    "wake-up processing",
+];
 
 /// What has been seen at the ends of cases, and how often: a walk that goes nowhere proves nothing.
 type Seen = BTreeMap<String, usize>;
@@ -66,7 +96,11 @@ fn note(seen: &mut Seen, model: &Model) {
             Fact::Open { status, wakes, .. } => {
                 format!("{} {status}", if wakes.is_some() { "wake-up" } else { "request" })
             }
-            Fact::Ended { status, code, .. } => format!("{status} {}", code.unwrap_or_default()),
+            Fact::Ended { id, status, code: None, .. } => {
+                let is_wakeup = model.orchestration(id) != id;
+                format!("{status}{}", if is_wakeup { " wake-up" } else { "" })
+            }
+            Fact::Ended { status, code: Some(code), .. } => format!("{status} {code}"),
             Fact::Edge { on_failure, state, .. } => format!("edge {on_failure} {state}"),
             Fact::Letter { source, fate, .. } => {
                 let [source, fate] = [format!("{source:?}"), format!("{fate:?}")];
