@@ -56,17 +56,7 @@ pub async fn attack(
     tally: Arc<Tally>,
     ends: watch::Receiver<bool>,
 ) -> Result<(Fleet, Ground)> {
-    let mut clocks: Vec<Clock> = [
-        (Blow::KillWorker, options.kill_every),
-        (Blow::KillServer, options.server_kill_every),
-        (Blow::PauseWorker, options.pause_every),
-        (Blow::PauseServer, options.server_pause_every),
-        (Blow::Drain, options.drain_every),
-        (Blow::Cut, options.cut_every),
-        (Blow::Crash, options.crash_every),
-    ]
-    .map(|(blow, every)| Clock::new(options.seed, blow, every))
-    .into();
+    let mut clocks = options.blows().map(|(blow, every)| Clock::new(options.seed, blow, every));
     while !*ends.borrow() {
         fleet.tend()?;
         for clock in &mut clocks {

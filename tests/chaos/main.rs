@@ -138,6 +138,7 @@ async fn run(options: &Options) -> Result<Vec<String>> {
         tokio::spawn(enemies::attack(options.clone(), fleet, ground, tally.clone(), ends.clone()));
 
     reached(options, &tally).await;
+    let attack = tally.elapsed();
     over.send_replace(true);
     println!("enough: the enemies stop, everything has to settle");
     let mut works = Vec::new();
@@ -152,7 +153,8 @@ async fn run(options: &Options) -> Result<Vec<String>> {
         person.abort();
     }
 
-    let findings = verdict::check(&pool, &works, &given_up, &tally).await?;
+    let mut findings = verdict::check(&pool, &works, &given_up, &tally).await?;
+    findings.extend(tally.missed(attack, options.blows()));
     println!("{}", tally.summary(&pool).await?);
     if !findings.is_empty() && options.keep {
         ground.keep();

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use crate::progress::Blow;
+
 /// Users at work on a whole platform, and enemies who take it apart meanwhile
 ///
 /// Runs until the minutes are over, or until every target that is given is reached.
@@ -76,6 +78,19 @@ pub struct Options {
 }
 
 impl Options {
+    /// Each kind of blow, and the seconds between two of it.
+    pub fn blows(&self) -> [(Blow, f64); Blow::ALL.len()] {
+        [
+            (Blow::KillWorker, self.kill_every),
+            (Blow::KillServer, self.server_kill_every),
+            (Blow::PauseWorker, self.pause_every),
+            (Blow::PauseServer, self.server_pause_every),
+            (Blow::Drain, self.drain_every),
+            (Blow::Cut, self.cut_every),
+            (Blow::Crash, self.crash_every),
+        ]
+    }
+
     /// How long the enemies attack at most.
     pub fn limit(&self) -> Option<Duration> {
         match (self.minutes, self.kills, self.requests) {

@@ -77,6 +77,15 @@ impl Tally {
         self.blows[blow as usize].load(Ordering::Relaxed)
     }
 
+    /// Blows that should have fallen several times during an attack of this length, and never did:
+    /// what holds then was not put to the proof.
+    pub fn missed(&self, attack: Duration, every: [(Blow, f64); Blow::ALL.len()]) -> Vec<String> {
+        let missed = every.into_iter().filter(|(blow, every)| {
+            *every > 0.0 && attack.as_secs_f64() > 3.0 * every && self.blows(*blow) == 0
+        });
+        missed.map(|(blow, _)| format!("no {} in all the attack", Blow::ALL[blow as usize].1)).collect()
+    }
+
     /// Processes that were killed by SIGKILL.
     pub fn kills(&self) -> u64 {
         self.blows(Blow::KillWorker) + self.blows(Blow::KillServer)

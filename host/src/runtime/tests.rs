@@ -156,7 +156,7 @@ fn an_endless_loop_uses_up_its_wall_time() {
 
 #[test]
 fn waiting_uses_up_wall_time_and_no_cpu() {
-    let limits = Limits { wall: Duration::from_millis(60), ..Limits::default() };
+    let limits = Limits { wall: Duration::from_millis(600), ..Limits::default() };
     let report = run_with(&guests::sleep(60_000_000_000), limits);
     assert_eq!(failure(&report).0, FailureCode::TimedOut);
     assert!(report.usage.cpu < limits.wall);

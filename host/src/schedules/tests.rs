@@ -14,6 +14,8 @@ struct Fixture {
     requests: Requests,
     tenant: Tenant,
     ada: Actor,
+    /// At which minute hourly schedules tick: half an hour from now, so that none does meanwhile.
+    minute: u32,
 }
 
 impl Fixture {
@@ -35,7 +37,9 @@ impl Fixture {
             ))
             .await;
         let requests = Requests::new(database.db.clone(), Bell::start(database.db.pool().clone()));
-        Fixture { schedules: Schedules::new(requests.clone()), requests, database, tenant, ada }
+        let schedules = Schedules::new(requests.clone());
+        let minute = (chrono::Timelike::minute(&chrono::Utc::now()) + 30) % 60;
+        Fixture { schedules, requests, database, tenant, ada, minute }
     }
 
     async fn create(&self, new: Value) -> Result<Schedule, ScheduleError> {
@@ -46,8 +50,8 @@ impl Fixture {
     /// Every hour, with an overlap policy.
     async fn hourly(&self, name: &str, overlap: &str) -> Schedule {
         let request = json!({ "worker_type": "reports", "prompt": name });
-        let new =
-            json!({ "name": name, "cron": "@hourly", "overlap": overlap, "request": request });
+        let cron = format!("{} * * * *", self.minute);
+        let new = json!({ "name": name, "cron": cron, "overlap": overlap, "request": request });
         self.create(new).await.unwrap()
     }
 
@@ -57,12 +61,14 @@ impl Fixture {
 
     /// Makes a schedule due as if nobody had looked for some hours.
     async fn hours_pass(&self, name: &str, hours: u32) {
+        let minute = self.minute;
         self.database
             .execute(format!(
                 "DELETE FROM eve.schedule_ticks
                   WHERE schedule_id = (SELECT id FROM eve.schedules WHERE name = '{name}');
                  UPDATE eve.schedules
-                    SET next_at = date_trunc('hour', now()) - make_interval(hours => {hours})
+                    SET next_at = date_trunc('hour', now() - make_interval(mins => {minute}))
+                                  + make_interval(mins => {minute}, hours => -{hours})
                   WHERE name = '{name}' AND NOT paused"
             ))
             .await;
@@ -274,7 +280,8 @@ async fn a_tick_never_fires_twice() {
         .await
         .unwrap();
     assert_eq!(fixture.fire().await, 0, "somebody else is at it");
-    drop(dying);
+    // Awaited, because a dropped transaction is rolled back at some later time.
+    dying.rollback().await.unwrap();
     assert_eq!(fixture.fire().await, 1);
     // The clock goes back.
     fixture.database.execute("UPDATE eve.schedules SET next_at = last_tick".into()).await;

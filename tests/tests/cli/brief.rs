@@ -3,24 +3,8 @@
 use eve_tests::Shared;
 use serde_json::json;
 
-/// A JSON answer, piped: what scripts do with it.
-fn jq_is_there() -> bool {
-    let there = std::process::Command::new("jq").arg("--version").output().is_ok();
-    if !there {
-        eprintln!("SKIPPED: the brief's scripts need jq, which is not installed here");
-    }
-    there
-}
-
-#[tokio::test]
-async fn a_rollout_through_the_environments() -> anyhow::Result<()> {
-    if !jq_is_there() {
-        return Ok(());
-    }
-    let acme = Shared::platform().await?.org().await?;
-    let output = acme
-        .bash(
-            r#"
+/// "Multi-Environment Rollout".
+const ROLLOUT: &str = r#"
 # Deploy to dev first
 DEV=$(eve request create \
   --worker-type deployment \
@@ -41,10 +25,14 @@ eve request create \
   --worker-type deployment \
   --prompt "Deploy api-service:v1.2.3 to prod" \
   --blocked-by "$STAGING" \
-  --context '{"app": "api-service", "env": "prod", "image": "v1.2.3"}'
-"#,
-        )
-        .await?;
+  --context '{"app": "api-service", "env": "prod", "image": "v1.2.3"}' \
+  --reply-to-orchestrator
+"#;
+
+#[tokio::test]
+async fn a_rollout_through_the_environments() -> anyhow::Result<()> {
+    let acme = Shared::platform().await?.org().await?;
+    let output = acme.bash(&ROLLOUT.replace(" \\\n  --reply-to-orchestrator", "")).await?;
     let prod = output.id()?;
     acme.until(prod, "completed").await?;
     let result = acme.json(["result", "get", &prod.to_string()]).await?;
@@ -105,6 +93,8 @@ async fn a_shell_inside_a_run_has_its_orchestrator_told() -> anyhow::Result<()> 
     let parent = json!(orchestration);
     let canary = inside(CANARY).await?;
     assert_eq!(canary["parent_request_id"], parent, "{canary}");
+    let prod = inside(ROLLOUT).await?;
+    assert_eq!(prod["parent_request_id"], parent, "{prod}");
     let steps = inside(PIPELINE).await?["requests"].as_array().expect("the steps").clone();
     assert_eq!(steps[6]["parent_request_id"], parent, "the end of the pipeline replies");
     assert!(steps[..6].iter().all(|step| step["parent_request_id"].is_null()), "{steps:?}");
@@ -113,7 +103,7 @@ async fn a_shell_inside_a_run_has_its_orchestrator_told() -> anyhow::Result<()> 
     let tasks = inside(fan_out).await?["requests"].as_array().expect("the tasks").clone();
     assert!(tasks.iter().all(|task| task["parent_request_id"] == parent), "{tasks:?}");
 
-    for id in [&canary["id"], &steps[6]["id"], &tasks[0]["id"], &tasks[1]["id"]] {
+    for id in [&canary["id"], &prod["id"], &steps[6]["id"], &tasks[0]["id"], &tasks[1]["id"]] {
         acme.until(id.as_str().unwrap_or_default().parse()?, "completed").await?;
     }
     let told: i64 = sqlx::query_scalar(
@@ -122,7 +112,7 @@ async fn a_shell_inside_a_run_has_its_orchestrator_told() -> anyhow::Result<()> 
     .bind(orchestration)
     .fetch_one(&Shared::platform().await?.pool)
     .await?;
-    assert_eq!(told, 4);
+    assert_eq!(told, 5);
     let ended = acme.json(["request", "cancel", &orchestration.to_string()]).await?;
     assert_eq!(ended["status"], "cancelled");
     let late = acme.bash(&format!("export EVE_REQUEST_ID={orchestration}; {CANARY}")).await?;

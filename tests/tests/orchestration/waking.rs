@@ -19,7 +19,10 @@ async fn an_orchestrator_sees_every_child_end_and_completes() -> Result<()> {
     .bind(id)
     .fetch_one(platform.pool())
     .await?;
-    assert_eq!((delivered, discarded), (40, 0));
+    // What ends between a wake-up's claim and its look at the children is seen there, and may come too
+    // late to be delivered.
+    assert_eq!(delivered + discarded, 40);
+    assert!(delivered > 0);
     Ok(())
 }
 

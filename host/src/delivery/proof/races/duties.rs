@@ -6,6 +6,9 @@ use crate::hitl::{self, HitlError, Questions};
 use crate::ids::QuestionId;
 use crate::scheduler;
 
+/// A term that is over when a test says so, however slow the machine is.
+const LONG_TERM: &str = "UPDATE eve.leadership SET expires_at = now() + interval '1 hour'";
+
 /// A leader that was stopped and continued goes on where it was: in the past.
 #[tokio::test]
 async fn a_duty_holder_that_slept_through_its_lease_changes_nothing() {
@@ -22,6 +25,7 @@ async fn a_duty_holder_that_slept_through_its_lease_changes_nothing() {
         .await
         .expect("Postgres")
         .expect("nobody else leads");
+    stage.database.execute(LONG_TERM.into()).await;
     assert!(scheduler::lead(db, scheduler::DUTIES, successor).await.expect("Postgres").is_none());
     // Its time is over while it sleeps, and nobody has taken over yet.
     stage.database.execute("UPDATE eve.leadership SET expires_at = now()".into()).await;
@@ -32,6 +36,7 @@ async fn a_duty_holder_that_slept_through_its_lease_changes_nothing() {
         .await
         .expect("Postgres")
         .expect("the term was over");
+    stage.database.execute(LONG_TERM.into()).await;
     assert!(old.begin(db).await.expect("Postgres").is_none());
     scheduler::expire_held(db, &stage.bell, old).await.expect("Postgres");
     assert_eq!(stage.state(dependent).await, "blocked");
@@ -41,6 +46,7 @@ async fn a_duty_holder_that_slept_through_its_lease_changes_nothing() {
         .await
         .expect("Postgres")
         .expect("the term was over");
+    stage.database.execute(LONG_TERM.into()).await;
     assert!(old.begin(db).await.expect("Postgres").is_none());
     assert!(new.begin(db).await.expect("Postgres").is_none());
     scheduler::expire_held(db, &stage.bell, again).await.expect("Postgres");
@@ -58,6 +64,7 @@ async fn a_successor_waits_for_the_transaction_of_a_duty() {
         .await
         .expect("Postgres")
         .expect("nobody else leads");
+    stage.database.execute(LONG_TERM.into()).await;
     let tx = old.begin(&db).await.expect("Postgres").expect("it leads");
     let taking = {
         let db = db.clone();
@@ -191,6 +198,7 @@ async fn a_wait_ends_while_its_orchestration_is_woken() {
             .await;
         let term = scheduler::lead(&stage.database.db, scheduler::DUTIES, Uuid::new_v4()).await;
         let term = term.expect("Postgres").expect("nobody else leads");
+        stage.database.execute(LONG_TERM.into()).await;
         let (db, bell) = (stage.database.db.clone(), stage.bell.clone());
         let giving_up =
             async move { scheduler::expire_waits(&db, &bell, term).await.expect("Postgres") };

@@ -235,18 +235,17 @@ async fn a_dependent_is_inserted_while_its_blocker_is_retried() {
     // round: either way the new one must end up waiting for the new generation.
     let retrying = stage.retrying(blocker);
     stage.until_waiting(1).await;
-    let creating = stage.creating(after(&[blocker], OnFailure::Hold));
-    let added = tokio::select! {
-        added = creating => added.expect("no panic"),
-        () = stage.until_waiting(2) => {
-            drop(held);
-            retrying.await.expect("no panic").expect("a retry");
-            stage.check().await;
-            return;
-        }
+    let mut creating = stage.creating(after(&[blocker], OnFailure::Hold));
+    let early = tokio::select! {
+        added = &mut creating => Some(added.expect("no panic")),
+        () = stage.until_waiting(2) => None,
     };
     drop(held);
     retrying.await.expect("no panic").expect("a retry");
+    let added = match early {
+        Some(added) => added,
+        None => creating.await.expect("no panic"),
+    };
     assert_eq!(stage.state(added).await, "blocked");
     stage.check().await;
     let run = stage.claim_one().await;

@@ -551,7 +551,8 @@ pub(super) fn over(message: String) -> CallError {
 fn bounded(bytes: usize) -> Result<(), CallError> {
     if bytes > limits::QUEUE_ANSWER {
         return Err(over(format!(
-            "the answer is larger than {} bytes; ask for less at a time",
+            "the answer is larger than {} bytes; ask for fewer at a time, or for single requests and \
+             results by their ids",
             limits::QUEUE_ANSWER
         )));
     }
