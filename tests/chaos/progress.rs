@@ -83,7 +83,9 @@ impl Tally {
         let missed = every.into_iter().filter(|(blow, every)| {
             *every > 0.0 && attack.as_secs_f64() > 3.0 * every && self.blows(*blow) == 0
         });
-        missed.map(|(blow, _)| format!("no {} in all the attack", Blow::ALL[blow as usize].1)).collect()
+        missed
+            .map(|(blow, _)| format!("no {} in all the attack", Blow::ALL[blow as usize].1))
+            .collect()
     }
 
     /// Processes that were killed by SIGKILL.

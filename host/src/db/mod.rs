@@ -67,8 +67,11 @@ impl Db {
             .options([
                 ("plan_cache_mode", "force_custom_plan"),
                 // A process that hangs in the middle of a transaction must not hold its locks.
-                ("idle_in_transaction_session_timeout", "30s"),
+                ("idle_in_transaction_session_timeout", "10s"),
                 ("statement_timeout", "60s"),
+                // Everything here is found by an index. With what the planner knows of a table that has
+                // just been filled, or of a day that is nearly all one fan-out, it reads all of it.
+                ("enable_seqscan", "off"),
                 // The batches of the queue are small: compiling their plans costs more than it saves.
                 ("jit", "off"),
             ]);
@@ -99,8 +102,10 @@ impl Db {
             Scope::Engine => tx.execute("SET LOCAL ROLE eve_engine").await?,
             Scope::Control => tx.execute("SET LOCAL ROLE eve_control").await?,
             Scope::Metrics => tx.execute("SET LOCAL ROLE eve_metrics").await?,
-            Scope::Tenant(tenant) => enter_org(&mut tx, "eve_tenant", tenant).await?,
-            Scope::Guest(tenant) => enter_org(&mut tx, "eve_guest", tenant).await?,
+            Scope::Tenant(tenant) => {
+                enter_org(&mut tx, "eve_tenant", tenant, MEMBER_PATIENCE).await?
+            }
+            Scope::Guest(tenant) => enter_org(&mut tx, "eve_guest", tenant, GUEST_PATIENCE).await?,
         };
         Ok(tx)
     }
@@ -111,14 +116,21 @@ impl Db {
     }
 }
 
+/// A member's call that cannot have its locks fails, to be tried again, and gives its connection back.
+const MEMBER_PATIENCE: &str = "SET LOCAL lock_timeout = '10s'";
+/// A guest's question that takes longer than this must not keep a connection from others.
+const GUEST_PATIENCE: &str = "SET LOCAL statement_timeout = '10s'";
+
 /// Switches the role and sets the organisation until the transaction ends. The values are our own
 /// constants and a UUID, so they can stand in a simple-protocol statement: one round trip for both.
 async fn enter_org(
     tx: &mut Tx,
     role: &'static str,
     tenant: Tenant,
+    patience: &'static str,
 ) -> Result<sqlx::postgres::PgQueryResult, sqlx::Error> {
-    let statement = format!("SET LOCAL ROLE {role}; SET LOCAL eve.org_id = '{}'", tenant.org());
+    let org = tenant.org();
+    let statement = format!("SET LOCAL ROLE {role}; SET LOCAL eve.org_id = '{org}'; {patience}");
     tx.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(statement))).await
 }
 
@@ -150,6 +162,11 @@ pub fn is_refusal(error: &sqlx::Error) -> bool {
 pub fn is_deadlock(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(error)
         if matches!(error.code().as_deref(), Some("40P01" | "40001" | "55P03")))
+}
+
+/// Whether a statement took longer than it may.
+pub fn is_timeout(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error) if error.code().as_deref() == Some("57014"))
 }
 
 /// Whether somebody else has made that row: a unique index says so.

@@ -12,7 +12,9 @@ use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::claim::Claimed;
-use crate::db::{Db, Scope, Tx, is_deadlock, is_duplicate, is_refusal};
+use crate::db::{
+    Db, Scope, Tx, is_connection_loss, is_deadlock, is_duplicate, is_refusal, is_timeout,
+};
 use crate::hitl;
 use crate::ids::WorkerId;
 use crate::requests::graph::{Columns, Ending, Graph, Reach, Ripple};
@@ -402,17 +404,15 @@ pub async fn batch_with_graph(
     while let Some(part) = parts.pop() {
         match try_batch(db, worker, part).await {
             Ok(done) => written.extend(done),
-            // In halves, each of which meets fewer others.
-            Err(error) if is_deadlock(&error) && part.len() > 1 => {
+            Err(error) if is_connection_loss(&error) => return Err(error),
+            // In halves, each of which meets fewer others, until it shows whose trouble it is.
+            Err(_) if part.len() > 1 => {
                 let (first, second) = part.split_at(part.len() / 2);
                 parts.push(second);
                 parts.push(first);
             }
-            // Alone, it is replayed; and which of them is refused shows.
-            Err(error) if is_deadlock(&error) || is_refusal(&error) => {
-                written.extend(part.iter().map(|_| None));
-            }
-            Err(error) => return Err(error),
+            // Alone, it is tried again by itself.
+            Err(_) => written.extend(part.iter().map(|_| None)),
         }
     }
     Ok(written)
@@ -482,7 +482,7 @@ pub async fn with_graph(
             }
             // It fails, alone. Only once: a failure that is refused too is not the run's fault.
             Err(RequestError::Database { source, .. })
-                if is_refusal(&source) && failed.is_none() =>
+                if (is_refusal(&source) || is_timeout(&source)) && failed.is_none() =>
             {
                 let error: &dyn std::error::Error = &source;
                 tracing::error!(request = %finished.run.id, error, "what came of a run was refused");
@@ -571,6 +571,8 @@ async fn try_with_graph(
         Outcome::Waiting { .. } if !is_wakeup => {}
         _ => endings.push(finished.ending()),
     }
+    let created: HashSet<Uuid> = prepared.iter().map(|created| created.id.0).collect();
+    let mut cancelled = Vec::new();
     for (target, reason) in &finished.effects.cancels {
         // Another organisation's request does not exist for it; one that ended meanwhile has ended; a
         // wake-up goes with its orchestration only.
@@ -578,15 +580,16 @@ async fn try_with_graph(
             .live
             .get(&target.0)
             .is_some_and(|live| live.org_id == tenant.org().0 && live.wakes.is_none())
-            || prepared.iter().any(|created| created.id == *target);
+            || created.contains(&target.0);
         if is_own && target.0 != orchestration {
             let message = reason.clone().unwrap_or_else(|| format!("cancelled by request {id}"));
             endings.push(Ending::without_run(target.0, Status::Cancelled, "cancelled", message));
-            audit::record(&mut tx, tenant, &actor, "request.cancel", &target.to_string())
-                .await
-                .map_err(failed())?;
+            cancelled.push(target.to_string());
         }
     }
+    audit::record_all(&mut tx, tenant, &actor, "request.cancel", &cancelled)
+        .await
+        .map_err(failed())?;
     ripple.absorb(graph.end(&mut tx, endings).await.map_err(failed())?);
     ripple.interrupted.retain(|interrupted| *interrupted != id);
 

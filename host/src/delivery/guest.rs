@@ -197,6 +197,14 @@ impl QueueHost for GuestQueue {
                 ));
             }
             let request = self.get(id).await?;
+            let orchestration =
+                patiently(|| self.requests.orchestration_of(Reader::Guest, self.tenant, id))
+                    .await?;
+            if orchestration != id {
+                return Err(QueueError::Conflict(format!(
+                    "request {id} is a wake-up of {orchestration}: cancel that one"
+                )));
+            }
             match request.status.is_terminal() {
                 false => Ok(()),
                 true => {

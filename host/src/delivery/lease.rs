@@ -326,7 +326,20 @@ impl Rescuer {
             )
             .execute(&mut **tx)
             .await?;
-            self.heard.remove(&worker.0);
+            // What it still holds is locked, by a transaction of its own that died with it as likely as
+            // not: it stays silent, and the next round looks again.
+            let left = sqlx::query_scalar!(
+                r#"
+                SELECT EXISTS (SELECT FROM eve.queue
+                                WHERE worker_id = $1 AND status IN ('claimed', 'processing')) AS "left!"
+                "#,
+                worker.0
+            )
+            .fetch_one(&mut **tx)
+            .await?;
+            if !left {
+                self.heard.remove(&worker.0);
+            }
             return Ok(None);
         }
         let pending = sqlx::query!(

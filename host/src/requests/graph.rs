@@ -138,7 +138,7 @@ pub fn propagate(
                 if !live.contains(&link.child) || well.contains(&link.child) {
                     // It has ended, or does so by itself, and what it started goes on for all that.
                     if passed.insert(link.child) {
-                        ending.push((link.child, false));
+                        ending.push((link.child, spares));
                     }
                 } else if ended.insert(link.child) {
                     outcome.cancelled.insert(link.child, Cause::Orchestration(parent));
@@ -454,7 +454,9 @@ async fn below(
                     SELECT q.wakes, true FROM eve.queue q WHERE q.id = ANY ($2) AND q.wakes IS NOT NULL
                    ) s (id, fails)
              UNION
-            SELECT n.id, n.parent, n.spared, n.walks, n.open, true
+            -- Who is cancelled along takes everything along; below a child that has ended, what its
+            -- creator's completion spares is spared still.
+            SELECT n.id, n.parent, n.spared, n.walks, n.open, n.open OR e.fails
               FROM ending e
              CROSS JOIN LATERAL (
                    SELECT d.dependent_id, NULL::uuid, false,
@@ -466,13 +468,17 @@ async fn below(
                    -- The floor leaves out the partitions of the days before: of parents that have
                    -- ended there are many. Where another run had reserved its key, a child can be
                    -- older than its parent; only below one that has ended is it missed for that.
-                   SELECT r.id, e.id, r.detached OR r.id = ANY ($3), true,
-                          EXISTS (SELECT FROM eve.queue q WHERE q.id = r.id)
-                     FROM eve.requests r
-                    WHERE e.walks AND r.parent_request_id = e.id
-                      AND r.id > CASE WHEN e.open THEN '00000000-0000-0000-0000-000000000000'::uuid
+                   -- OFFSET 0, because with the statistics of a day that is nearly all one fan-out the
+                   -- planner reads all the day's rows for each node.
+                   SELECT c.id, e.id, c.detached OR c.id = ANY ($3), true,
+                          EXISTS (SELECT FROM eve.queue q WHERE q.id = c.id)
+                     FROM (SELECT r.id, r.detached FROM eve.requests r
+                            WHERE r.parent_request_id = e.id
+                           OFFSET 0) c
+                    WHERE e.walks
+                      AND c.id > CASE WHEN e.open THEN '00000000-0000-0000-0000-000000000000'::uuid
                                       ELSE eve.uuid_floor(e.id) END
-                      AND (e.fails OR NOT r.detached AND r.id <> ALL ($3))
+                      AND (e.fails OR NOT c.detached AND c.id <> ALL ($3))
                    ) n (id, parent, spared, walks, open)
         ), ids AS MATERIALIZED (
             SELECT DISTINCT id FROM ending
@@ -761,6 +767,19 @@ mod tests {
         assert_eq!(cancelled(follows), [id(2), id(5), id(6)]);
         let follows = propagate(&[], &[id(1)], &edges, &links, &open);
         assert_eq!(cancelled(follows), [id(2), id(3), id(5), id(6)]);
+    }
+
+    #[test]
+    fn what_is_detached_below_an_ended_child_goes_on_when_its_orchestration_completes() {
+        // 1 started 2, which has ended and had started 3 (detached), and 4, which is open and has
+        // started 5 (detached).
+        let links = [link(1, 2, false), link(2, 3, true), link(1, 4, false), link(4, 5, true)];
+        let open = live([3, 4, 5]);
+        let cancelled = |follows: Propagation| follows.cancelled.into_keys().collect::<Vec<_>>();
+        let follows = propagate(&[id(1)], &[], &[], &links, &open);
+        assert_eq!(cancelled(follows), [id(4), id(5)]);
+        let follows = propagate(&[], &[id(1)], &[], &links, &open);
+        assert_eq!(cancelled(follows), [id(3), id(4), id(5)]);
     }
 
     #[test]

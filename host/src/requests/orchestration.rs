@@ -204,17 +204,26 @@ pub(crate) async fn wait(
     orchestration: Uuid,
     deadline: Option<Duration>,
 ) -> Result<(), sqlx::Error> {
-    let deadline = deadline.unwrap_or(WAIT).min(WAIT_MAX);
+    let said = deadline.map(|deadline| deadline.min(WAIT_MAX).as_millis() as i64);
+    // Who does not say waits for seven days, and at least for its timers and questions: whoever sets a
+    // timer for next month means to be there.
     sqlx::query!(
         r#"
         UPDATE eve.queue
            SET status = 'waiting', orchestrates = true, worker_id = NULL, lease = NULL,
                claimed_at = NULL,
-               wait_until = clock_timestamp() + $2::bigint * interval '1 millisecond'
+               wait_until = coalesce(
+                   clock_timestamp() + $2::bigint * interval '1 millisecond',
+                   greatest(
+                       clock_timestamp() + $3::bigint * interval '1 millisecond',
+                       (SELECT max(due_at) + interval '1 hour' FROM eve.timers WHERE orchestration_id = $1),
+                       (SELECT max(expires_at) + interval '1 hour' FROM eve.hitl_requests
+                         WHERE request_id = $1 AND status = 'open')))
          WHERE id = $1
         "#,
         orchestration,
-        deadline.as_millis() as i64
+        said,
+        WAIT.as_millis() as i64
     )
     .execute(&mut **tx)
     .await?;

@@ -82,6 +82,31 @@ impl Requests {
         .map_err(RequestError::database("reading requests"))
     }
 
+    /// The orchestration that a request is a wake-up of; itself if it is none.
+    pub(crate) async fn orchestration_of(
+        &self,
+        reader: Reader,
+        tenant: Tenant,
+        id: RequestId,
+    ) -> Result<RequestId, RequestError> {
+        async {
+            let mut tx = self.db.begin(reader.scope(tenant)).await?;
+            sqlx::query_scalar!(
+                r#"
+                SELECT orchestration_id AS "id: RequestId"
+                  FROM eve.requests WHERE id = $1 AND org_id = $2
+                "#,
+                id.0,
+                tenant.org().0
+            )
+            .fetch_optional(&mut *tx)
+            .await
+        }
+        .await
+        .map_err(RequestError::database("reading a request"))?
+        .ok_or(RequestError::NotFound(id))
+    }
+
     /// Requests of the organisation, newest first.
     pub async fn list(
         &self,

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::graph::{Graph, HOLD_HOURS, Reach, Ripple};
+use super::orchestration;
 use super::{OnFailure, Request, RequestError, Requests, Status};
 use crate::db::{Scope, Tx, is_deadlock};
 use crate::ids::RequestId;
@@ -100,6 +101,12 @@ impl Requests {
             return Box::pin(self.try_retry(tenant, actor, id)).await;
         }
         let ripple = revive(&mut tx, id.0, &revived).await.map_err(failed())?;
+        if let Some(waiting) = orchestration::cycle(&mut tx, &revived).await.map_err(failed())? {
+            return Err(RequestError::Conflict(format!(
+                "request {waiting} would wait for ever: a request that replies to it, and would be \
+                 retried, waits for it"
+            )));
+        }
         audit::record(&mut tx, tenant, actor, "request.retry", &id.to_string())
             .await
             .map_err(failed())?;

@@ -23,6 +23,7 @@ use uuid::Uuid;
 use crate::db::{Db, Scope, Tx, is_connection_loss, is_deadlock};
 use crate::delivery::lease::Rescuer;
 use crate::hitl::expire::expire;
+use crate::ids::WorkerId;
 use crate::notify::Bell;
 use crate::requests::graph::{Ending, Graph, Reach, Ripple};
 use crate::requests::{Requests, Status};
@@ -39,8 +40,17 @@ const DUTY_TICK: Duration = Duration::from_secs(1);
 const TERM: f64 = 10.0;
 /// Rows promoted, or held edges or questions expired, in one transaction.
 const BATCH: i64 = 1_000;
+/// Held dependents, or waiting orchestrations, that are ended in one transaction: each can take a whole
+/// tree along.
+const EXPIRY_BATCH: i64 = 50;
+/// Batches of a dead worker's runs that are given back before the others are listened to again.
+const RESCUE_ROUND: usize = 20;
+/// How long a duty waits for somebody's locks before the next one has its turn.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '3s'";
 /// How often partitions are looked after.
 const PARTITION_TICK: Duration = Duration::from_secs(3600);
+/// How soon when that failed.
+const PARTITION_RETRY: Duration = Duration::from_secs(60);
 /// Days for which partitions exist ahead.
 const PARTITION_DAYS: i32 = 3;
 
@@ -48,6 +58,8 @@ const PARTITION_DAYS: i32 = 3;
 pub async fn run(db: Db, bell: Bell, retention: Retention, stop: CancellationToken) {
     tokio::join!(
         promotion(&db, &bell, &stop),
+        timers(&db, &bell, &stop),
+        rescues(&db, &bell, &stop),
         schedules(&db, &bell, &stop),
         led(&db, &bell, &stop),
         retention::run(&db, retention, &stop)
@@ -84,10 +96,33 @@ async fn promotion(db: &Db, bell: &Bell, stop: &CancellationToken) {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        match promote(db).await {
-            Ok(pending) if pending.is_empty() => {}
-            Ok(pending) => bell.ripple(&Ripple { pending, interrupted: Vec::new() }),
-            Err(error) => report("promoting scheduled requests", &error),
+        while !stop.is_cancelled() {
+            match promote(db).await {
+                Ok(promoted) if promoted.is_empty() => break,
+                Ok(promoted) => {
+                    let more = promoted.len() == BATCH as usize;
+                    let pending = promoted.into_iter().collect();
+                    bell.ripple(&Ripple { pending, interrupted: Vec::new() });
+                    if !more {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    report("promoting scheduled requests", &error);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+async fn timers(db: &Db, bell: &Bell, stop: &CancellationToken) {
+    let mut ticks = tokio::time::interval(PROMOTION_TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
         }
         match waits::fire_timers(db).await {
             Ok(ripple) if ripple.pending.is_empty() => {}
@@ -99,15 +134,16 @@ async fn promotion(db: &Db, bell: &Bell, stop: &CancellationToken) {
     }
 }
 
-/// Makes due requests pending; returns their worker types.
-pub(crate) async fn promote(db: &Db) -> Result<BTreeSet<String>, sqlx::Error> {
+/// Makes up to [`BATCH`] due requests pending; returns the worker type of each.
+pub(crate) async fn promote(db: &Db) -> Result<Vec<String>, sqlx::Error> {
     let mut tx = db.begin(Scope::Engine).await?;
     let promoted = sqlx::query_scalar!(
         r#"
         UPDATE eve.queue
            SET status = 'pending', run_at = NULL
          WHERE id IN (SELECT id FROM eve.queue
-                       WHERE status = 'scheduled' AND run_at <= clock_timestamp()
+                       -- now(): only what is stable within a statement can use the index.
+                       WHERE status = 'scheduled' AND run_at <= now()
                        ORDER BY run_at LIMIT $1
                          FOR NO KEY UPDATE SKIP LOCKED)
         RETURNING worker_type
@@ -117,7 +153,7 @@ pub(crate) async fn promote(db: &Db) -> Result<BTreeSet<String>, sqlx::Error> {
     .fetch_all(&mut *tx)
     .await?;
     tx.commit().await?;
-    Ok(promoted.into_iter().collect())
+    Ok(promoted)
 }
 
 /// A term of leadership.
@@ -130,9 +166,50 @@ pub(crate) struct Leadership {
 
 pub(crate) const DUTIES: &str = "duties";
 
-async fn led(db: &Db, bell: &Bell, stop: &CancellationToken) {
+/// The leadership of rescuing: of its own, so that no other duty's trouble keeps it from listening.
+pub(crate) const RESCUE: &str = "rescue";
+
+async fn rescues(db: &Db, bell: &Bell, stop: &CancellationToken) {
     let holder = Uuid::now_v7();
     let mut rescuer = Rescuer::default();
+    let mut ticks = tokio::time::interval(DUTY_TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            _ = ticks.tick() => {}
+        }
+        let listen = async {
+            let Some(term) = lead(db, RESCUE, holder).await? else { return Ok(None) };
+            let Some(mut tx) = term.begin(db).await? else { return Ok(None) };
+            let silent = rescuer.silent(&mut tx).await?;
+            tx.commit().await?;
+            Ok::<_, sqlx::Error>(Some((term, silent)))
+        };
+        match listen.await {
+            Ok(Some((term, silent))) => {
+                for worker in silent {
+                    if let Err(error) = rescue(db, bell, term, &mut rescuer, worker).await {
+                        report("rescuing a worker's runs", &error);
+                    }
+                }
+            }
+            // Somebody else leads: what was heard before would be stale when it is our turn.
+            Ok(None) => rescuer.lost_touch(),
+            Err(error) => {
+                // Silence that was heard over a broken connection means nothing.
+                rescuer.lost_touch();
+                report("listening for workers", &error);
+            }
+        }
+    }
+    if let Err(error) = resign(db, RESCUE, holder).await {
+        report("giving leadership up", &error);
+    }
+}
+
+async fn led(db: &Db, bell: &Bell, stop: &CancellationToken) {
+    let holder = Uuid::now_v7();
     let mut partitions_due = Instant::now();
     let mut ticks = tokio::time::interval(DUTY_TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -141,26 +218,33 @@ async fn led(db: &Db, bell: &Bell, stop: &CancellationToken) {
             () = stop.cancelled() => break,
             _ = ticks.tick() => {}
         }
-        let round = async {
-            let Some(term) = lead(db, DUTIES, holder).await? else {
-                // Somebody else leads: what was heard before would be stale when it is our turn.
-                rescuer.lost_touch();
-                return Ok(());
-            };
-            rescue(db, bell, term, &mut rescuer).await?;
-            expire_held(db, bell, term).await?;
-            expire_waits(db, bell, term).await?;
-            expire_questions(db, bell, term).await?;
-            if partitions_due <= Instant::now() {
-                partitions(db, term).await?;
-                partitions_due = Instant::now() + PARTITION_TICK;
+        let term = match lead(db, DUTIES, holder).await {
+            Ok(Some(term)) => term,
+            Ok(None) => continue,
+            Err(error) => {
+                report("leading", &error);
+                continue;
             }
-            Ok::<(), sqlx::Error>(())
         };
-        if let Err(error) = round.await {
-            // Silence that was heard over a broken connection means nothing.
-            rescuer.lost_touch();
-            report("a background duty", &error);
+        // One duty's trouble is not the next one's.
+        if let Err(error) = expire_held(db, bell, term).await {
+            report("cancelling what was held for too long", &error);
+        }
+        if let Err(error) = expire_waits(db, bell, term).await {
+            report("failing what has waited for too long", &error);
+        }
+        if let Err(error) = expire_questions(db, bell, term).await {
+            report("expiring questions", &error);
+        }
+        if partitions_due <= Instant::now() {
+            partitions_due = Instant::now()
+                + match partitions(db, term).await {
+                    Ok(()) => PARTITION_TICK,
+                    Err(error) => {
+                        report("making partitions", &error);
+                        PARTITION_RETRY
+                    }
+                };
         }
     }
     if let Err(error) = resign(db, DUTIES, holder).await {
@@ -216,6 +300,7 @@ impl Leadership {
     /// transaction ends, so that a successor waits for it.
     pub(crate) async fn begin(self, db: &Db) -> Result<Option<Tx>, sqlx::Error> {
         let mut tx = db.begin(Scope::Engine).await?;
+        sqlx::Executor::execute(&mut *tx, LOCK_TIMEOUT).await?;
         let holds = sqlx::query_scalar!(
             r#"
             SELECT epoch FROM eve.leadership
@@ -232,25 +317,22 @@ impl Leadership {
     }
 }
 
+/// Gives back what a dead worker had, batch by batch; the rest is for the next round.
 async fn rescue(
     db: &Db,
     bell: &Bell,
     term: Leadership,
     rescuer: &mut Rescuer,
+    worker: WorkerId,
 ) -> Result<(), sqlx::Error> {
-    let Some(mut tx) = term.begin(db).await? else { return Ok(()) };
-    let silent = rescuer.silent(&mut tx).await?;
-    tx.commit().await?;
-    for worker in silent {
-        tracing::warn!(%worker, "a worker has been silent for too long: rescuing its runs");
-        loop {
-            let Some(mut tx) = term.begin(db).await? else { return Ok(()) };
-            let ripple = rescuer.rescue(&mut tx, worker).await?;
-            tx.commit().await?;
-            match ripple {
-                Some(ripple) => bell.ripple(&ripple),
-                None => break,
-            }
+    tracing::warn!(%worker, "a worker has been silent for too long: rescuing its runs");
+    for _ in 0..RESCUE_ROUND {
+        let Some(mut tx) = term.begin(db).await? else { return Ok(()) };
+        let ripple = rescuer.rescue(&mut tx, worker).await?;
+        tx.commit().await?;
+        match ripple {
+            Some(ripple) => bell.ripple(&ripple),
+            None => break,
         }
     }
     Ok(())
@@ -260,38 +342,25 @@ async fn rescue(
 pub(crate) async fn expire_held(db: &Db, bell: &Bell, term: Leadership) -> Result<(), sqlx::Error> {
     loop {
         let Some(mut tx) = term.begin(db).await? else { return Ok(()) };
-        let expired = sqlx::query!(
-            r#"
-            SELECT d.dependent_id, d.blocker_id
-              FROM eve.dependencies d
-              JOIN eve.queue q ON q.id = d.dependent_id
-             WHERE d.state = 'held' AND d.held_until <= clock_timestamp() AND q.status = 'blocked'
-             LIMIT $1
-            "#,
-            BATCH
-        )
-        .fetch_all(&mut *tx)
-        .await?;
-        if expired.is_empty() {
+        let due: Vec<Uuid> =
+            held_too_long(&mut tx, None).await?.into_iter().map(|edge| edge.dependent).collect();
+        if due.is_empty() {
             return Ok(());
         }
-        let reach = Reach {
-            failing: expired.iter().map(|row| row.dependent_id).collect(),
-            ..Reach::default()
-        };
+        let reach = Reach { failing: due.clone(), ..Reach::default() };
         let mut graph = Graph::lock(&mut tx, &reach).await?;
+        // A blocker may have been retried before the locks were had.
+        let still = held_too_long(&mut tx, Some(&due)).await?;
         let mut seen = BTreeSet::new();
-        let endings = expired
+        let endings = still
             .iter()
-            .filter(|row| {
-                seen.insert(row.dependent_id) && graph.live.contains_key(&row.dependent_id)
-            })
-            .map(|row| {
+            .filter(|edge| seen.insert(edge.dependent))
+            .map(|edge| {
                 Ending::without_run(
-                    row.dependent_id,
+                    edge.dependent,
                     Status::Cancelled,
                     "blocker_failed",
-                    format!("held for too long: request {} was not retried", row.blocker_id),
+                    format!("held for too long: request {} was not retried", edge.blocker),
                 )
             })
             .collect();
@@ -299,6 +368,30 @@ pub(crate) async fn expire_held(db: &Db, bell: &Bell, term: Leadership) -> Resul
         tx.commit().await?;
         bell.ripple(&ripple);
     }
+}
+
+/// An edge that has held its dependent back for longer than it may.
+struct Held {
+    dependent: Uuid,
+    blocker: Uuid,
+}
+
+async fn held_too_long(tx: &mut Tx, among: Option<&[Uuid]>) -> Result<Vec<Held>, sqlx::Error> {
+    sqlx::query_as!(
+        Held,
+        r#"
+        SELECT d.dependent_id AS dependent, d.blocker_id AS blocker
+          FROM eve.dependencies d
+          JOIN eve.queue q ON q.id = d.dependent_id
+         WHERE d.state = 'held' AND d.held_until <= now() AND q.status = 'blocked'
+           AND ($1::uuid[] IS NULL OR d.dependent_id = ANY ($1))
+         LIMIT $2
+        "#,
+        among,
+        EXPIRY_BATCH
+    )
+    .fetch_all(&mut **tx)
+    .await
 }
 
 /// Fails orchestrations that have waited for too long.
@@ -326,12 +419,18 @@ async fn expire_questions(db: &Db, bell: &Bell, term: Leadership) -> Result<(), 
 }
 
 async fn partitions(db: &Db, term: Leadership) -> Result<(), sqlx::Error> {
-    let Some(mut tx) = term.begin(db).await? else { return Ok(()) };
-    let made =
-        sqlx::query_scalar!(r#"SELECT eve.ensure_partitions($1) AS "made!""#, PARTITION_DAYS)
-            .fetch_one(&mut *tx)
-            .await?;
-    tx.commit().await?;
+    let mut made = 0;
+    for parent in ["requests", "orchestration_results", "attempts", "run_logs"] {
+        let Some(mut tx) = term.begin(db).await? else { return Ok(()) };
+        made += sqlx::query_scalar!(
+            r#"SELECT eve.ensure_partitions_of($1, $2) AS "made!""#,
+            parent,
+            PARTITION_DAYS
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        tx.commit().await?;
+    }
     if made > 0 {
         tracing::info!(made, "made partitions for the days ahead");
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
-use super::BATCH;
+use super::{BATCH, EXPIRY_BATCH};
 use crate::db::{Db, Scope, Tx};
 use crate::requests::graph::{Ending, Graph, Reach, Ripple};
 use crate::requests::orchestration::{self, Event, EventKind};
@@ -17,10 +17,13 @@ pub(crate) async fn fire_timers(db: &Db) -> Result<Ripple, sqlx::Error> {
     let mut tx = db.begin(Scope::Engine).await?;
     let due: Vec<Uuid> = sqlx::query_scalar!(
         r#"
-        SELECT DISTINCT orchestration_id
-          FROM (SELECT orchestration_id FROM eve.timers
-                 WHERE due_at <= clock_timestamp()
-                 ORDER BY due_at LIMIT $1) due
+        -- Whoever is busy just now is left to the next tick, so that one does not hold up all. now(),
+        -- because only what is stable within a statement can use the index.
+        SELECT id FROM eve.queue
+         WHERE id IN (SELECT orchestration_id FROM eve.timers
+                       WHERE due_at <= now()
+                       ORDER BY due_at LIMIT $1)
+           FOR NO KEY UPDATE SKIP LOCKED
         "#,
         BATCH
     )
@@ -29,12 +32,12 @@ pub(crate) async fn fire_timers(db: &Db) -> Result<Ripple, sqlx::Error> {
     if due.is_empty() {
         return Ok(Ripple::default());
     }
-    // The orchestrations first, as whoever ends one or moves a timer does.
+    // The orchestrations first, as whoever ends one or moves a timer does: these it has.
     let graph = Graph::lock(&mut tx, &Reach { rows: due.clone(), ..Reach::default() }).await?;
     let fired = sqlx::query!(
         r#"
         DELETE FROM eve.timers
-         WHERE orchestration_id = ANY ($1) AND due_at <= clock_timestamp()
+         WHERE orchestration_id = ANY ($1) AND due_at <= now()
         RETURNING orchestration_id, org_id, id, name
         "#,
         &due
@@ -87,14 +90,14 @@ async fn overdue(tx: &mut Tx, among: Option<&[Uuid]>) -> Result<Vec<Uuid>, sqlx:
         r#"
         SELECT q.id
           FROM eve.queue q
-         WHERE q.status = 'waiting' AND q.wait_until <= clock_timestamp()
+         WHERE q.status = 'waiting' AND q.wait_until <= now()
            AND ($1::uuid[] IS NULL OR q.id = ANY ($1))
            AND NOT EXISTS (SELECT FROM eve.queue w WHERE w.wakes = q.id)
          ORDER BY q.wait_until
          LIMIT $2
         "#,
         among,
-        BATCH
+        EXPIRY_BATCH
     )
     .fetch_all(&mut **tx)
     .await

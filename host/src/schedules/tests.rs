@@ -38,7 +38,7 @@ impl Fixture {
             .await;
         let requests = Requests::new(database.db.clone(), Bell::start(database.db.pool().clone()));
         let schedules = Schedules::new(requests.clone());
-        let minute = (chrono::Timelike::minute(&chrono::Utc::now()) + 30) % 60;
+        let minute = (chrono::Timelike::minute(&Utc::now()) + 30) % 60;
         Fixture { schedules, requests, database, tenant, ada, minute }
     }
 

@@ -17,6 +17,33 @@ pub async fn record(
     record_details(tx, tenant, actor, action, target, json!({})).await
 }
 
+/// As [`record`], for several targets at once.
+pub async fn record_all(
+    tx: &mut Tx,
+    tenant: Tenant,
+    actor: &Actor,
+    action: &'static str,
+    targets: &[String],
+) -> Result<(), sqlx::Error> {
+    if targets.is_empty() {
+        return Ok(());
+    }
+    let actor = serde_json::to_value(actor).expect("an Actor always serialises");
+    let ids: Vec<Uuid> = targets.iter().map(|_| Uuid::now_v7()).collect();
+    sqlx::query!(
+        "INSERT INTO eve.audit_log (id, org_id, actor, action, target)
+         SELECT a.id, $2, $3, $4, a.target FROM unnest($1::uuid[], $5::text[]) AS a (id, target)",
+        &ids,
+        tenant.org().0,
+        actor,
+        action,
+        targets,
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
 /// As [`record`], with what the change consisted of: never a secret.
 pub async fn record_details(
     tx: &mut Tx,

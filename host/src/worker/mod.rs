@@ -531,7 +531,14 @@ impl Pool {
                                 suspect: run.rescues > 0,
                                 running: None,
                             };
-                            self.in_hand.insert(run.id.0, held);
+                            // Cancelled, retried and claimed again before anybody told: the run of before
+                            // has nothing left to do.
+                            if let Some(before) = self.in_hand.insert(run.id.0, held) {
+                                match before.running {
+                                    Some(abort) => abort.abort(),
+                                    None => self.ready.remove(before.org, run.id.0),
+                                }
+                            }
                             self.ready.push(run);
                         }
                     }
@@ -591,9 +598,10 @@ impl Pool {
             }
             Err(error) => {
                 let alone = batch.len() == 1;
-                for finished in batch.into_iter().rev() {
+                // Behind the others: should it be this one's own trouble, they are not to wait for it.
+                for finished in batch {
                     let alone = alone || !finished.is_simple();
-                    self.graph_waiting.push_front(ForGraph { finished, alone });
+                    self.graph_waiting.push_back(ForGraph { finished, alone });
                 }
                 self.postgres_failed("ending a run", &error);
             }

@@ -183,10 +183,12 @@ async fn a_request_that_kills_its_workers_ends_alone() -> Result<()> {
         if death == 1 {
             assert!(platform.count(suspects).await > 50, "they died with it");
             // From now on they would end at once, if the poison let them.
-            sqlx::query(r#"UPDATE eve.requests SET context = '{"do": "sleep", "ms": 0}' WHERE id <> $1"#)
-                .bind(ids[0])
-                .execute(platform.pool())
-                .await?;
+            sqlx::query(
+                r#"UPDATE eve.requests SET context = '{"do": "sleep", "ms": 0}' WHERE id <> $1"#,
+            )
+            .bind(ids[0])
+            .execute(platform.pool())
+            .await?;
         }
     }
     let end = platform.end_of(ids[0]).await;

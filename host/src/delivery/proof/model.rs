@@ -443,17 +443,17 @@ impl Model {
     /// Open requests that end because this one does, as an orchestration.
     fn goes_with(&self, one: &Ending, created: &BTreeSet<Id>) -> BTreeSet<Id> {
         let mut found = BTreeSet::new();
-        let mut parents = vec![one.id];
-        while let Some(parent) = parents.pop() {
+        // Each with whether it takes everything along. A child that is cancelled does.
+        let mut parents = vec![(one.id, one.is_bad())];
+        while let Some((parent, all)) = parents.pop() {
             for (id, child) in &self.requests {
                 if child.parent.is_none_or(|(of, _)| of != parent) {
                     continue;
                 }
-                let spared =
-                    parent == one.id && !one.is_bad() && (child.detached || created.contains(id));
-                if !spared {
-                    parents.push(*id);
-                    if self.open(*id).is_some() {
+                if all || !child.detached && !created.contains(id) {
+                    let open = self.open(*id).is_some();
+                    parents.push((*id, all || open));
+                    if open {
                         found.insert(*id);
                     }
                 }
@@ -775,6 +775,7 @@ impl Model {
                 }
             }
         }
+        let before = self.clone();
         for id in &revived {
             self.note(*id, "retried");
             if let Some(request) = self.requests.get_mut(id) {
@@ -801,6 +802,15 @@ impl Model {
                     (Some(false), OnFailure::Cancel | OnFailure::Hold) => EdgeState::Held,
                 };
             }
+        }
+        let parents: Vec<(Id, Id)> = revived
+            .iter()
+            .filter(|id| self.requests[id].replies)
+            .filter_map(|id| Some((*id, self.requests[id].parent?.0)))
+            .collect();
+        if parents.iter().any(|(id, parent)| self.waits_for(*id, *parent)) {
+            *self = before;
+            return Err(Refused);
         }
         for id in revived {
             if self.open_blockers(id) > 0

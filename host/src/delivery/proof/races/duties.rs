@@ -167,16 +167,16 @@ async fn a_timer_goes_off_in_two_processes_at_once() {
     let timers = vec![("tea".to_owned(), Duration::from_secs(3600))];
     stage.finish(&run, How::Waiting, Effects { timers, ..Effects::default() }).await;
     stage.database.execute("UPDATE eve.timers SET due_at = now()".into()).await;
+    // Whose orchestration is busy is left for later.
     let held = stage.hold(orchestration).await;
+    scheduler::waits::fire_timers(&stage.database.db).await.expect("Postgres");
+    held.rollback().await.expect("a rollback");
+    assert_eq!(stage.unread(orchestration).await, 0);
     let firing = || {
         let db = stage.database.db.clone();
         tokio::spawn(async move { scheduler::waits::fire_timers(&db).await.expect("Postgres") })
     };
-    let one = firing();
-    stage.until_waiting(1).await;
-    let other = firing();
-    stage.until_waiting(2).await;
-    drop(held);
+    let (one, other) = (firing(), firing());
     one.await.expect("no panic");
     other.await.expect("no panic");
     let told = stage.claim_one().await.wake.expect("a wake-up").events;
@@ -232,4 +232,72 @@ async fn a_wait_ends_while_its_orchestration_is_woken() {
         }
         stage.check().await;
     }
+}
+
+/// A dependent has been held for too long at the moment at which its blocker is retried.
+#[tokio::test]
+async fn a_held_dependent_expires_while_its_blocker_is_retried() {
+    for first in BOTH {
+        let stage = Stage::set().await;
+        let blocker = stage.one(plain_request()).await;
+        let dependent = stage.one(after(&[blocker], OnFailure::Hold)).await;
+        let run = stage.claim_one().await;
+        stage.finish(&run, How::Failed, Effects::default()).await;
+        let over = "UPDATE eve.dependencies SET held_until = now() WHERE state = 'held'";
+        stage.database.execute(over.into()).await;
+        let term = scheduler::lead(&stage.database.db, scheduler::DUTIES, Uuid::new_v4()).await;
+        let term = term.expect("Postgres").expect("nobody else leads");
+        stage.database.execute(LONG_TERM.into()).await;
+        let (db, bell) = (stage.database.db.clone(), stage.bell.clone());
+        let expiring =
+            async move { scheduler::expire_held(&db, &bell, term).await.expect("Postgres") };
+        let held = stage.hold(dependent).await;
+        let (retrying, expiring) = match first {
+            First::One => {
+                let retrying = stage.retrying(blocker);
+                stage.until_waiting(1).await;
+                (retrying, tokio::spawn(expiring))
+            }
+            First::Other => {
+                let expiring = tokio::spawn(expiring);
+                stage.until_waiting(1).await;
+                (stage.retrying(blocker), expiring)
+            }
+        };
+        stage.until_waiting(2).await;
+        drop(held);
+        retrying.await.expect("no panic").expect("a retry");
+        expiring.await.expect("no panic");
+        let state = match first {
+            First::One => "blocked",
+            First::Other => "cancelled: blocker_failed",
+        };
+        assert_eq!(stage.state(dependent).await, state, "{first:?}");
+        stage.check().await;
+    }
+}
+
+/// Partitions are made while somebody reads for hours: nobody else is to wait for that.
+#[tokio::test]
+async fn partitions_wait_for_no_reader() {
+    let stage = Stage::set().await;
+    stage.database.execute("DO $$ BEGIN
+        EXECUTE format('DROP TABLE eve.%I', 'requests' || to_char((now() AT TIME ZONE 'UTC')::date + 3, '_YYYYMMDD'));
+    END $$".into()).await;
+    let mut reader = stage.database.db.pool().begin().await.expect("a transaction");
+    sqlx::query("SELECT FROM eve.requests").execute(&mut *reader).await.expect("a reader");
+    let mut tx = stage.database.db.begin(Scope::Engine).await.expect("a transaction");
+    let refused = sqlx::query("SELECT eve.ensure_partitions_of('requests', 3)")
+        .execute(&mut *tx)
+        .await
+        .expect_err("the reader is in the way");
+    assert!(crate::db::is_deadlock(&refused), "{refused}");
+    tx.rollback().await.expect("a rollback");
+    reader.rollback().await.expect("a rollback");
+    let mut tx = stage.database.db.begin(Scope::Engine).await.expect("a transaction");
+    let made: i32 = sqlx::query_scalar("SELECT eve.ensure_partitions_of('requests', 3)")
+        .fetch_one(&mut *tx)
+        .await
+        .expect("a partition");
+    assert_eq!(made, 1);
 }

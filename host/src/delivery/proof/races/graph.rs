@@ -303,3 +303,37 @@ async fn overlapping_graphs_are_locked_in_one_order() {
     }
     stage.check().await;
 }
+
+/// What nobody could see when it was made shows when the dead are revived: they would wait for one
+/// another.
+#[tokio::test]
+async fn a_retry_does_not_close_a_circle() {
+    let stage = Stage::set().await;
+    // `one` waits for the child that replies to it, which waits for `other`.
+    let other = stage.one(plain_request()).await;
+    let run = stage.claim_one().await;
+    let anchor = RequestId::generate();
+    let effects = Effects { creates: vec![(anchor, replying())], ..Effects::default() };
+    stage.finish(&run, How::Waiting, effects).await;
+    stage.claim_one().await;
+    let one = stage.one(plain_request()).await;
+    let run = stage.claim_one().await;
+    let (child, second) = (RequestId::generate(), RequestId::generate());
+    let blocked =
+        NewRequest { reply_to: replying().reply_to, ..after(&[other], OnFailure::Cancel) };
+    let effects =
+        Effects { creates: vec![(child, blocked), (second, replying())], ..Effects::default() };
+    stage.finish(&run, How::Waiting, effects).await;
+    stage.cancelling(child).await.expect("no panic").expect("a cancel");
+    // While it is dead, `other` is given a child that waits for `one`.
+    let late = NewRequest {
+        reply_to: Some(ReplyTo::Orchestrator { request_id: Some(other) }),
+        ..after(&[one], OnFailure::Cancel)
+    };
+    let late = stage.one(late).await;
+    let refused = stage.retrying(child).await.expect("no panic");
+    assert!(matches!(refused, Err(RequestError::Conflict(_))), "{refused:?}");
+    assert_eq!(stage.state(child).await, "cancelled: cancelled");
+    assert_eq!(stage.state(late).await, "blocked");
+    stage.check().await;
+}

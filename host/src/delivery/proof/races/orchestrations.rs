@@ -248,3 +248,53 @@ async fn a_child_is_retried_while_its_orchestration_is_cancelled() {
         stage.check().await;
     }
 }
+
+/// What is detached outlives the orchestration above its creator, too, as long as nobody fails.
+#[tokio::test]
+async fn a_detached_grandchild_outlives_an_orchestration_that_completes() {
+    let stage = Stage::set().await;
+    let (orchestration, children) = stage.orchestration(1).await;
+    let detached = RequestId::generate();
+    let new = NewRequest { detached: true, ..plain_request() };
+    let effects = Effects { creates: vec![(detached, new)], ..Effects::default() };
+    stage.finish(&children[0], How::Completed, effects).await;
+    let wakeup = stage.claim().await.into_iter().find(|run| run.wake.is_some());
+    let wakeup = wakeup.expect("a wake-up");
+    stage.finish(&wakeup, How::Completed, Effects::default()).await;
+    assert_eq!(stage.state(orchestration).await, "completed");
+    assert_eq!(stage.state(detached).await, "processing");
+    stage.check().await;
+}
+
+/// Ending an orchestration costs what it has open, not the square of what it ever had; the statistics
+/// are those of a day that is nearly all one fan-out.
+#[tokio::test]
+async fn an_orchestration_with_many_ended_children_ends() {
+    let stage = Stage::set().await;
+    let (orchestration, _) = stage.orchestration(1).await;
+    let org = stage.tenant.org();
+    stage
+        .database
+        .execute(format!(
+            "CREATE TEMP TABLE made AS
+                 SELECT eve.uuid_at(clock_timestamp()) AS base;
+             WITH numbered AS (
+                 SELECT n, (left((SELECT base FROM made)::text, 14) || '7' || substr(md5(n::text), 1, 3)
+                            || '-8' || substr(md5(n::text), 4, 3) || '-' || lpad(to_hex(n), 12, '0'))::uuid AS id
+                   FROM generate_series(1, 60000) n
+             ), asked AS (
+                 INSERT INTO eve.requests (id, org_id, worker_type, root_request_id, orchestration_id,
+                                           parent_request_id, created_by)
+                 SELECT id, '{org}', 'general', CASE WHEN n <= 10000 THEN '{orchestration}'::uuid ELSE id END,
+                        id, CASE WHEN n <= 10000 THEN '{orchestration}'::uuid END, '{{}}'
+                   FROM numbered
+                 RETURNING id
+             )
+             INSERT INTO eve.orchestration_results (request_id, org_id, generation, attempt, status)
+             SELECT id, '{org}', 1, 1, 'completed' FROM asked"
+        ))
+        .await;
+    stage.database.execute("ANALYZE eve.requests".into()).await;
+    stage.cancelling(orchestration).await.expect("no panic").expect("a cancel");
+    assert_eq!(stage.state(orchestration).await, "cancelled: cancelled");
+}
