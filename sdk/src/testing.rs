@@ -21,14 +21,27 @@
 //! A [`Host`] is for one run. A skill that waits and is woken is played through with an
 //! [`Orchestration`].
 //!
-//! Both answer as the platform does, limits included, but know only what the test tells them and
-//! nothing of time, of workers or of other organisations. What they stand in for is proved against
-//! the real runtime by the platform's own tests.
+//! Both answer as the platform does: what it refuses is refused, with the same error, and what is
+//! too large is too large here. One table of such calls is run against both. But they know only what
+//! the test tells them:
+//! - Every worker type and every skill that is named exists.
+//! - Nothing is known of time, of workers, of other organisations, and of what a run may use: CPU
+//!   time, memory, a deadline, 4 MiB for the arguments of one call.
+//! - Circles of blockers are found when they are of one step; the platform finds longer ones when it
+//!   commits a run.
+//! - Wake-ups are no requests: the platform lists them, besides what they wake.
 
 pub(crate) mod fake;
+mod limits;
 mod orchestration;
+#[cfg(test)]
+mod parity_tests;
+#[cfg(test)]
+mod refusals;
 mod run;
 mod state;
+mod validate;
+mod weight;
 mod world;
 
 use serde::Serialize;
@@ -63,38 +76,38 @@ impl Host {
 
     /// What was asked for, in words.
     pub fn prompt(mut self, prompt: impl Into<String>) -> Self {
-        self.state.prompt = prompt.into();
+        self.state.me.prompt = prompt.into();
         self
     }
 
     /// What was asked for; a JSON object.
     pub fn context(mut self, context: impl Serialize) -> Self {
-        self.state.context = object("context", context);
+        self.state.me.context = object("context", context);
         self
     }
 
     /// The request's settings; a JSON object.
     pub fn config(mut self, config: impl Serialize) -> Self {
-        self.state.config = object("config", config);
+        self.state.me.config = object("config", config);
         self
     }
 
     /// The request's labels; a JSON object.
     pub fn metadata(mut self, metadata: impl Serialize) -> Self {
-        self.state.metadata = object("metadata", metadata);
+        self.state.me.metadata = object("metadata", metadata);
         self
     }
 
     /// The repository and the branch that the request is about.
     pub fn repository(mut self, url: impl Into<String>, branch: impl Into<String>) -> Self {
-        self.state.repo_url = Some(url.into());
-        self.state.branch = Some(branch.into());
+        self.state.me.repo_url = Some(url.into());
+        self.state.me.branch = Some(branch.into());
         self
     }
 
     /// Which attempt this is.
     pub fn attempt(mut self, attempt: u32) -> Self {
-        self.state.attempt = attempt;
+        (self.state.attempt, self.state.begun) = (attempt, attempt);
         self
     }
 
@@ -118,13 +131,14 @@ impl Host {
 
     /// The worker type that runs this; `general` unless this is called.
     pub fn worker_type(mut self, worker_type: impl Into<String>) -> Self {
-        self.state.worker_type = worker_type.into();
+        self.state.me.worker_type = worker_type.into();
         self
     }
 
-    /// A request that an earlier run of this one created.
+    /// A request that an earlier run of this one created. Only one that
+    /// [replies](Other::reply_to_me) wakes it.
     pub fn child(mut self, mut child: Other) -> Self {
-        child.known.parent = Some(self.state.id.clone());
+        child.known.parent = Some(self.state.me.id.clone());
         self.state.add(child.known);
         self
     }
@@ -132,7 +146,7 @@ impl Host {
     /// A request that this one was blocked by.
     pub fn blocker(mut self, blocker: Other) -> Self {
         let id = self.state.add(blocker.known);
-        self.state.blocked_by.push((id, OnFailure::Cancel));
+        self.state.me.blocked_by.push((id, OnFailure::Cancel));
         self
     }
 
@@ -146,10 +160,11 @@ impl Host {
     ///
     /// # Panics
     /// When the skill panics, which on the platform is a trap.
-    pub fn run(self, skill: Skill) -> Run {
+    pub fn run(mut self, skill: Skill) -> Run {
+        self.state.sort_by_age();
         let (ended, state) = fake::run(self.state, skill);
         let mut end = match ended {
-            Ok(ended) => ended.map_err(|failure| (failure, "failed")),
+            Ok(ended) => validate::outcome(ended),
             Err(panic) => std::panic::resume_unwind(panic),
         };
         if matches!(end, Ok(types::Outcome::Waiting(_))) && !state.has_something_outstanding() {
@@ -163,8 +178,8 @@ impl Host {
 pub type Skill = fn(Request) -> Result<Outcome, Failure>;
 
 /// What a run that waits for nothing fails with.
-fn nothing_to_wait_for() -> (Failure, &'static str) {
-    let message = "waiting, while nothing is outstanding that could wake it";
+fn nothing_to_wait_for() -> validate::Failed {
+    let message = "the skill returned `waiting`, but nothing that could wake it is outstanding";
     (Failure::permanent(message), "nothing_to_wait_for")
 }
 
@@ -204,6 +219,12 @@ impl Other {
     /// Its id; one is made up unless this is called.
     pub fn id(mut self, id: impl Into<RequestId>) -> Self {
         self.known.asked.id = id.into();
+        self
+    }
+
+    /// Its end wakes whoever created it.
+    pub fn reply_to_me(mut self) -> Self {
+        self.known.asked.reply_to_me = true;
         self
     }
 

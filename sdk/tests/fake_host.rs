@@ -97,9 +97,12 @@ fn what_is_wrong_with_a_request_is_said() {
         Ok(Outcome::completed("created"))
     }
     for (wrong, message) in [
-        (json!([1]), "invalid: context: is not a JSON object"),
-        (json!({ "a": ["\0"] }), "invalid: context: holds the character U+0000"),
-        (json!({ "a": "x".repeat(1 << 20) }), "invalid: context: exceeds 1048576 bytes"),
+        (json!([1]), "invalid: context: must be a JSON object"),
+        (json!({ "a": ["\0"] }), "invalid: context: contains the character U+0000"),
+        (
+            json!({ "a": "x".repeat(1 << 20) }),
+            "invalid: context: 1048584 bytes; at most 1048576 are allowed",
+        ),
     ] {
         let run = Host::new().context(json!({ "wrong": wrong })).run(skill);
         assert_eq!(run.failure(), &Failure::Permanent(message.into()));
@@ -135,10 +138,110 @@ fn requests_are_listed_newest_first_and_cancelled_once() {
         queue::cancel(&created, Some("not needed"))?;
         let again = queue::cancel(&created, None);
         assert!(matches!(again, Err(Error::Conflict(_))), "{again:?}");
-        assert!(matches!(queue::get(&"nobody".into()), Err(Error::NotFound(_))));
+        assert!(matches!(queue::get(&"nobody".into()), Err(Error::Invalid(_))));
+        let missing = RequestId::from("019b7654-0000-7000-8000-ffffffffffff");
+        assert!(matches!(queue::get(&missing), Err(Error::NotFound(_))));
         Ok(Outcome::completed(format!("{} older", older.len())))
     }
     let run = Host::new().other(Other::pending()).child(Other::cancelled()).run(skill);
-    assert_eq!(run.summary(), "2 older");
-    assert_eq!(run.cancelled().len(), 1);
+    // The request that runs is one of them.
+    assert_eq!(run.summary(), "3 older");
+    assert_eq!(run.reason(&run.cancelled()[0]), Some("not needed"));
+}
+
+#[test]
+fn the_request_that_runs_is_listed_between_its_elders_and_its_children() {
+    fn skill(request: Request) -> Result<Outcome, Failure> {
+        let mine = queue::request("general").create()?;
+        let listed = queue::list().fetch()?;
+        let place = |id: &RequestId| listed.iter().position(|info| info.id == *id);
+        assert_eq!((listed.len(), place(&mine)), (4, Some(0)));
+        assert_eq!(place(&request.id()), Some(2));
+        assert_eq!((listed[2].status, listed[2].attempt), (Status::Processing, 2));
+        let running = queue::list().statuses([Status::Processing]).fetch()?;
+        assert_eq!(running.len(), 1);
+        let older = queue::list().before(&request.id()).fetch()?;
+        Ok(Outcome::completed(older[0].prompt.clone()))
+    }
+    let host = Host::new().child(Other::pending()).other(Other::pending().prompt("elder"));
+    assert_eq!(host.attempt(2).run(skill).summary(), "elder");
+}
+
+#[test]
+fn a_delay_of_nothing_is_none() {
+    fn skill(_: Request) -> Result<Outcome, Failure> {
+        let status = |delay| {
+            let id = queue::request("general").delay(delay).create()?;
+            Ok::<Status, Error>(queue::get(&id)?.status)
+        };
+        assert_eq!(status(Duration::ZERO)?, Status::Pending);
+        assert_eq!(status(Duration::from_millis(1))?, Status::Scheduled);
+        Ok(Outcome::completed(""))
+    }
+    assert_eq!(Host::new().run(skill).code(), None);
+}
+
+#[test]
+fn only_what_replies_can_be_waited_for() {
+    fn skill(_: Request) -> Result<Outcome, Failure> {
+        Ok(Outcome::waiting())
+    }
+    fn cancelling(_: Request) -> Result<Outcome, Failure> {
+        queue::cancel(queue::children()?[0].id(), None)?;
+        Ok(Outcome::waiting())
+    }
+    let with = |child| Host::new().child(child);
+    assert_eq!(with(Other::pending()).run(skill).code(), Some("nothing_to_wait_for"));
+    assert!(with(Other::pending().reply_to_me()).run(skill).is_waiting());
+    // The end of what is cancelled is delivered.
+    assert!(with(Other::pending().reply_to_me()).run(cancelling).is_waiting());
+    let ended = Other::cancelled().reply_to_me();
+    assert_eq!(with(ended).run(skill).code(), Some("nothing_to_wait_for"));
+}
+
+#[test]
+fn what_a_run_is_told_is_bounded() {
+    fn skill(_: Request) -> Result<Outcome, Failure> {
+        let said = queue::children().map(|children| children.len());
+        Ok(Outcome::completed(format!("{said:?}")))
+    }
+    let large = || Other::completed(&"x".repeat(1_000_000));
+    let host = |count: usize| (0..count).fold(Host::new(), |host, _| host.child(large()));
+    assert_eq!(host(8).run(skill).summary(), "Ok(8)");
+    let refused = host(9).run(skill);
+    assert!(refused.summary().contains("Limit(\"the answer is larger than 8388608 bytes"));
+}
+
+#[test]
+fn what_is_too_large_fails_the_run() {
+    fn large(_: Request) -> Result<Outcome, Failure> {
+        queue::request("general").create()?;
+        Ok(Outcome::completed("").data(&"x".repeat(1 << 20)))
+    }
+    fn talkative(_: Request) -> Result<Outcome, Failure> {
+        Ok(Outcome::completed("x".repeat((64 << 10) + 1)))
+    }
+    fn long(_: Request) -> Result<Outcome, Failure> {
+        Err(Failure::permanent("ä".repeat(8 << 10)))
+    }
+    for skill in [large, talkative] {
+        let run = Host::new().run(skill);
+        assert_eq!(run.code(), Some("output_too_large"));
+        assert!(run.created().is_empty());
+    }
+    assert_eq!(Host::new().run(long).failure().message().len(), 8 << 10);
+}
+
+#[test]
+fn a_log_is_cut_where_the_platform_cuts_it() {
+    fn skill(_: Request) -> Result<Outcome, Failure> {
+        log::info("x".repeat(20 << 10));
+        for _ in 0..2_000 {
+            log::info("y".repeat(1 << 10));
+        }
+        Ok(Outcome::completed(""))
+    }
+    let run = Host::new().run(skill);
+    let bytes: usize = run.lines().iter().map(|line| line.message.len()).sum();
+    assert_eq!((run.lines()[0].message.len(), bytes), (16 << 10, 256 << 10));
 }

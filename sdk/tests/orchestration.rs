@@ -389,3 +389,161 @@ fn children_that_orchestrate_are_run_too() {
     assert!(refused(|| drop(some.run_to_end())).contains("nothing goes on by itself"));
     assert_eq!(some.children().len(), 3);
 }
+
+#[test]
+fn a_child_is_told_why_it_was_cancelled() {
+    fn skill(request: Request) -> Result<Outcome, Failure> {
+        match request.trigger() {
+            Trigger::Initial => {
+                for prompt in ["one", "two", "three"] {
+                    queue::request("general").prompt(prompt).reply_to_me().create()?;
+                }
+                Ok(Outcome::waiting())
+            }
+            _ => {
+                let children = queue::children()?;
+                for (child, reason) in children.iter().skip(1).zip([Some("the race is won"), None])
+                {
+                    queue::cancel(child.id(), reason)?;
+                }
+                Ok(Outcome::waiting())
+            }
+        }
+    }
+    let mut orchestration = Orchestration::new(skill);
+    orchestration.start();
+    let [one, two, three] = orchestration.children().try_into().expect("three");
+    let run = orchestration.complete(&one, &json!(1)).wake();
+    assert_eq!((run.reason(&two), run.reason(&three)), (Some("the race is won"), None));
+    let said = |id| orchestration.problem_of(id).map(|problem| problem.message);
+    assert_eq!(said(&two).as_deref(), Some("the race is won"));
+    assert_eq!(said(&three), Some(format!("cancelled by request {}", orchestration.id())));
+}
+
+#[test]
+fn a_wait_can_run_out() {
+    let mut started = orchestration(json!({}));
+    started.start();
+    let children = started.children();
+    let said = refused(|| {
+        started.complete(&children[0], &json!(1)).wait_out();
+    });
+    assert!(said.contains("something has happened"), "{said}");
+    assert!(started.wake().is_waiting());
+    started.wait_out();
+    let id = started.id().clone();
+    assert_eq!(started.problem_of(&id).map(|p| p.code), Some("wait_timed_out".into()));
+    let ended = started.problem_of(&children[1]).map(|problem| problem.code);
+    assert_eq!(ended, Some("orchestration_ended".into()));
+    let said = refused(|| {
+        started.wait_out();
+    });
+    assert!(said.contains("does not wait"), "{said}");
+}
+
+/// Asks, sets a timer, and completes with what comes first.
+fn inner(request: Request) -> Result<Outcome, Failure> {
+    match request.trigger() {
+        Trigger::Initial => {
+            queue::ask("Go on?").create()?;
+            queue::wake_after(Duration::from_secs(60), "late")?;
+            Ok(Outcome::waiting())
+        }
+        trigger => Ok(Outcome::completed(format!("{trigger:?}"))),
+    }
+}
+
+/// Starts three of [`inner`], and says how they ended.
+fn outer(request: Request) -> Result<Outcome, Failure> {
+    if request.trigger() == Trigger::Initial {
+        for _ in 0..3 {
+            queue::request("general").skill("inner").reply_to_me().create()?;
+        }
+    }
+    let children = queue::children()?;
+    match children.iter().any(|child| child.is_open()) {
+        true => Ok(Outcome::waiting()),
+        false => {
+            let completed = |child: &&queue::Child| child.request.status == Status::Completed;
+            let completed = children.iter().filter(completed).count();
+            Ok(Outcome::completed(format!("{completed} of {} completed", children.len())))
+        }
+    }
+}
+
+#[test]
+fn nested_orchestrators_are_played_through_too() {
+    let mut orchestration = Orchestration::new(outer).skill("inner", inner);
+    orchestration.start();
+    assert_eq!(orchestration.run_children(), 3);
+    let [first, second, third] = orchestration.children().try_into().expect("three");
+    let question = orchestration.questions_of(&first)[0].id.clone();
+    assert_eq!(orchestration.timers_of(&second), [("late".into(), Duration::from_secs(60))]);
+    let said = refused(|| drop(orchestration.clone().run_to_end()));
+    assert!(said.contains("Go on?") && said.contains("late"), "{said}");
+    orchestration.answer(&question, "yes").fire_of(&second, "late").wait_out_of(&third);
+    assert_eq!(orchestration.run_children(), 2);
+    let last = orchestration.run_to_end();
+    assert_eq!(last.summary(), "2 of 3 completed");
+}
+
+#[test]
+fn what_an_ended_child_has_left_running_ends_with_the_orchestration() {
+    fn child(_: Request) -> Result<Outcome, Failure> {
+        queue::request("general").detached().create()?;
+        Ok(Outcome::completed(""))
+    }
+    fn parent(request: Request) -> Result<Outcome, Failure> {
+        if request.trigger() == Trigger::Initial {
+            queue::request("general").skill("child").create()?;
+            queue::wake_after(Duration::from_secs(1), "on")?;
+            return Ok(Outcome::waiting());
+        }
+        Ok(Outcome::completed(""))
+    }
+    let mut orchestration = Orchestration::new(parent).skill("child", child);
+    orchestration.start();
+    orchestration.run_children();
+    let child = orchestration.children().remove(0);
+    let left = orchestration.children_of(&child).remove(0);
+    assert_eq!(orchestration.status_of(&left), Status::Pending);
+    orchestration.fire("on").wake();
+    assert_eq!(orchestration.status_of(&left), Status::Cancelled);
+}
+
+#[test]
+fn a_key_of_an_earlier_attempt_stands_for_the_same_request_only() {
+    /// A child, and one under a key that waits for it, or in the second attempt for something else.
+    fn skill(request: Request) -> Result<Outcome, Failure> {
+        let other = request.context::<Value>()?["other"] == true && request.attempt() == 2;
+        let first = queue::request("general").reply_to_me().create()?;
+        let second = queue::request("general").create()?;
+        let keyed = queue::request("general").idempotency_key("once");
+        let blocker = if other { second } else { first };
+        match keyed.blocked_by([blocker]).create() {
+            Ok(_) if request.attempt() == 1 => Err(Failure::retryable("later")),
+            Ok(_) => Ok(Outcome::waiting()),
+            Err(error) => Ok(Outcome::completed(error.to_string())),
+        }
+    }
+    let mut same = Orchestration::new(skill);
+    same.start();
+    assert!(same.start().is_waiting());
+    assert_eq!(same.children().len(), 3);
+    let mut other = Orchestration::new(skill).context(json!({ "other": true }));
+    other.start();
+    let said = "conflict: the idempotency key `once` was used before, for a different body";
+    assert_eq!(other.start().summary(), said);
+}
+
+#[test]
+fn answers_are_checked() {
+    let mut asked = Orchestration::new(inner);
+    let question = asked.start().questions()[0].id.clone();
+    for answer in [json!(null), json!("x".repeat(64 << 10)), json!(["\0"])] {
+        refused(|| {
+            asked.answer(&question, &answer);
+        });
+    }
+    assert!(asked.answer(&question, "x").wake().summary().contains("HitlResponse"));
+}

@@ -159,8 +159,10 @@ impl Refusal {
         exit_for(self.status)
     }
 
-    fn next(&self) -> Option<&'static str> {
-        Some(match (self.slug(), self.field.as_deref()) {
+    fn next(&self) -> Option<String> {
+        let detail = self.detail.as_deref().unwrap_or_default();
+        let next = match (self.slug(), self.field.as_deref()) {
+            ("conflict", _) => return reconcile(detail),
             ("unauthenticated", _) => {
                 "log in again with `eve login --url URL`, or set EVE_TOKEN; `eve context show` \
                  shows what is used now"
@@ -182,11 +184,72 @@ impl Refusal {
             ("invalid", Some(field)) if field.contains("blocked_by") => {
                 "`eve request list` shows the requests that exist"
             }
+            ("invalid", Some(field)) if field.ends_with("context") && detail.contains(" bytes") => {
+                TOO_MUCH
+            }
+            ("too-large", _) => TOO_MUCH,
             ("unavailable", _) => "try again in a moment; nothing was changed",
             ("internal", _) => "it is a fault of the server: report it with the id",
             _ => return None,
-        })
+        };
+        Some(next.to_owned())
     }
+}
+
+/// What to do about a context, or a whole call, that is larger than what is taken.
+const TOO_MUCH: &str = "send less: leave out what the skill does not need, or split it over several \
+                        requests (`eve request fan-out`), and have another one wait for them";
+
+/// What to do about a conflict. The kind of problem does not say which it is: its sentence does, and
+/// whose there is none of here says so itself.
+fn reconcile(detail: &str) -> Option<String> {
+    let mut words = detail.split([' ', ':']);
+    let (subject, id) = (words.next()?, words.next().unwrap_or("ID"));
+    let has = |text: &str| detail.contains(text);
+    Some(match subject {
+        "question" if has(" was answered ") => {
+            format!("`eve hitl show {id}` shows the question and its answer")
+        }
+        "question" if has(" expired ") => {
+            "ask again: `eve hitl ask`, with --expires-in if people need more time".to_owned()
+        }
+        "question" => format!("`eve hitl show {id}` shows the question, and who asked it"),
+        "request" if has("nobody would hear") => {
+            "ask without --request; `eve hitl show` shows the answer when there is one".to_owned()
+        }
+        "request" if has("nobody to reply to") => {
+            format!("create it without a reply; `eve result get {id}` shows what {id} ended with")
+        }
+        "request" if has(" has ended already") => format!(
+            "`eve result get {id}` shows what it ended with; one that failed or was cancelled can be \
+             run again: `eve request retry {id}`"
+        ),
+        "request" if has(" is completed: only ") => {
+            format!("`eve result get {id}` shows its result; to run it again, create it anew")
+        }
+        "request" if has(": only a failed ") => format!(
+            "`eve request watch {id}` waits until it has ended; `eve request cancel {id}` ends it now"
+        ),
+        "request" if has(" would wait for ever") => {
+            "leave out one of the two: the reply, or what it is blocked by".to_owned()
+        }
+        "request" => format!("`eve request get {id}` shows how it stands now"),
+        "the" if has(" schedules, and may have no more") => {
+            "`eve schedule list` shows them; `eve schedule delete NAME` makes room".to_owned()
+        }
+        "the" if has(" tokens already") => {
+            "`eve token list` shows them; `eve token revoke ID` makes room".to_owned()
+        }
+        "the" if has(" idempotency key ") => {
+            "send the same request as the first time, or choose another key".to_owned()
+        }
+        "the" if has(" slug ") => "choose another slug".to_owned(),
+        "there" if has(" schedule ") => "`eve schedule list` shows the schedules".to_owned(),
+        "this" if has(" last owner") => {
+            "`eve member list` shows the members and their roles".to_owned()
+        }
+        _ => return None,
+    })
 }
 
 fn exit_for(status: u16) -> Exit {
@@ -279,7 +342,7 @@ impl Error {
     pub(super) fn next(&self) -> Option<String> {
         let next = match self {
             Error::Usage { next, .. } => return next.clone(),
-            Error::Refused(refusal) => refusal.next()?,
+            Error::Refused(refusal) => return refusal.next(),
             Error::Unreachable { local: true, .. } => {
                 "start it with `eve dev`, or name another server: --url, EVE_URL, `eve login`"
             }
@@ -347,5 +410,42 @@ mod tests {
         assert!(refusal(401, "unauthenticated").next().is_some_and(|n| n.contains("eve login")));
         assert!(refusal(404, "result-not-ready").next().is_some_and(|n| n.contains("watch")));
         assert_eq!(refusal(409, "conflict").next(), None);
+        let of = |slug: &str, field: Option<&str>, detail: &str| {
+            let Error::Refused(mut refusal) = refusal(422, slug) else { unreachable!() };
+            (refusal.field, refusal.detail) = (field.map(str::to_owned), Some(detail.to_owned()));
+            Error::Refused(refusal).next().unwrap_or_default()
+        };
+        for (detail, advice) in [
+            (
+                "question 0199 was answered at 2026-11-24T09:00:00Z already, by user 7",
+                "hitl show 0199`",
+            ),
+            ("question 0199 expired at 2026-11-24T09:00:00Z", "eve hitl ask"),
+            ("question 0199 was cancelled at T: the request that it …", "eve hitl show 0199`"),
+            ("request 0199 has ended already: it is failed", "eve request retry 0199`"),
+            ("request 0199 has ended already: nobody would hear the answer", "without --request"),
+            ("request 0199 has ended: there is nobody to reply to", "eve result get 0199`"),
+            ("request 0199 is completed: only a failed or cancelled one …", "eve result get 0199`"),
+            (
+                "request 0199 is pending: only a failed or cancelled one …",
+                "eve request watch 0199`",
+            ),
+            ("request 0199 would wait for ever: a request that …", "leave out one"),
+            ("request 0199 is a wake-up of 0198: cancel that one", "eve request get 0199`"),
+            ("the organisation has 1000 schedules, and may have no more", "schedule delete NAME"),
+            ("the organisation has 1000 tokens already: revoke some first", "token revoke ID"),
+            ("the idempotency key `k` was used before, for a different body", "another key"),
+            ("the slug `acme` is taken", "another slug"),
+            ("there is a schedule `a` already: delete it first, …", "eve schedule list"),
+            ("this is the last owner: make somebody else …", "eve member list"),
+        ] {
+            let next = of("conflict", None, detail);
+            assert!(next.contains(advice), "{detail}: {next}");
+        }
+        let large = "requests[3].context: more than 1048576 bytes of JSON";
+        assert!(of("invalid", Some("requests[3].context"), large).contains("eve request fan-out"));
+        assert!(of("too-large", None, "the body is too large").contains("send less"));
+        let other = of("invalid", Some("context"), "context: must be a JSON object");
+        assert_eq!(other, "");
     }
 }

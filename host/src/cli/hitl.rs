@@ -13,11 +13,10 @@ use super::error::{Error, Exit};
 use super::json::Inputs;
 use super::output::{Output, Render, View, cell, optional, text_cell};
 use super::request::create::request_id;
-use crate::hitl::{Question, QuestionStatus};
+use crate::hitl::{Question, QuestionStatus, who};
 use crate::http::{Answer, Ask, QuestionPage};
 use crate::ids::{QuestionId, RequestId};
 use crate::requests::empty_object;
-use crate::tenancy::Actor;
 
 /// What one page holds at most.
 const PAGE: u16 = 100;
@@ -215,17 +214,6 @@ fn words(response: &Value) -> String {
     match response {
         Value::String(text) => text.clone(),
         other => other.to_string(),
-    }
-}
-
-fn who(actor: &Actor) -> String {
-    match actor {
-        Actor::User { user } => format!("user {user}"),
-        Actor::Token { token, user: Some(user) } => format!("user {user} (token {token})"),
-        Actor::Token { token, user: None } => format!("token {token}"),
-        Actor::Run { request, .. } => format!("request {request}"),
-        Actor::Schedule { schedule, .. } => format!("schedule {schedule}"),
-        Actor::Platform => "the platform".to_owned(),
     }
 }
 

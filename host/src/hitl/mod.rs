@@ -151,3 +151,15 @@ pub struct Question {
     /// When it was answered, expired or was cancelled.
     pub ended_at: Option<DateTime<Utc>>,
 }
+
+/// Who asked or answered, in words.
+pub(crate) fn who(actor: &Actor) -> String {
+    match actor {
+        Actor::User { user } => format!("user {user}"),
+        Actor::Token { token, user: Some(user) } => format!("user {user} (token {token})"),
+        Actor::Token { token, user: None } => format!("token {token}"),
+        Actor::Run { request, .. } => format!("request {request}"),
+        Actor::Schedule { schedule, .. } => format!("schedule {schedule}"),
+        Actor::Platform => "the platform".to_owned(),
+    }
+}

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::read::one;
-use super::{HitlError, Question, QuestionStatus, Questions};
+use super::{HitlError, Question, QuestionStatus, Questions, who};
 use crate::db::{Scope, is_deadlock};
 use crate::ids::QuestionId;
 use crate::requests::Invalid;
@@ -132,7 +132,12 @@ fn too_late(question: &Question) -> String {
     };
     match question.status {
         QuestionStatus::Answered => {
-            format!("question {id} was answered at {} already", at(question.ended_at))
+            let by = question.responded_by.as_ref().map(|actor| format!(", by {}", who(actor)));
+            format!(
+                "question {id} was answered at {} already{}",
+                at(question.ended_at),
+                by.unwrap_or_default()
+            )
         }
         QuestionStatus::Cancelled => format!(
             "question {id} was cancelled at {}: the request that it was asked for has ended",

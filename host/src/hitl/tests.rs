@@ -135,6 +135,7 @@ async fn a_question_is_answered_once() {
     assert!(answered.ended_at.is_some());
     let again = conflict(fixture.respond(question.id, json!("no")).await);
     assert!(again.contains("was answered at"), "{again}");
+    assert!(again.ends_with(&format!(", by {}", who(&fixture.ada))), "{again}");
     let shown = fixture.questions.get(fixture.tenant, question.id).await.unwrap();
     assert_eq!(shown.response, Some(json!("yes")));
 

@@ -70,28 +70,28 @@ pub(crate) mod request {
     use crate::bindings::eve::skill::types;
 
     pub(crate) fn id() -> String {
-        with(|run| run.id.to_string())
+        with(|run| run.me.id.to_string())
     }
     pub(crate) fn attempt() -> u32 {
         with(|run| run.attempt)
     }
     pub(crate) fn prompt() -> String {
-        with(|run| run.prompt.clone())
+        with(|run| run.me.prompt.clone())
     }
     pub(crate) fn context() -> String {
         with(|run| run.delivered_context().to_string())
     }
     pub(crate) fn repo_url() -> Option<String> {
-        with(|run| run.repo_url.clone())
+        with(|run| run.me.repo_url.clone())
     }
     pub(crate) fn branch() -> Option<String> {
-        with(|run| run.branch.clone())
+        with(|run| run.me.branch.clone())
     }
     pub(crate) fn config() -> String {
-        with(|run| run.config.to_string())
+        with(|run| run.me.config.to_string())
     }
     pub(crate) fn metadata() -> String {
-        with(|run| run.metadata.to_string())
+        with(|run| run.me.metadata.to_string())
     }
     pub(crate) fn trigger() -> types::Trigger {
         with(|run| in_contract(&run.trigger))
@@ -103,7 +103,7 @@ pub(crate) mod request {
         with(|run| run.parent.as_ref().map(ToString::to_string))
     }
     pub(crate) fn worker_type() -> String {
-        with(|run| run.worker_type.clone())
+        with(|run| run.me.worker_type.clone())
     }
     pub(crate) fn org_slug() -> String {
         "test".into()
@@ -142,17 +142,13 @@ pub(crate) mod request {
 }
 
 pub(crate) mod log {
-    use super::super::state::limits;
     use super::with;
     use crate::log::Level;
     use crate::testing::Line;
 
     pub(crate) fn log(level: Level, message: &str, fields: &[(String, String)]) {
-        with(|run| {
-            if run.lines.len() < limits::LOG_LINES {
-                run.lines.push(Line { level, message: message.into(), fields: fields.into() });
-            }
-        });
+        let line = Line { level, message: message.into(), fields: fields.into() };
+        with(|run| run.log(line));
     }
 }
 
@@ -164,16 +160,18 @@ pub(crate) mod queue {
     use crate::bindings::eve::skill::types::Error;
 
     pub(crate) fn create(request: &NewRequest) -> Result<String, Error> {
-        with(|run| run.create(request, &[])).map(|id| id.to_string())
+        let ids = with(|run| run.create(std::slice::from_ref(request)))?;
+        Ok(ids[0].to_string())
     }
     pub(crate) fn create_many(requests: &[NewRequest]) -> Result<Vec<String>, Error> {
-        with(|run| run.create_many(requests))
+        let ids = with(|run| run.create(requests))?;
+        Ok(ids.iter().map(ToString::to_string).collect())
     }
     pub(crate) fn get(id: &str) -> Result<Info, Error> {
-        with(|run| run.find(id)).map(|(info, _)| info)
+        with(|run| run.get(id))
     }
     pub(crate) fn result(id: &str) -> Result<Option<Ended>, Error> {
-        with(|run| run.find(id)).map(|(_, ended)| ended)
+        with(|run| run.result(id))
     }
     pub(crate) fn list(filter: &Filter) -> Result<Vec<Info>, Error> {
         with(|run| run.list(filter))
@@ -184,8 +182,8 @@ pub(crate) mod queue {
     pub(crate) fn blockers(of: &str) -> Result<Vec<Blocking>, Error> {
         with(|run| run.blockers(of))
     }
-    pub(crate) fn cancel(id: &str, _reason: Option<&str>) -> Result<(), Error> {
-        with(|run| run.cancel(id))
+    pub(crate) fn cancel(id: &str, reason: Option<&str>) -> Result<(), Error> {
+        with(|run| run.cancel(id, reason))
     }
     pub(crate) fn ask(question: &Question) -> Result<String, Error> {
         with(|run| run.ask(question)).map(|id| id.to_string())

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::state::no_output;
 use super::world::{End, Task, World};
-use super::{Created, Question, Run, Skill, object, written};
+use super::{Created, Question, Run, Skill, limits, object, validate, written};
 use crate::queue::{Problem, Status};
 use crate::request::Answer;
 use crate::{QuestionId, RequestId, Trigger};
@@ -16,7 +16,8 @@ use crate::{QuestionId, RequestId, Trigger};
 /// An orchestrator and everything that it starts, run after run.
 ///
 /// The test decides what happens between two runs: which child completes or fails, who answers what,
-/// which timer goes off. The rules are the platform's: what a run asked for happens only if the run
+/// which timer goes off, whether the wait is over. Methods that end in `_of` do the same for a child
+/// that is an orchestrator itself. The rules are the platform's: what a run asked for happens only if the run
 /// ended well; a retryable failure is tried again with the same triggers; every event is delivered
 /// once; blocked children wait for their blockers; and when the orchestration ends, what it has
 /// started ends too, except what is detached or was created by the run that completed it.
@@ -226,19 +227,24 @@ impl Orchestration {
     pub fn cancel(&mut self, id: &RequestId) -> &mut Self {
         let status = self.world.task(id).status();
         assert!(!status.is_terminal(), "request {id} has ended: it is {status:?}");
-        self.world.end(id, End::Cancelled("cancelled", "cancelled by the test".into()), &[]);
+        self.world.end(id, End::Cancelled("cancelled", "cancelled on request".into()), &[]);
         self
     }
 
     /// Somebody answers a question.
     ///
     /// # Panics
-    /// When there is no such open question, or it has options and this is none of them.
+    /// When there is no such open question, it has options and this is none of them, or the platform
+    /// would not take it: `null`, more than 64 KiB, nested too deeply.
     #[track_caller]
     pub fn answer(&mut self, question: &QuestionId, response: impl Serialize) -> &mut Self {
         let response = written("answer", response);
+        if let Err(error) = validate::json("response", &response, limits::RESPONSE_BYTES) {
+            panic!("the answer is refused: {}", crate::Error::from(error));
+        }
         let (asker, question) = self.settle(question, |question| {
             let chosen = response.as_str().map(str::to_owned);
+            assert!(!response.is_null(), "`null` is no answer");
             assert!(
                 question.options.is_empty()
                     || chosen.is_some_and(|chosen| question.options.contains(&chosen)),
@@ -273,12 +279,66 @@ impl Orchestration {
     /// When none of this name is set.
     #[track_caller]
     pub fn fire(&mut self, timer: &str) -> &mut Self {
-        let timers = &mut self.world.task_mut(&self.root).timers;
+        self.fire_of(&self.root.clone(), timer)
+    }
+
+    /// A timer of any request goes off: of a child that is an orchestrator itself. Its next run is
+    /// [`run_child`](Self::run_child)'s.
+    ///
+    /// # Panics
+    /// When there is no such request, or none of this name is set.
+    #[track_caller]
+    pub fn fire_of(&mut self, id: &RequestId, timer: &str) -> &mut Self {
+        let timers = &mut self.world.task_mut(id).timers;
         match timers.iter().position(|(name, _)| name == timer) {
             Some(place) => timers.remove(place),
             None => panic!("there is no timer `{timer}`; there are {timers:?}"),
         };
-        self.world.deliver(&self.root, Trigger::Timer(timer.into()));
+        self.world.deliver(id, Trigger::Timer(timer.into()));
+        self
+    }
+
+    /// Nothing wakes the orchestration for as long as it is willing to wait: it fails as
+    /// `wait_timed_out`, and what it has started is cancelled.
+    ///
+    /// ```
+    /// use eve_sdk::prelude::*;
+    /// use eve_sdk::testing::Orchestration;
+    /// use std::time::Duration;
+    ///
+    /// fn impatient(_: Request) -> Result<Outcome, Failure> {
+    ///     queue::request("general").reply_to_me().create()?;
+    ///     Ok(Outcome::waiting().deadline(Duration::from_secs(3_600)))
+    /// }
+    ///
+    /// let mut orchestration = Orchestration::new(impatient);
+    /// assert_eq!(orchestration.start().deadline(), Some(Duration::from_secs(3_600)));
+    /// let child = orchestration.children().remove(0);
+    /// orchestration.wait_out();
+    /// let id = orchestration.id().clone();
+    /// assert_eq!(orchestration.problem_of(&id).unwrap().code, "wait_timed_out");
+    /// assert_eq!(orchestration.status_of(&child), Status::Cancelled);
+    /// ```
+    ///
+    /// # Panics
+    /// When it does not wait, or something has happened that wakes it.
+    #[track_caller]
+    pub fn wait_out(&mut self) -> &mut Self {
+        self.wait_out_of(&self.root.clone())
+    }
+
+    /// The same for any request: for a child that is an orchestrator itself.
+    ///
+    /// # Panics
+    /// When it does not wait, or something has happened that wakes it.
+    #[track_caller]
+    pub fn wait_out_of(&mut self, id: &RequestId) -> &mut Self {
+        let task = self.world.task(id);
+        let status = task.status();
+        assert!(status == Status::Waiting, "request {id} does not wait, it is {status:?}");
+        assert!(task.is_idle(), "something has happened that wakes {id}");
+        let message = "nothing woke it within the time that it was willing to wait";
+        self.world.end(id, End::Failed("wait_timed_out".into(), message.into()), &[]);
         self
     }
 
@@ -315,8 +375,8 @@ impl Orchestration {
                  questions: {:?}, timers: {:?}",
                 self.status(),
                 self.open_children(),
-                self.questions(),
-                self.timers(),
+                self.of_all(|task| &task.questions),
+                self.of_all(|task| &task.timers),
             );
             let run = self.world.run(&self.root, self.skill);
             if self.status().is_terminal() {
@@ -367,19 +427,35 @@ impl Orchestration {
 
     /// The children of any request, oldest first.
     pub fn children_of(&self, id: &RequestId) -> Vec<RequestId> {
-        let children = self.world.tasks().iter();
-        let children = children.filter(|task| task.known.parent.as_ref() == Some(id));
-        children.map(|task| task.known.asked.id.clone()).collect()
+        self.world.children_of(id).map(|task| task.known.asked.id.clone()).collect()
     }
 
     /// The orchestration's open questions, oldest first.
     pub fn questions(&self) -> &[Question] {
-        &self.world.task(&self.root).questions
+        self.questions_of(&self.root)
+    }
+
+    /// The open questions of any request, oldest first.
+    ///
+    /// # Panics
+    /// When there is none of this id.
+    #[track_caller]
+    pub fn questions_of(&self, id: &RequestId) -> &[Question] {
+        &self.world.task(id).questions
     }
 
     /// The orchestration's timers that have not gone off, by name.
     pub fn timers(&self) -> &[(String, Duration)] {
-        &self.world.task(&self.root).timers
+        self.timers_of(&self.root)
+    }
+
+    /// The timers of any request that have not gone off, by name.
+    ///
+    /// # Panics
+    /// When there is none of this id.
+    #[track_caller]
+    pub fn timers_of(&self, id: &RequestId) -> &[(String, Duration)] {
+        &self.world.task(id).timers
     }
 
     /// Why a request failed or was cancelled; none if it did not.
@@ -404,6 +480,12 @@ impl Orchestration {
             Some(Err(error)) => panic!("the data of {id} is of another shape: {error}"),
             None => panic!("{id} is {:?} and has no data", known.status),
         }
+    }
+
+    /// Something of every request, with whose it is.
+    fn of_all<'a, T>(&'a self, of: impl Fn(&'a Task) -> &'a Vec<T>) -> Vec<(&'a RequestId, &'a T)> {
+        let tasks = self.world.tasks().iter();
+        tasks.flat_map(|task| of(task).iter().map(|item| (&task.known.asked.id, item))).collect()
     }
 
     #[track_caller]

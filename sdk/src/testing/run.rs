@@ -23,6 +23,7 @@ pub struct Run {
     pub(super) lines: Vec<Line>,
     pub(super) created: Vec<Created>,
     pub(super) cancelled: Vec<RequestId>,
+    pub(super) reasons: Vec<Option<String>>,
     pub(super) questions: Vec<Question>,
     pub(super) timers: Vec<(String, Duration)>,
 }
@@ -43,11 +44,13 @@ impl Run {
             lines: state.lines,
             created: Vec::new(),
             cancelled: Vec::new(),
+            reasons: Vec::new(),
             questions: Vec::new(),
             timers: Vec::new(),
         };
         if run.end.is_ok() {
-            (run.created, run.cancelled) = (state.created, state.cancelled);
+            run.created = state.created;
+            (run.cancelled, run.reasons) = state.cancels.into_iter().unzip();
             (run.questions, run.timers) = (state.questions, state.timers);
         }
         run
@@ -63,8 +66,8 @@ impl Run {
         self.attempt
     }
 
-    /// The platform's word for how it failed, such as `failed`, `trapped` or `nothing_to_wait_for`;
-    /// none if it did not.
+    /// The platform's word for how it failed, such as `failed`, `trapped`, `output_too_large` or
+    /// `nothing_to_wait_for`; none if it did not.
     pub fn code(&self) -> Option<&str> {
         self.code
     }
@@ -72,6 +75,14 @@ impl Run {
     /// Whether it returned [`Outcome::waiting`].
     pub fn is_waiting(&self) -> bool {
         matches!(self.end, Ok(types::Outcome::Waiting(_)))
+    }
+
+    /// How long it is willing to wait, if it waits and says so.
+    pub fn deadline(&self) -> Option<Duration> {
+        match &self.end {
+            Ok(types::Outcome::Waiting(wait)) => wait.deadline.map(Duration::from_millis),
+            _ => None,
+        }
     }
 
     /// The summary that it completed with.
@@ -139,6 +150,18 @@ impl Run {
     /// The requests that it cancelled, in order; none if it failed.
     pub fn cancelled(&self) -> &[RequestId] {
         &self.cancelled
+    }
+
+    /// Why it cancelled a request: the reason that it gave, if it gave one.
+    ///
+    /// # Panics
+    /// When it did not cancel that request.
+    #[track_caller]
+    pub fn reason(&self, cancelled: &RequestId) -> Option<&str> {
+        match self.cancelled.iter().position(|id| id == cancelled) {
+            Some(place) => self.reasons[place].as_deref(),
+            None => panic!("the run did not cancel {cancelled}"),
+        }
     }
 
     /// The questions that it put to people, in order; none if it failed.

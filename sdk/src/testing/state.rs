@@ -1,70 +1,55 @@
 //! What the fake host knows during a run, and how it answers.
 
-use std::collections::HashMap;
+mod create;
+mod list;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Created, Line, Question};
+use super::{Created, Line, Question, limits, validate, weight};
 use crate::bindings::eve::skill::types::{Error, OnFailure, Status};
 use crate::bindings::eve::skill::{queue as contract, types};
 use crate::{QuestionId, RequestId, Trigger};
 
-/// The contract's limits, as far as a test can meet them.
-pub(super) mod limits {
-    pub const CONTEXT_BYTES: usize = 1 << 20;
-    pub const SMALL_JSON_BYTES: usize = 64 << 10;
-    pub const PROMPT_BYTES: usize = 256 << 10;
-    pub const BLOCKERS: usize = 10_000;
-    pub const CREATED: usize = 10_000;
-    pub const ATTEMPTS: u16 = 3;
-    pub const KEY_CHARACTERS: usize = 255;
-    pub const LOG_LINES: usize = 1_000;
-    pub const QUESTIONS: usize = 100;
-    pub const QUESTION_BYTES: usize = 16 << 10;
-    pub const OPTIONS: usize = 100;
-    pub const OPTION_CHARACTERS: usize = 256;
-    pub const EXPIRES_MS: std::ops::RangeInclusive<u64> = 1_000..=30 * 24 * 3_600 * 1_000;
-    pub const TIMERS: usize = 100;
-    pub const TIMER_MS: std::ops::RangeInclusive<u64> = 1_000..=365 * 24 * 3_600 * 1_000;
-    pub const TIMER_NAME_CHARACTERS: usize = 255;
-}
+pub(super) use create::Key;
 
 /// 2026-01-01: the fake host's clock stands still.
 pub(super) const NOW: u64 = 1_767_225_600_000;
 
 #[derive(Clone, Debug)]
 pub(super) struct State {
-    pub id: RequestId,
+    /// The request that runs, as it was asked for.
+    pub me: Created,
     pub attempt: u32,
-    pub prompt: String,
-    pub context: Value,
-    pub config: Value,
-    pub metadata: Value,
-    pub repo_url: Option<String>,
-    pub branch: Option<String>,
+    /// Attempts begun at the request itself: a wake-up counts its own.
+    pub begun: u32,
     pub trigger: Trigger,
     pub additional_triggers: Vec<Trigger>,
     pub parent: Option<RequestId>,
-    pub worker_type: String,
     pub lines: Vec<Line>,
     pub created: Vec<Created>,
-    pub cancelled: Vec<RequestId>,
+    /// What the run has cancelled, and why.
+    pub cancels: Vec<(RequestId, Option<String>)>,
     pub questions: Vec<Question>,
     pub timers: Vec<(String, Duration)>,
-    /// What the request that runs was blocked by.
-    pub blocked_by: Vec<(RequestId, OnFailure)>,
     pub keys: HashMap<String, Key>,
     pub ids: u64,
+    /// How many of `known` are older than the request that runs.
+    pub older: usize,
     known: Vec<Arc<Known>>,
     /// Where each of `created` stands, as far as the run can know.
     statuses: Vec<Status>,
     places: HashMap<RequestId, Place>,
+    cancelled: HashSet<RequestId>,
+    /// The keys that the run has named, by what they stand for.
+    keyed: HashMap<RequestId, String>,
+    /// What the run's effects weigh.
+    bytes: usize,
+    log_bytes: usize,
 }
-
-/// What an idempotency key stands for: a request, and what was asked for under the key.
-pub(super) type Key = (RequestId, contract::NewRequest);
 
 /// A request besides the one that runs.
 #[derive(Clone, Debug)]
@@ -144,9 +129,17 @@ impl Created {
             detached: false,
             delay: None,
             priority: 0,
-            max_attempts: limits::ATTEMPTS,
+            max_attempts: limits::ATTEMPTS_DEFAULT,
             timeout: None,
             idempotency_key: None,
+        }
+    }
+
+    /// Where it stands once nothing holds it back.
+    pub(super) fn ready(&self) -> Status {
+        match self.delay {
+            Some(delay) if !delay.is_zero() => Status::Scheduled,
+            _ => Status::Pending,
         }
     }
 
@@ -168,6 +161,8 @@ impl Created {
 /// Where a request stands among those that a run sees.
 #[derive(Clone, Copy, Debug)]
 enum Place {
+    /// The one that runs.
+    Myself,
     Known(usize),
     /// Created by this run.
     Own(usize),
@@ -175,44 +170,46 @@ enum Place {
 
 impl State {
     pub fn new() -> Self {
-        let empty = || Value::Object(Default::default());
         let mut state = Self {
-            id: RequestId::from(""),
+            me: Created::empty(RequestId::from("")),
             attempt: 1,
-            prompt: String::new(),
-            context: empty(),
-            config: empty(),
-            metadata: empty(),
-            repo_url: None,
-            branch: None,
+            begun: 1,
             trigger: Trigger::Initial,
             additional_triggers: Vec::new(),
             parent: None,
-            worker_type: "general".into(),
             lines: Vec::new(),
             created: Vec::new(),
-            cancelled: Vec::new(),
+            cancels: Vec::new(),
             questions: Vec::new(),
             timers: Vec::new(),
-            blocked_by: Vec::new(),
             keys: HashMap::new(),
             ids: 0,
+            older: 0,
             known: Vec::new(),
             statuses: Vec::new(),
             places: HashMap::new(),
+            cancelled: HashSet::new(),
+            keyed: HashMap::new(),
+            bytes: 0,
+            log_bytes: 0,
         };
-        state.id = state.next_id();
+        state.me.id = state.next_id();
         state
+    }
+
+    /// Whether an event has woken the run: then its request waits meanwhile.
+    fn is_woken(&self) -> bool {
+        !matches!(self.trigger, Trigger::Initial | Trigger::Cron(_))
     }
 
     /// The context as the platform delivers it: in a wake-up an object that says what happened.
     pub fn delivered_context(&self) -> Value {
-        if matches!(self.trigger, Trigger::Initial | Trigger::Cron(_)) {
-            return self.context.clone();
+        if !self.is_woken() {
+            return self.me.context.clone();
         }
         let mut delivered = event(&self.trigger);
-        delivered["parent_request_id"] = json!(self.id);
-        delivered["parent_context"] = self.context.clone();
+        delivered["parent_request_id"] = json!(self.me.id);
+        delivered["parent_context"] = self.me.context.clone();
         delivered["additional_completions"] = self.additional_triggers.iter().map(event).collect();
         delivered
     }
@@ -231,13 +228,25 @@ impl State {
         self.known.push(known);
     }
 
+    /// Puts what the request that runs has created behind it, as the younger ones.
+    pub fn sort_by_age(&mut self) {
+        let is_child = |known: &Arc<Known>| known.parent.as_ref() == Some(&self.me.id);
+        let (children, others): (Vec<_>, Vec<_>) = self.known.drain(..).partition(is_child);
+        self.older = others.len();
+        for known in others.into_iter().chain(children) {
+            self.share(known);
+        }
+    }
+
+    /// Whether something will wake the request, if the run returns `waiting`: an open child that
+    /// replies, even if the run cancels it, because its end is delivered then; a question; a timer.
     pub fn has_something_outstanding(&self) -> bool {
-        let open_child = |known: &Arc<Known>| {
-            known.parent.as_ref() == Some(&self.id)
-                && !known.status.is_terminal()
-                && !self.is_cancelled(&known.asked.id)
-        };
-        self.starts_something() || self.known.iter().any(open_child)
+        self.starts_something()
+            || self.known.iter().any(|known| {
+                known.parent.as_ref() == Some(&self.me.id)
+                    && known.asked.reply_to_me
+                    && !known.status.is_terminal()
+            })
     }
 
     /// Whether the run itself asked for something that will wake it. The end of a child that it
@@ -253,15 +262,22 @@ impl State {
         RequestId::from(format!("019b7654-0000-7000-8000-{:012x}", self.ids))
     }
 
-    fn is_cancelled(&self, id: &RequestId) -> bool {
-        self.cancelled.contains(id)
+    fn status(&self, id: &RequestId) -> Option<Status> {
+        if *id == self.me.id {
+            return Some(self.status_at(Place::Myself));
+        }
+        self.places.get(id).map(|place| self.status_at(*place))
     }
 
-    fn status(&self, id: &RequestId) -> Option<Status> {
-        match self.places.get(id)? {
-            Place::Own(place) => Some(self.statuses[*place]),
-            Place::Known(_) if self.is_cancelled(id) => Some(Status::Cancelled),
-            Place::Known(place) => Some(self.known[*place].status),
+    fn status_at(&self, place: Place) -> Status {
+        match place {
+            Place::Myself if self.is_woken() => Status::Waiting,
+            Place::Myself => Status::Processing,
+            Place::Own(place) => self.statuses[place],
+            Place::Known(place) => match &self.known[place] {
+                known if self.cancelled.contains(&known.asked.id) => Status::Cancelled,
+                known => known.status,
+            },
         }
     }
 
@@ -275,88 +291,103 @@ impl State {
                 Edge::Cancels => return Status::Cancelled,
             }
         }
-        match (held, request.delay) {
-            (true, _) => Status::Blocked,
-            (false, Some(_)) => Status::Scheduled,
-            (false, None) => Status::Pending,
+        if held { Status::Blocked } else { request.ready() }
+    }
+
+    fn asked(&self, place: Place) -> &Created {
+        match place {
+            Place::Myself => &self.me,
+            Place::Own(place) => &self.created[place],
+            Place::Known(place) => &self.known[place].asked,
         }
     }
 
-    fn seen(&self, place: Place) -> (contract::Info, Option<contract::Ended>) {
-        let (asked, status, attempt, ended) = match place {
-            Place::Own(place) => (&self.created[place], self.statuses[place], 0, None),
-            Place::Known(place) => {
-                let known = &self.known[place];
-                let status = match self.is_cancelled(&known.asked.id) {
-                    true => Status::Cancelled,
-                    false => known.status,
-                };
-                (&known.asked, status, known.attempt, known.ended())
-            }
+    fn info(&self, place: Place) -> contract::Info {
+        let attempt = match place {
+            Place::Myself => self.begun,
+            Place::Own(_) => 0,
+            Place::Known(place) => self.known[place].attempt,
         };
-        let gone = (status == Status::Cancelled).then(|| contract::Ended {
-            request_id: asked.id.to_string(),
-            status,
+        self.asked(place).info(self.status_at(place), attempt)
+    }
+
+    fn ended(&self, place: Place) -> Option<contract::Ended> {
+        let ended = match place {
+            Place::Known(place) => self.known[place].ended(),
+            Place::Own(_) | Place::Myself => None,
+        };
+        let gone = || contract::Ended {
+            request_id: self.asked(place).id.to_string(),
+            status: Status::Cancelled,
             output: None,
             problem: Some(contract::Problem {
                 code: "cancelled".into(),
                 message: "cancelled by this run, when it commits".into(),
             }),
             finished_at: NOW,
-        });
-        (asked.info(status, attempt), ended.or(gone))
+        };
+        ended.or_else(|| (self.status_at(place) == Status::Cancelled).then(gone))
     }
 
-    /// Every request that there is besides the one that runs, oldest first.
+    /// Every request that there is, oldest first.
     fn all(&self) -> impl DoubleEndedIterator<Item = Place> {
-        let known = (0..self.known.len()).map(Place::Known);
-        known.chain((0..self.created.len()).map(Place::Own))
+        let older = (0..self.older).map(Place::Known);
+        let younger = (self.older..self.known.len()).map(Place::Known);
+        let own = (0..self.created.len()).map(Place::Own);
+        older.chain([Place::Myself]).chain(younger).chain(own)
     }
 
-    fn place(&self, id: &str) -> Result<Place, Error> {
-        self.places
-            .get(&RequestId::from(id))
-            .copied()
-            .ok_or_else(|| Error::NotFound(format!("there is no request {id}")))
+    fn is_known(&self, id: &str) -> bool {
+        id == self.me.id.as_str() || self.places.contains_key(&RequestId::from(id))
     }
 
-    pub fn find(&self, id: &str) -> Result<(contract::Info, Option<contract::Ended>), Error> {
-        if id == self.id.as_str() {
-            let myself = Created {
-                worker_type: self.worker_type.clone(),
-                prompt: self.prompt.clone(),
-                context: self.context.clone(),
-                metadata: self.metadata.clone(),
-                ..Created::empty(self.id.clone())
-            };
-            return Ok((myself.info(Status::Processing, self.attempt), None));
+    /// Where the request stands that a call names. `field` is the argument's name.
+    fn find(&self, field: &str, text: &str) -> Result<Place, Error> {
+        // A test may name requests as it likes, so they are looked for before anything else.
+        let id = match self.is_known(text) {
+            true => RequestId::from(text),
+            false => validate::id(field, text)?,
+        };
+        if id == self.me.id {
+            return Ok(Place::Myself);
         }
-        self.place(id).map(|place| self.seen(place))
+        let found = self.places.get(&id).copied();
+        found.ok_or_else(|| Error::NotFound(format!("there is no request {id}")))
+    }
+
+    pub fn get(&self, id: &str) -> Result<contract::Info, Error> {
+        Ok(self.info(self.find("id", id)?))
+    }
+
+    pub fn result(&self, id: &str) -> Result<Option<contract::Ended>, Error> {
+        Ok(self.ended(self.find("id", id)?))
     }
 
     pub fn children(&self, of: &str) -> Result<Vec<contract::Child>, Error> {
-        let mine = of == self.id.as_str();
-        if !mine {
-            self.place(of)?;
+        let of = self.find("of", of)?;
+        let parent = &self.asked(of).id;
+        let mut children: Vec<Place> = (0..self.known.len())
+            .filter(|place| self.known[*place].parent.as_ref() == Some(parent))
+            .map(Place::Known)
+            .collect();
+        if children.len() > limits::CREATES {
+            return Err(Error::Limit(format!(
+                "it has more than {} children; get those that you need by their ids",
+                limits::CREATES
+            )));
         }
-        let is_child = |place: &Place| match place {
-            Place::Own(_) => mine,
-            Place::Known(place) => {
-                self.known[*place].parent.as_ref().is_some_and(|parent| parent.as_str() == of)
-            }
-        };
-        let children = self.all().filter(is_child).map(|place| self.seen(place));
-        Ok(children.map(|(request, ended)| contract::Child { request, ended }).collect())
+        if matches!(of, Place::Myself) {
+            children.extend((0..self.created.len()).map(Place::Own));
+        }
+        let children: Vec<contract::Child> = children
+            .into_iter()
+            .map(|place| contract::Child { request: self.info(place), ended: self.ended(place) })
+            .collect();
+        bounded(children.iter().map(weight::child).sum())?;
+        Ok(children)
     }
 
     pub fn blockers(&self, of: &str) -> Result<Vec<contract::Blocking>, Error> {
-        let edges = match of == self.id.as_str() {
-            true => &self.blocked_by,
-            false => match self.place(of)? {
-                Place::Own(place) => &self.created[place].blocked_by,
-                Place::Known(place) => &self.known[place].asked.blocked_by,
-            },
-        };
         let blocking = |(id, policy): &(RequestId, OnFailure)| {
             let status = self.status(id).unwrap_or(Status::Pending);
             contract::Blocking {
@@ -366,192 +397,19 @@ impl State {
                 open: Edge::of(status, *policy) == Edge::Holds,
             }
         };
-        Ok(edges.iter().map(blocking).collect())
-    }
-
-    pub fn create_many(&mut self, requests: &[contract::NewRequest]) -> Result<Vec<String>, Error> {
-        // All or none: what a later entry breaks, an earlier one must not have left behind.
-        let before = (self.created.len(), self.keys.clone(), self.ids);
-        let mut ids = Vec::with_capacity(requests.len());
-        for request in requests {
-            match self.create(request, &ids) {
-                Ok(id) => ids.push(id),
-                Err(error) => {
-                    for created in self.created.drain(before.0..) {
-                        self.places.remove(&created.id);
-                    }
-                    self.statuses.truncate(before.0);
-                    (self.keys, self.ids) = (before.1, before.2);
-                    return Err(error);
-                }
-            }
-        }
-        Ok(ids.into_iter().map(|id| id.to_string()).collect())
-    }
-
-    pub fn create(
-        &mut self,
-        request: &contract::NewRequest,
-        batch: &[RequestId],
-    ) -> Result<RequestId, Error> {
-        if self.created.len() >= limits::CREATED {
-            return Err(Error::Limit(format!(
-                "a run creates at most {} requests",
-                limits::CREATED
-            )));
-        }
-        if request.worker_type.is_empty() {
-            return Err(Error::Invalid("worker_type: is empty".into()));
-        }
-        if request.prompt.len() > limits::PROMPT_BYTES {
-            return Err(Error::Invalid(format!("prompt: exceeds {} bytes", limits::PROMPT_BYTES)));
-        }
-        let context = json_object("context", &request.context, limits::CONTEXT_BYTES)?;
-        let config = json_object("config", &request.config, limits::SMALL_JSON_BYTES)?;
-        let metadata = json_object("metadata", &request.metadata, limits::SMALL_JSON_BYTES)?;
-        let priority = request.priority.unwrap_or(0);
-        if !(-100..=100).contains(&priority) {
-            return Err(Error::Invalid(format!("priority: {priority} is not in -100 to 100")));
-        }
-        let max_attempts = request.max_attempts.unwrap_or(limits::ATTEMPTS);
-        if !(1..=25).contains(&max_attempts) {
-            return Err(Error::Invalid(format!("max_attempts: {max_attempts} is not in 1 to 25")));
-        }
-        if request.blocked_by.len() > limits::BLOCKERS {
-            return Err(Error::Limit(format!("blocked_by: more than {}", limits::BLOCKERS)));
-        }
-        let blocked_by = request
-            .blocked_by
-            .iter()
-            .map(|blocker| Ok((self.blocker(&blocker.id, batch)?, blocker.on_failure)))
-            .collect::<Result<Vec<(RequestId, OnFailure)>, Error>>()?;
-        if request.reply_to_me && blocked_by.iter().any(|(id, _)| *id == self.id) {
-            return Err(Error::Conflict(format!(
-                "blocked_by: a request that replies to {} cannot wait for it",
-                self.id
-            )));
-        }
-        if let Some(key) = &request.idempotency_key {
-            if key.is_empty() || key.chars().count() > limits::KEY_CHARACTERS {
-                return Err(Error::Invalid(format!(
-                    "idempotency_key: is empty or longer than {} characters",
-                    limits::KEY_CHARACTERS
-                )));
-            }
-        }
-        let id = self.identify(request)?;
-        if self.places.contains_key(&id) {
-            return Ok(id);
-        }
-        let created = Created {
-            id: id.clone(),
-            worker_type: request.worker_type.clone(),
-            skill: request.skill.clone(),
-            prompt: request.prompt.clone(),
-            context,
-            repo_url: request.repo_url.clone(),
-            branch: request.branch.clone(),
-            config,
-            metadata,
-            blocked_by,
-            reply_to_me: request.reply_to_me,
-            detached: request.detached,
-            delay: request.delay.map(Duration::from_millis),
-            priority,
-            max_attempts,
-            timeout: request.timeout.map(Duration::from_millis),
-            idempotency_key: request.idempotency_key.clone(),
-        };
-        self.places.insert(id.clone(), Place::Own(self.created.len()));
-        self.statuses.push(self.standing(&created));
-        self.created.push(created);
-        Ok(id)
-    }
-
-    /// An id, after the idempotency key if there is one: a key that a failed run had used stands for
-    /// the id that it gave out then.
-    fn identify(&mut self, request: &contract::NewRequest) -> Result<RequestId, Error> {
-        let Some(key) = &request.idempotency_key else { return Ok(self.next_id()) };
-        // Blockers are left out: those of the same run have other ids in another attempt.
-        let body = contract::NewRequest { blocked_by: Vec::new(), ..request.clone() };
-        match self.keys.get(key) {
-            Some((id, known)) if *known == body => Ok(id.clone()),
-            Some(_) => {
-                Err(Error::Conflict(format!("idempotency_key: `{key}` stands for another request")))
-            }
-            None => {
-                let id = self.next_id();
-                self.keys.insert(key.clone(), (id.clone(), body));
-                Ok(id)
-            }
-        }
-    }
-
-    fn blocker(&self, id: &str, batch: &[RequestId]) -> Result<RequestId, Error> {
-        match id.strip_prefix('#') {
-            Some(index) => index
-                .parse::<usize>()
-                .ok()
-                .and_then(|index| batch.get(index).cloned())
-                .ok_or_else(|| Error::Invalid(format!("blocked_by: {id} is no earlier entry"))),
-            None => self.find(id).map(|_| RequestId::from(id)),
-        }
-    }
-
-    pub fn list(&self, filter: &contract::Filter) -> Result<Vec<contract::Info>, Error> {
-        let limit = filter.limit.unwrap_or(20);
-        if !(1..=100).contains(&limit) {
-            return Err(Error::Invalid(format!("limit: {limit} is not in 1 to 100")));
-        }
-        let part = json_object("context", &filter.context, limits::CONTEXT_BYTES)?;
-        let before = filter.before.as_deref();
-        Ok(self
-            .all()
-            .rev()
-            .map(|place| self.seen(place).0)
-            .skip_while(|info| before.is_some_and(|before| info.id != before))
-            .skip(usize::from(before.is_some()))
-            .filter(|info| filter.statuses.is_empty() || filter.statuses.contains(&info.status))
-            .filter(|info| {
-                filter.worker_type.as_ref().is_none_or(|wanted| *wanted == info.worker_type)
-            })
-            .filter(|info| {
-                serde_json::from_str(&info.context).is_ok_and(|context| contains(&context, &part))
-            })
-            .take(limit as usize)
-            .collect())
+        let of = self.find("of", of)?;
+        Ok(self.asked(of).blocked_by.iter().map(blocking).collect())
     }
 
     pub fn ask(&mut self, question: &contract::Question) -> Result<QuestionId, Error> {
-        if question.text.is_empty() || question.text.len() > limits::QUESTION_BYTES {
-            let bytes = limits::QUESTION_BYTES;
-            return Err(Error::Invalid(format!("question: is empty or exceeds {bytes} bytes")));
-        }
-        if question.options.len() > limits::OPTIONS {
-            return Err(Error::Invalid(format!("options: more than {}", limits::OPTIONS)));
-        }
-        for (place, option) in question.options.iter().enumerate() {
-            if option.is_empty() || option.chars().count() > limits::OPTION_CHARACTERS {
-                return Err(Error::Invalid(format!(
-                    "options: one is empty or longer than {} characters",
-                    limits::OPTION_CHARACTERS
-                )));
-            }
-            if question.options[..place].contains(option) {
-                return Err(Error::Invalid(format!("options: `{option}` stands there twice")));
-            }
-        }
-        let texts = question.options.iter().chain([&question.text]);
-        if texts.into_iter().any(|text| text.contains('\0')) {
-            return Err(Error::Invalid("question: holds the character U+0000".into()));
-        }
-        let details = json_object("details", &question.details, limits::SMALL_JSON_BYTES)?;
-        if question.expires_in.is_some_and(|ms| !limits::EXPIRES_MS.contains(&ms)) {
-            return Err(Error::Invalid("expires_in_ms: is not a second to 30 days".into()));
-        }
+        let details = validate::question(question)?;
         if self.questions.len() >= limits::QUESTIONS {
-            return Err(Error::Limit(format!("a run asks at most {}", limits::QUESTIONS)));
+            let most = limits::QUESTIONS;
+            return Err(Error::Limit(format!("a run asks at most {most} questions")));
         }
+        let bytes = weight::question(question, &details);
+        self.afford(bytes)?;
+        self.bytes += bytes;
         let id = QuestionId::from(self.next_id().as_str());
         self.questions.push(Question {
             id: id.clone(),
@@ -564,16 +422,7 @@ impl State {
     }
 
     pub fn wake_after(&mut self, delay: u64, name: &str) -> Result<(), Error> {
-        if !limits::TIMER_MS.contains(&delay) {
-            return Err(Error::Invalid(format!("delay: {delay} ms is not a second to 365 days")));
-        }
-        let characters = name.chars().count();
-        if !(1..=limits::TIMER_NAME_CHARACTERS).contains(&characters) || name.contains('\0') {
-            return Err(Error::Invalid(format!(
-                "name: is empty, longer than {} characters or holds U+0000",
-                limits::TIMER_NAME_CHARACTERS
-            )));
-        }
+        validate::timer(delay, name)?;
         let delay = Duration::from_millis(delay);
         if let Some((_, set)) = self.timers.iter_mut().find(|(set, _)| set == name) {
             *set = delay;
@@ -582,20 +431,43 @@ impl State {
         if self.timers.len() >= limits::TIMERS {
             return Err(Error::Limit(format!("a run sets at most {} timers", limits::TIMERS)));
         }
+        let bytes = weight::timer(name);
+        self.afford(bytes)?;
+        self.bytes += bytes;
         self.timers.push((name.into(), delay));
         Ok(())
     }
 
-    pub fn cancel(&mut self, id: &str) -> Result<(), Error> {
-        if id == self.id.as_str() {
-            return Err(Error::Invalid("id: a run cannot cancel its own request".into()));
+    pub fn cancel(&mut self, id: &str, reason: Option<&str>) -> Result<(), Error> {
+        let found = self.find("id", id);
+        if matches!(found, Ok(Place::Myself)) {
+            return Err(Error::Invalid(
+                "id: a run cannot cancel its own request; return a failure instead".into(),
+            ));
         }
-        let place = self.place(id)?;
-        let id = RequestId::from(id);
-        if self.status(&id).is_some_and(Status::is_terminal) {
-            return Err(Error::Conflict(format!("request {id} has already ended")));
+        if matches!(found, Err(Error::Invalid(_))) {
+            return found.map(drop);
         }
-        self.cancelled.push(id);
+        validate::text("reason", reason.unwrap_or_default(), limits::MESSAGE)?;
+        let bytes = weight::cancel(reason);
+        self.afford(bytes)?;
+        let place = found?;
+        let id = self.asked(place).id.clone();
+        match (place, self.status_at(place)) {
+            (Place::Known(place), Status::Completed | Status::Failed | Status::Cancelled)
+                if !self.cancelled.contains(&id) =>
+            {
+                let status = word(self.known[place].status);
+                return Err(Error::Conflict(format!("request {id} is {status} already")));
+            }
+            (_, Status::Cancelled) => {
+                return Err(Error::Conflict(format!("request {id} is cancelled already")));
+            }
+            _ => {}
+        }
+        self.bytes += bytes;
+        self.cancelled.insert(id.clone());
+        self.cancels.push((id, reason.map(str::to_owned)));
         let mut next = 0;
         if let Place::Own(own) = place {
             self.statuses[own] = Status::Cancelled;
@@ -609,6 +481,51 @@ impl State {
         }
         Ok(())
     }
+
+    fn afford(&self, bytes: usize) -> Result<(), Error> {
+        if self.bytes + bytes > limits::EFFECTS {
+            let most = limits::EFFECTS;
+            return Err(Error::Limit(format!("what a run asks for may take {most} bytes in all")));
+        }
+        Ok(())
+    }
+
+    /// Adds a line to the log, unless that is full.
+    pub fn log(&mut self, mut line: Line) {
+        let bytes = line.message.len().min(limits::LOG_LINE)
+            + line.fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        if self.lines.len() >= limits::LOG_LINES || self.log_bytes + bytes > limits::LOG_BYTES {
+            return;
+        }
+        self.log_bytes += bytes;
+        line.message = validate::storable(validate::cut(&line.message, limits::LOG_LINE));
+        line.fields.truncate(limits::LOG_FIELDS);
+        for (name, value) in &mut line.fields {
+            (*name, *value) = (validate::storable(name), validate::storable(value));
+        }
+        self.lines.push(line);
+    }
+}
+
+/// Refuses an answer that is too large.
+fn bounded(bytes: usize) -> Result<(), Error> {
+    if bytes > limits::QUEUE_ANSWER {
+        return Err(Error::Limit(format!(
+            "the answer is larger than {} bytes; ask for fewer at a time, or for single requests and \
+             results by their ids",
+            limits::QUEUE_ANSWER
+        )));
+    }
+    Ok(())
+}
+
+/// How the platform writes the status of a request that has ended.
+fn word(status: Status) -> &'static str {
+    match status {
+        Status::Completed => "completed",
+        Status::Failed => "failed",
+        _ => "cancelled",
+    }
 }
 
 /// What happened, as a wake-up's context says it.
@@ -619,11 +536,7 @@ fn event(trigger: &Trigger) -> Value {
             "trigger": "child_complete",
             "completed_request_id": child.request_id,
             "completed_result_id": child.request_id,
-            "status": match child.status {
-                Status::Completed => "completed",
-                Status::Failed => "failed",
-                _ => "cancelled",
-            },
+            "status": word(child.status),
         }),
         Trigger::HitlResponse(answer) => json!({
             "trigger": "hitl_response",
@@ -637,44 +550,5 @@ fn event(trigger: &Trigger) -> Value {
         Trigger::Timer(name) => json!({ "trigger": "timer", "name": name }),
         Trigger::Cron(name) => json!({ "trigger": "cron", "name": name }),
         Trigger::Other(kind) => json!({ "trigger": kind }),
-    }
-}
-
-/// Postgres' `@>`.
-fn contains(whole: &Value, part: &Value) -> bool {
-    match (whole, part) {
-        (Value::Object(whole), Value::Object(part)) => part
-            .iter()
-            .all(|(name, value)| whole.get(name).is_some_and(|found| contains(found, value))),
-        (Value::Array(whole), Value::Array(part)) => {
-            part.iter().all(|value| whole.iter().any(|found| contains(found, value)))
-        }
-        _ => whole == part,
-    }
-}
-
-fn json_object(what: &str, text: &Option<String>, bytes: usize) -> Result<Value, Error> {
-    let Some(text) = text else { return Ok(Value::Object(Default::default())) };
-    if text.len() > bytes {
-        return Err(Error::Invalid(format!("{what}: exceeds {bytes} bytes")));
-    }
-    match serde_json::from_str::<Value>(text) {
-        Ok(value) if has_nul(&value) => {
-            Err(Error::Invalid(format!("{what}: holds the character U+0000")))
-        }
-        Ok(value) if value.is_object() => Ok(value),
-        Ok(_) => Err(Error::Invalid(format!("{what}: is not a JSON object"))),
-        Err(error) => Err(Error::Invalid(format!("{what}: {error}"))),
-    }
-}
-
-fn has_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(values) => values.iter().any(has_nul),
-        Value::Object(fields) => {
-            fields.iter().any(|(name, value)| name.contains('\0') || has_nul(value))
-        }
-        _ => false,
     }
 }

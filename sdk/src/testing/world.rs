@@ -9,18 +9,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::state::{Edge, Key, Known, State, no_output};
-use super::{Created, Question, Run, Skill, fake, nothing_to_wait_for};
+use super::validate;
+use super::{Created, Question, Run, Skill, fake, limits, nothing_to_wait_for};
 use crate::bindings::eve::skill::types;
 use crate::queue::{OnFailure, Status};
 use crate::{Completion, Failure, RequestId, Trigger};
-
-/// Events that one wake-up is given at most.
-const EVENTS: usize = 1_000;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct World {
     tasks: Vec<Task>,
     places: HashMap<RequestId, usize>,
+    /// Where in `tasks` the children of a request stand.
+    children: HashMap<RequestId, Vec<usize>>,
     keys: HashMap<String, Key>,
     ids: u64,
 }
@@ -79,6 +79,11 @@ impl Task {
         self.held_by.iter().map(|(id, _)| id)
     }
 
+    /// Whether nothing is waking it, so that its waiting deadline may run out.
+    pub fn is_idle(&self) -> bool {
+        self.status() == Status::Waiting && !self.can_run()
+    }
+
     /// Whether a worker would run it now. Delays have always passed.
     pub fn can_run(&self) -> bool {
         match self.status() {
@@ -95,7 +100,7 @@ impl Task {
         }
         let triggers = match self.status() {
             Status::Waiting => {
-                let bound = self.inbox.len().min(EVENTS);
+                let bound = self.inbox.len().min(limits::EVENTS_PER_WAKEUP);
                 self.inbox.drain(..bound).collect()
             }
             _ => vec![self.first.clone()],
@@ -119,6 +124,9 @@ impl World {
 
     fn insert(&mut self, task: Task) -> RequestId {
         let id = task.known.asked.id.clone();
+        if let Some(parent) = &task.known.parent {
+            self.children.entry(parent.clone()).or_default().push(self.tasks.len());
+        }
         self.places.insert(id.clone(), self.tasks.len());
         self.tasks.push(task);
         id
@@ -126,6 +134,11 @@ impl World {
 
     pub fn tasks(&self) -> &[Task] {
         &self.tasks
+    }
+
+    /// The children of a request, oldest first.
+    pub fn children_of(&self, id: &RequestId) -> impl Iterator<Item = &Task> {
+        self.children.get(id).into_iter().flatten().map(|place| &self.tasks[*place])
     }
 
     #[track_caller]
@@ -164,7 +177,7 @@ impl World {
         self.keys.clone_from(&state.keys);
         self.ids = state.ids;
         let mut end = match ended {
-            Ok(ended) => ended.map_err(|failure| (failure, "failed")),
+            Ok(ended) => validate::outcome(ended),
             Err(panic) => Err((Failure::Retryable(trap(panic.as_ref())), "trapped")),
         };
         if matches!(end, Ok(types::Outcome::Waiting(_))) && !self.has_something_outstanding(&state)
@@ -203,24 +216,16 @@ impl World {
     /// What a run sees of all this.
     fn state(&self, id: &RequestId, due: &Due) -> State {
         let known = &self.task(id).known;
-        let asked = &known.asked;
         let mut state = State::new();
-        state.id = id.clone();
-        state.attempt = due.attempt;
-        state.prompt.clone_from(&asked.prompt);
-        state.context = asked.context.clone();
-        state.config = asked.config.clone();
-        state.metadata = asked.metadata.clone();
-        state.repo_url.clone_from(&asked.repo_url);
-        state.branch.clone_from(&asked.branch);
-        state.worker_type.clone_from(&asked.worker_type);
-        state.blocked_by.clone_from(&asked.blocked_by);
+        state.me = known.asked.clone();
+        (state.attempt, state.begun) = (due.attempt, known.attempt);
         state.parent.clone_from(&known.parent);
         let mut triggers = due.triggers.iter().cloned();
         state.trigger = triggers.next().unwrap_or(Trigger::Initial);
         state.additional_triggers = triggers.collect();
         state.keys.clone_from(&self.keys);
         state.ids = self.ids;
+        state.older = self.places[id];
         for task in self.tasks.iter().filter(|task| task.known.asked.id != *id) {
             state.share(task.known.clone());
         }
@@ -229,28 +234,26 @@ impl World {
 
     /// Whether something will wake the request whose run this was, if it waits.
     fn has_something_outstanding(&self, state: &State) -> bool {
-        let task = self.task(&state.id);
+        let task = self.task(&state.me.id);
         // The end of a child that the run cancels is delivered too.
-        let replies = |task: &Task| {
-            task.known.parent.as_ref() == Some(&state.id)
-                && task.known.asked.reply_to_me
-                && !task.status().is_terminal()
-        };
+        let replies = |task: &Task| task.known.asked.reply_to_me && !task.status().is_terminal();
         state.starts_something()
             || !task.inbox.is_empty()
             || !task.questions.is_empty()
             || !task.timers.is_empty()
-            || self.tasks.iter().any(replies)
+            || self.children_of(&state.me.id).any(replies)
     }
 
     fn commit(&mut self, state: &State) {
         for asked in &state.created {
-            self.create(asked.clone(), &state.id);
+            self.create(asked.clone(), &state.me.id);
         }
-        for id in &state.cancelled {
-            self.end(id, End::Cancelled("cancelled", "cancelled by a run".into()), &[]);
+        for (id, reason) in &state.cancels {
+            let by = || format!("cancelled by request {}", state.me.id);
+            let message = reason.clone().unwrap_or_else(by);
+            self.end(id, End::Cancelled("cancelled", message), &[]);
         }
-        let task = self.task_mut(&state.id);
+        let task = self.task_mut(&state.me.id);
         task.questions.extend(state.questions.iter().cloned());
         for (name, delay) in &state.timers {
             task.timers.retain(|(set, _)| set != name);
@@ -268,7 +271,7 @@ impl World {
                 Edge::Cancels => doomed = Some(blocker.clone()),
             }
         }
-        let status = if held_by.is_empty() { ready(&asked) } else { Status::Blocked };
+        let status = if held_by.is_empty() { asked.ready() } else { Status::Blocked };
         let mut known = Known::asked(asked, status);
         known.parent = Some(parent.clone());
         let id = self.insert(Task { held_by, ..Task::new(known) });
@@ -315,14 +318,24 @@ impl World {
         made: &[RequestId],
         todo: &mut VecDeque<(RequestId, End)>,
     ) {
-        for child in self.tasks.iter().filter(|task| task.known.parent.as_ref() == Some(id)) {
-            let asked = &child.known.asked;
-            let spared =
-                status == Status::Completed && (asked.detached || made.contains(&asked.id));
-            if !spared && !child.status().is_terminal() {
-                let why = format!("the orchestration {id} has ended");
+        let mut ended = vec![id];
+        let mut spares = status == Status::Completed;
+        while let Some(parent) = ended.pop() {
+            for child in self.children_of(parent) {
+                let asked = &child.known.asked;
+                if spares && (asked.detached || made.contains(&asked.id)) {
+                    continue;
+                }
+                if child.status().is_terminal() {
+                    // What it has left running is a descendant all the same.
+                    ended.push(&asked.id);
+                    continue;
+                }
+                let why =
+                    format!("cancelled because request {parent}, which had started it, ended");
                 todo.push_back((asked.id.clone(), End::Cancelled("orchestration_ended", why)));
             }
+            spares = false;
         }
     }
 
@@ -344,7 +357,7 @@ impl World {
                     dependent.held_by.remove(edge);
                     if dependent.held_by.is_empty() && dependent.status() == Status::Blocked {
                         let known = Arc::make_mut(&mut dependent.known);
-                        known.status = ready(&known.asked);
+                        known.status = known.asked.ready();
                     }
                 }
             }
@@ -352,13 +365,11 @@ impl World {
     }
 }
 
-/// Where a request stands that nothing holds back.
-fn ready(asked: &Created) -> Status {
-    if asked.delay.is_some() { Status::Scheduled } else { Status::Pending }
-}
-
 fn blocker_failed(blocker: &RequestId) -> End {
-    End::Cancelled("blocker_failed", format!("{blocker} did not complete"))
+    End::Cancelled(
+        "blocker_failed",
+        format!("cancelled because request {blocker}, which it waited for, did not complete"),
+    )
 }
 
 /// What a panic said.

@@ -35,6 +35,8 @@ async fn a_person_asks_and_another_answers() -> anyhow::Result<()> {
     let again = acme.run(["hitl", "respond", &id, "no"]).await?;
     assert_eq!(again.code(), Some(1), "{again}");
     assert!(again.stderr.contains("was answered at"), "{again}");
+    let next = format!("`eve hitl show {id}` shows the question and its answer");
+    assert!(again.stderr.contains("already, by ") && again.stderr.contains(&next), "{again}");
     let none = acme.json(["hitl", "list", "--status", "open"]).await?;
     assert_eq!(none["items"], json!([]));
 

@@ -5,6 +5,7 @@ mod brief;
 mod graph;
 mod hitl;
 mod reading;
+mod release_notes;
 mod schedules;
 mod skills;
 mod tree;

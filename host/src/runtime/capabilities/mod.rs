@@ -12,6 +12,8 @@ pub mod log;
 pub mod memory_queue;
 pub mod queue;
 #[cfg(test)]
+mod queue_parity_tests;
+#[cfg(test)]
 mod queue_tests;
 pub mod request;
 

@@ -23,7 +23,8 @@
 //! | `big-log` | logs one line that is too long | `bytes` |
 //! | `fail-retryable`, `fail-permanent` | fails | |
 //! | `fail-until` | fails retryably before this attempt | `attempt` |
-//! | `waiting` | creates replying children, waits, and completes when all have ended | `create` |
+//! | `waiting` | creates replying children, waits, and completes when all have ended | `create`; `tokens`, `cost` |
+//! | `spend` | completes, and says what it has used | `tokens`, `cost` |
 //! | `create` | creates requests, then spins | `create`, `skill`, `to`, `reply`, `key`, `spin_ms`: 0 if absent |
 //! | `create-then-trap`, `create-then-fail`, `create-then-loop` | the same, and does not survive it | the same |
 //! | `create-raw` | one request with this text as its context; completes with the error, if any | `raw` |
@@ -61,6 +62,8 @@ struct Orders {
     to: Option<String>,
     reply: bool,
     key: Option<String>,
+    tokens: Option<u64>,
+    cost: Option<f64>,
     /// Context of what is created.
     context: Option<Value>,
     raw: String,
@@ -104,6 +107,7 @@ fn obey(request: Request) -> Result<Outcome, Failure> {
     };
     match action {
         "noop" => Ok(Outcome::completed("")),
+        "spend" => Ok(spent(Outcome::completed("spent"), &orders)),
         "describe" => describe(&request),
         "look" => look(orders.id.as_ref().unwrap_or(&request.id())),
         "loop" => spin_for_ever(),
@@ -206,6 +210,17 @@ fn look(id: &RequestId) -> Result<Outcome, Failure> {
         "children": queue::children_of(id)?.iter().map(|child| child.id().clone()).collect::<Vec<_>>(),
         "blockers": blockers,
     })))
+}
+
+/// Says what the run is told to have used.
+fn spent(mut outcome: Outcome, orders: &Orders) -> Outcome {
+    if let Some(tokens) = orders.tokens {
+        outcome = outcome.tokens(tokens);
+    }
+    if let Some(cost) = orders.cost {
+        outcome = outcome.cost(cost);
+    }
+    outcome
 }
 
 fn spin_for_ever() -> ! {
@@ -388,5 +403,5 @@ fn wait(request: &Request, orders: &Orders) -> Result<Outcome, Failure> {
         child.ended.as_ref().is_some_and(|ended| ended.status == Status::Completed)
     });
     let data = json!({ "children": children.len(), "completed": completed.count() });
-    Ok(Outcome::completed("woken").data(&data))
+    Ok(spent(Outcome::completed("woken"), orders).data(&data))
 }
