@@ -316,7 +316,7 @@ impl Requests {
         body_hash: &[u8],
         proposed: &[RequestId],
     ) -> Result<Vec<RequestId>, RequestError> {
-        if key.is_empty() || key.len() > 255 || key.contains('\0') {
+        if key.is_empty() || key.chars().count() > 255 || key.contains('\0') {
             return Err(RequestError::Invalid {
                 field: "idempotency_key".into(),
                 message: "must have 1 to 255 characters, none of them U+0000".into(),

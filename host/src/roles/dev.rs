@@ -124,12 +124,14 @@ async fn with_database(
     stop: &CancellationToken,
     kept_in: &str,
 ) -> anyhow::Result<()> {
-    let db = Db::connect(&DbConfig {
-        url: url.to_owned(),
-        max_connections: 30,
-        application_name: "eve dev".to_owned(),
-    })
-    .context("DATABASE_URL is not a Postgres URL")?;
+    let connect = |name: &str, max_connections| {
+        let application_name = name.to_owned();
+        Db::connect(&DbConfig { url: url.to_owned(), max_connections, application_name })
+            .context("DATABASE_URL is not a Postgres URL")
+    };
+    let db = connect("eve dev", 24)?;
+    // Guests who ask much and slowly keep nobody else from the database.
+    let guests = connect("eve dev: guests", 8)?;
     db::migrate(db.pool()).await?;
     let signer = signer(&data_dir.join("signing.key"))?;
     let address = listener.local_addr()?;
@@ -155,7 +157,7 @@ async fn with_database(
     })?;
     let bell = Bell::start(db.pool().clone());
     let parts = WorkerParts {
-        requests: Requests::new(db.clone(), bell.clone()),
+        requests: Requests::new(guests, bell.clone()),
         loader: Loader::new(
             db.clone(),
             runtime.clone(),

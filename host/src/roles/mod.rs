@@ -29,10 +29,22 @@ pub struct Database {
 
 impl Database {
     fn connect(&self, role: &str) -> anyhow::Result<Db> {
+        self.pool(role, self.database_connections)
+    }
+
+    /// For a worker: what its engine uses, and what the calls of its guests use. Two pools, so that
+    /// guests who ask much and slowly keep no heartbeat and no result from being written.
+    fn connect_worker(&self) -> anyhow::Result<(Db, Db)> {
+        let guests = (self.database_connections / 2).max(1);
+        let engine = self.database_connections.saturating_sub(guests).max(1);
+        Ok((self.pool("worker", engine)?, self.pool("worker: guests", guests)?))
+    }
+
+    fn pool(&self, name: &str, max_connections: u32) -> anyhow::Result<Db> {
         Db::connect(&DbConfig {
             url: self.database_url.clone(),
-            max_connections: self.database_connections,
-            application_name: format!("eve {role}"),
+            max_connections,
+            application_name: format!("eve {name}"),
         })
         .context("DATABASE_URL is not a Postgres URL")
     }

@@ -51,7 +51,7 @@ pub struct Args {
 /// Runs it.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let stop = super::stop_on_signal()?;
-    let db = args.database.connect("worker")?;
+    let (db, guests) = args.database.connect_worker()?;
     let verifier =
         Verifier::new(args.verify_keys.iter().map(|key| key.trim())).context("EVE_VERIFY_KEYS")?;
     super::ready(&db, &stop).await?;
@@ -65,7 +65,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let files = super::open_cache(&directory, verifier)?;
     let bell = Bell::start(db.pool().clone());
     let parts = WorkerParts {
-        requests: Requests::new(db.clone(), bell.clone()),
+        requests: Requests::new(guests, bell.clone()),
         loader: Loader::new(db.clone(), runtime.clone(), files),
         db,
         bell,
