@@ -114,6 +114,14 @@ pub enum Error {
     /// What was asked for is not there in the answer.
     #[error("{0}")]
     Failed(String),
+    /// Something on this machine is missing, or did not do its work.
+    #[error("{message}")]
+    Local {
+        /// What, and where.
+        message: String,
+        /// What to do about it.
+        next: Option<String>,
+    },
 }
 
 /// A problem as RFC 9457 has it: what the server refused, and why.
@@ -273,6 +281,16 @@ impl Error {
         Error::Usage { message: message.into(), next: Some(next.into()) }
     }
 
+    /// An error of this machine without advice.
+    pub(super) fn local(message: impl Into<String>) -> Self {
+        Error::Local { message: message.into(), next: None }
+    }
+
+    /// An error of this machine that says what to do about it.
+    pub(super) fn local_hint(message: impl Into<String>, next: impl Into<String>) -> Self {
+        Error::Local { message: message.into(), next: Some(next.into()) }
+    }
+
     /// The exit code for it.
     pub fn exit(&self) -> Exit {
         match self {
@@ -288,7 +306,8 @@ impl Error {
             | Error::Stdin(_)
             | Error::Stdout(_)
             | Error::Client(_)
-            | Error::Failed(_) => Exit::Failed,
+            | Error::Failed(_)
+            | Error::Local { .. } => Exit::Failed,
         }
     }
 
@@ -341,7 +360,7 @@ impl Error {
     /// What to do about it.
     pub(super) fn next(&self) -> Option<String> {
         let next = match self {
-            Error::Usage { next, .. } => return next.clone(),
+            Error::Usage { next, .. } | Error::Local { next, .. } => return next.clone(),
             Error::Refused(refusal) => return refusal.next(),
             Error::Unreachable { local: true, .. } => {
                 "start it with `eve dev`, or name another server: --url, EVE_URL, `eve login`"

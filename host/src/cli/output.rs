@@ -137,6 +137,17 @@ impl Output {
         }
     }
 
+    /// Passes on what a program said that failed: without it nobody could tell why.
+    pub fn complain(&self, said: &[u8]) {
+        // Nothing can be done about an error.
+        let _ = io::stderr().lock().write_all(said);
+    }
+
+    /// The same without progress and notes.
+    pub fn hushed(&self) -> Output {
+        Output { view: self.view.clone(), quiet: true, live: false, ..*self }
+    }
+
     /// Tells that a command failed, and why.
     pub fn fail(&self, error: &Error) -> Exit {
         if error.is_broken_pipe() {
@@ -204,6 +215,15 @@ impl View {
                     });
                 }
             }
+        }
+        self.finish(table)
+    }
+
+    /// Rows without a header.
+    pub fn list<const N: usize>(&self, rows: impl IntoIterator<Item = [Cell; N]>) -> String {
+        let mut table = self.bare_table();
+        for cells in rows {
+            table.add_row(cells);
         }
         self.finish(table)
     }

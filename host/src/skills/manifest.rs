@@ -35,11 +35,44 @@ pub enum ManifestError {
     #[error("SKILL.md must begin with front matter: a line `---`, YAML, and another line `---`")]
     NoFrontMatter,
     /// The front matter is not what it should be.
-    #[error("SKILL.md: {0}")]
-    Yaml(String),
+    #[error("SKILL.md{}: {message}", at(*line))]
+    Yaml {
+        /// The line of the file, from 1.
+        line: Option<u64>,
+        /// What the YAML library says.
+        message: String,
+    },
     /// A value is not what it should be.
-    #[error("SKILL.md: {0}")]
-    Value(#[from] Invalid),
+    #[error("SKILL.md{}: {problem}", at(*line))]
+    Value {
+        /// The line of the file, from 1.
+        line: Option<u64>,
+        /// Which value, and what is wrong with it.
+        problem: Invalid,
+    },
+}
+
+fn at(line: Option<u64>) -> String {
+    line.map(|line| format!(":{line}")).unwrap_or_default()
+}
+
+impl ManifestError {
+    /// The line of the file that is wrong, from 1, where that is known.
+    pub fn line(&self) -> Option<u64> {
+        match self {
+            ManifestError::TooLarge(_) | ManifestError::NoFrontMatter => None,
+            ManifestError::Yaml { line, .. } | ManifestError::Value { line, .. } => *line,
+        }
+    }
+
+    /// What is wrong, without saying where.
+    pub fn problem(&self) -> String {
+        match self {
+            ManifestError::TooLarge(_) | ManifestError::NoFrontMatter => self.to_string(),
+            ManifestError::Yaml { message, .. } => message.clone(),
+            ManifestError::Value { problem, .. } => problem.to_string(),
+        }
+    }
 }
 
 /// A SKILL.md that was read and checked.
@@ -87,9 +120,18 @@ impl Manifest {
             return Err(ManifestError::TooLarge(text.len()));
         }
         let (yaml, body) = split(text).ok_or(ManifestError::NoFrontMatter)?;
-        let front: FrontMatter = serde_saphyr::from_str_with_options(yaml, options())
-            .map_err(|error| ManifestError::Yaml(error.to_string()))?;
+        let front: FrontMatter =
+            serde_saphyr::from_str_with_options(yaml, options()).map_err(|error| {
+                let line = error.location().map(|location| location.line());
+                ManifestError::Yaml { line, message: without_place(&error.to_string()) }
+            })?;
+        Self::checked(front, body).map_err(|problem| {
+            let line = line_of(yaml, &problem.field);
+            ManifestError::Value { line, problem }
+        })
+    }
 
+    fn checked(front: FrontMatter, body: &str) -> Result<Self, Invalid> {
         validate::name("name", &front.name)?;
         one_line("description", &front.description, DESCRIPTION_BYTES)?;
         if let Some(version) = &front.version {
@@ -120,19 +162,38 @@ impl Manifest {
     }
 }
 
-/// Front matter and body. Lines may end in CRLF, and a byte order mark may come first.
+/// Front matter and body. Lines may end in CRLF, and a byte order mark may come first. The front
+/// matter begins with its `---`, which YAML allows, so that its lines count as those of the file.
 fn split(text: &str) -> Option<(&str, &str)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let yaml_and_body = text.strip_prefix("---\n").or_else(|| text.strip_prefix("---\r\n"))?;
-    let mut start = 0;
-    for line in yaml_and_body.split_inclusive('\n') {
-        if line.trim_end_matches(['\r', '\n']) == "---" {
-            let body = &yaml_and_body[start + line.len()..];
-            return Some((&yaml_and_body[..start], body));
+    let is_mark = |line: &str| line.trim_end_matches(['\r', '\n']) == "---";
+    let mut lines = text.split_inclusive('\n');
+    let mut start = lines.next().filter(|line| is_mark(line))?.len();
+    for line in lines {
+        if is_mark(line) {
+            return Some((&text[..start], &text[start + line.len()..]));
         }
         start += line.len();
     }
     None
+}
+
+/// The YAML library's sentence without its place, which is told apart.
+fn without_place(message: &str) -> String {
+    let place = message.rfind(" at line ").filter(|at| !message[*at..].contains('\n'));
+    let message = place.map_or(message, |at| &message[..at]);
+    let before = message.strip_prefix("line ").and_then(|rest| rest.split_once(": "));
+    before.map_or(message, |(_, said)| said).to_owned()
+}
+
+/// The line, from 1, on which a field of the front matter begins.
+fn line_of(yaml: &str, field: &str) -> Option<u64> {
+    let index = yaml.lines().position(|line| {
+        // `schema` and `schemas` are one list to us.
+        let name = line.split(':').next().unwrap_or_default();
+        name == field || (field == "schemas" && name == "schema")
+    })?;
+    u64::try_from(index + 1).ok()
 }
 
 /// Anchors, aliases and merge keys are for tricks, not for six lines of front matter.
@@ -224,6 +285,31 @@ mod tests {
         let windows = Manifest::parse(&GOOD.replace('\n', "\r\n")).unwrap();
         assert_eq!(windows.name, manifest.name);
         assert_eq!(Manifest::parse(&format!("\u{feff}{GOOD}")).unwrap(), manifest);
+    }
+
+    #[test]
+    fn the_line_is_said() {
+        for (text, line, problem) in [
+            (
+                "---\nname: a\ndescription: x\ncapabilities: [magic]\n---\n",
+                Some(4),
+                "capabilities: ",
+            ),
+            ("---\nname: A b\ndescription: x\n---\n", Some(2), "name: "),
+            ("---\nname: a\ndescription: x\nschema: Bad-Name\n---\n", Some(4), "schemas: "),
+            ("---\nname: a\ndescription: x\ncolour: red\n---\n", Some(4), "colour"),
+            ("---\r\nname: a\r\ndescription: [x\r\n---\r\n", None, ""),
+            ("---\nname: a\nname: b\ndescription: x\n---\n", Some(3), "uplicate"),
+            ("# Hello", None, "front matter"),
+        ] {
+            let error = Manifest::parse(text).unwrap_err();
+            let said = error.problem();
+            assert!(said.contains(problem) && !said.contains(" at line "), "{text:?}: {said}");
+            if line.is_some() {
+                assert_eq!(error.line(), line, "{text:?}: {error}");
+                assert!(error.to_string().starts_with(&format!("SKILL.md:{}: ", line.unwrap())));
+            }
+        }
     }
 
     #[test]

@@ -37,6 +37,7 @@ use crate::requests::Requests;
 use crate::runtime::Runtime;
 use crate::skills::loader::Loader;
 use ready::Ready;
+pub(crate) use why::Why;
 
 /// How long after nothing was heard the queue is looked at anyway.
 const SCAN: Duration = Duration::from_secs(1);

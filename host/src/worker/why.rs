@@ -9,8 +9,10 @@ use crate::requests::orchestration::EventKind;
 use crate::runtime::Trigger;
 
 /// Why a run takes place.
-pub(super) struct Why {
+pub(crate) struct Why {
+    /// What it is, or what came first.
     pub trigger: Trigger,
+    /// What else came in meanwhile, oldest first.
     pub additional: Vec<Trigger>,
     /// The request's own context, or a wake-up's: what has happened, and the former within.
     pub context: String,
@@ -18,19 +20,31 @@ pub(super) struct Why {
 
 impl Why {
     pub(super) fn of(run: &Claimed) -> Why {
-        let Some(wake) = &run.wake else {
-            let trigger = match &run.schedule {
-                Some(name) => Trigger::Cron { name: name.clone() },
-                None => Trigger::Initial,
-            };
-            return Why { trigger, additional: Vec::new(), context: run.context.clone() };
-        };
-        let mut triggers = wake.events.iter().map(trigger);
+        match (&run.wake, &run.schedule) {
+            (Some(wake), _) => Why::woken(wake.orchestration, &run.context, &wake.events),
+            (None, Some(name)) => Why::scheduled(name.clone(), run.context.clone()),
+            (None, None) => Why::initial(run.context.clone()),
+        }
+    }
+
+    /// A request's first run.
+    pub(crate) fn initial(context: String) -> Why {
+        Why { trigger: Trigger::Initial, additional: Vec::new(), context }
+    }
+
+    /// The first run of a request that a schedule has created.
+    pub(crate) fn scheduled(name: String, context: String) -> Why {
+        Why { trigger: Trigger::Cron { name }, additional: Vec::new(), context }
+    }
+
+    /// A run of an orchestration whose own context is `own`, because of what has happened to it.
+    pub(crate) fn woken(orchestration: RequestId, own: &str, events: &[WakeEvent]) -> Why {
+        let mut triggers = events.iter().map(trigger);
         let first = triggers.next().unwrap_or(Trigger::Other { kind: "nothing".into() });
         Why {
             trigger: first,
             additional: triggers.collect(),
-            context: envelope(wake.orchestration, &run.context, &wake.events),
+            context: envelope(orchestration, own, events),
         }
     }
 }

@@ -70,7 +70,8 @@ fn heading(run: &RunLog) -> String {
     }
 }
 
-fn line(line: &LogLine) -> String {
+/// A line for people.
+pub fn line(line: &LogLine) -> String {
     let at = line.at.format("%H:%M:%S%.3f");
     let mut text = format!("{at} {:5} {}", plain(&line.level), plain_text(&line.message));
     for (name, value) in &line.fields {

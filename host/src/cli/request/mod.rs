@@ -9,6 +9,8 @@ mod usage;
 mod view;
 pub mod watch;
 
+pub use logs::line as log_line;
+
 use super::Globals;
 use super::error::{Error, Exit};
 use super::output::Output;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::super::error::Error;
+use super::project;
 use crate::skills::manifest::Manifest;
 
 /// What is to be pushed.
@@ -62,10 +63,7 @@ fn read_manifest(folder: &Path) -> Result<Option<String>, Error> {
 fn named_in(manifest: &str, path: &Path) -> Result<String, Error> {
     match Manifest::parse(manifest) {
         Ok(manifest) => Ok(manifest.name),
-        Err(error) => Err(Error::usage_hint(
-            format!("{}: {error}", path.display()),
-            "SKILL.md begins with `---`, `name: my-skill`, `description: What it does`, `---`",
-        )),
+        Err(error) => Err(project::unreadable(path, &error)),
     }
 }
 
@@ -81,7 +79,7 @@ fn component_of(folder: &Path, name: &str, target_dir: Option<&Path>) -> Result<
     if let Some(only) = only_component_in(folder)? {
         return Ok(only);
     }
-    let mut builds = Vec::new();
+    let mut builds = vec![folder.join(project::OUTPUT).join(&file)];
     for target in target_folders(folder, target_dir) {
         builds.push(target.join("skills").join(name).join(&file));
         for triple in ["wasm32-wasip2", "wasm32-unknown-unknown"] {
@@ -189,7 +187,7 @@ mod tests {
         assert!(said("# Title").starts_with(none), "{}", said("# Title"));
         assert!(said("---\nname: x\n").starts_with(none));
         assert!(said("---\ndescription: x\n---\n").contains("name"));
-        assert!(said("---\nname: [\n---\n").starts_with("a/SKILL.md: "));
+        assert!(said("---\nname: [\n---\n").starts_with("a/SKILL.md:"));
     }
 
     #[test]

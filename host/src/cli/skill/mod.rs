@@ -1,20 +1,43 @@
-//! `eve skill …`: push skills, choose which version runs, show what there is.
+//! `eve skill …`: write skills, push them, choose which version runs, show what there is.
+//!
+//! Flow: `new` writes a skill's folder; `project` reads one, `build` makes its component with the tools
+//! of its language, `local` has that checked and run by the real runtime, for `test` and `run`; `find`
+//! looks for what `push` uploads, and `dev` does it all whenever a file changes. `show` is how skills
+//! look.
+//!
+//! Invariants:
+//! - `new`, `build`, `test` and `run` need no server, and talk to none.
+//! - What is checked here is checked by the server's own code: a component that builds can be pushed.
 
+mod build;
+mod dev;
 mod find;
+mod local;
+mod new;
+mod project;
 mod push;
+mod run;
+mod show;
+mod test;
+mod trigger;
 
 use super::Globals;
 use super::error::{Error, Exit};
-use super::output::{Output, Render, View, cell, optional, plain_text, size};
+use super::output::Output;
 use crate::http::Items;
-use crate::skills::store::{Owner, Skill, SkillDetail, Version};
+use crate::skills::store::{Skill, SkillDetail, Version};
 
-/// Push, list, show, activate and delete skills
+/// Write, test, push, list, show, activate and delete skills
 ///
 /// A skill is a WebAssembly component with a SKILL.md beside it. Every push makes a version that never
 /// changes; one version is active and runs. Activating another one takes effect at once.
 #[derive(clap::Subcommand, Debug)]
 pub enum Command {
+    New(new::New),
+    Build(build::Build),
+    Test(test::Test),
+    Run(Box<run::Run>),
+    Dev(dev::Dev),
     Push(push::Push),
     /// List the skills: your organisation's and the platform's
     #[command(after_help = "Example:\n  eve skill list")]
@@ -51,81 +74,14 @@ Examples:
     },
 }
 
-impl Render for Items<Skill> {
-    fn render(&self, view: &View) -> String {
-        if self.items.is_empty() {
-            return "No skills. `eve skill push PATH` brings one.".to_owned();
-        }
-        let rows = self.items.iter().map(|skill| {
-            [
-                cell(&skill.name),
-                optional(skill.active_version.as_ref()),
-                cell(owner(skill.owner)),
-                cell(format!("{} ago", view.ago(skill.updated_at))),
-                cell(&skill.description),
-            ]
-        });
-        view.table(["NAME", "ACTIVE", "OWNER", "UPDATED", "DESCRIPTION"], 4, rows)
-    }
-}
-
-impl Render for Version {
-    fn render(&self, view: &View) -> String {
-        let list = |items: &[String]| optional((!items.is_empty()).then(|| items.join(", ")));
-        view.details([
-            ("version", cell(&self.version)),
-            ("active", cell(if self.active { "yes" } else { "no" })),
-            ("sha256", cell(&self.sha256)),
-            ("size", cell(bytes(self.size_bytes))),
-            ("imports", list(&self.imports)),
-            ("capabilities", list(&self.capabilities)),
-            ("pushed", view.moment(self.created_at)),
-        ])
-    }
-}
-
-impl Render for SkillDetail {
-    fn render(&self, view: &View) -> String {
-        let skill = &self.skill;
-        let mut text = view.details([
-            ("name", cell(&skill.name)),
-            ("description", cell(&skill.description)),
-            ("owner", cell(owner(skill.owner))),
-            ("active", optional(skill.active_version.as_ref())),
-        ]);
-        let rows = self.versions.iter().map(|version| {
-            [
-                cell(if version.active { "*" } else { "" }),
-                cell(&version.version),
-                cell(version.sha256.chars().take(12).collect::<String>()),
-                cell(bytes(version.size_bytes)),
-                cell(view.ago(version.created_at)),
-                cell(version.imports.join(", ")),
-            ]
-        });
-        let versions = view.table(["", "VERSION", "SHA256", "SIZE", "AGE", "IMPORTS"], 5, rows);
-        text.push_str(&format!("\n\n{versions}"));
-        if let Some(readme) = Some(self.readme.trim()).filter(|text| !text.is_empty()) {
-            text.push_str(&format!("\n\n{}", plain_text(readme)));
-        }
-        text
-    }
-}
-
-fn owner(owner: Owner) -> &'static str {
-    match owner {
-        Owner::Org => "organisation",
-        Owner::Platform => "platform",
-    }
-}
-
-fn bytes(count: i64) -> String {
-    size(u64::try_from(count).unwrap_or(0))
-}
-
 /// Runs `eve skill …`.
 pub async fn run(command: Command, globals: &Globals, out: &Output) -> Result<Exit, Error> {
     match command {
+        Command::New(command) => return new::run(command, out),
+        Command::Build(command) => return build::run(command, out).await,
+        Command::Test(command) => return test::run(command, out).await,
+        Command::Run(command) => return run::run(*command, out).await,
+        Command::Dev(command) => return dev::run(command, globals, out).await,
         Command::Push(command) => push::run(command, globals, out).await?,
         Command::List => out.show(&globals.connect()?.get::<Items<Skill>>(&["skills"]).await?)?,
         Command::Show { name } => {

@@ -1,5 +1,6 @@
 //! `eve skill push`.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -7,13 +8,18 @@ use bytes::Bytes;
 use futures::stream;
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::multipart::{Form, Part};
+use serde::Serialize;
 
 use super::super::Globals;
+use super::super::client::Client;
 use super::super::error::Error;
-use super::super::output::{Output, size};
-use super::find;
+use super::super::output::{Output, Render, View, optional, size};
+use super::{find, project};
+use crate::http::Items;
+use crate::skills::manifest::Manifest;
 use crate::skills::store::Version;
 use crate::skills::upload::MAX_COMPONENT_BYTES;
+use crate::worker_types::WorkerType;
 
 /// The same limit refuses on the server.
 const LARGEST: u64 = MAX_COMPONENT_BYTES as u64;
@@ -24,17 +30,19 @@ const CHUNK: usize = 64 * 1024;
 /// Upload a skill
 ///
 /// PATH is a WebAssembly component, or a folder with a SKILL.md: its front matter names the skill,
-/// and the component is found beside it or where cargo builds it ($CARGO_TARGET_DIR, or `target`
-/// here or above). The server checks and compiles the component; if it refuses it, nothing changes.
-/// Pushing the same component again makes no new version.
+/// and the component is found beside it, in target/eve/ where `eve skill build` leaves it, or where
+/// cargo builds it ($CARGO_TARGET_DIR, or `target` here or above). Nothing is built. The server checks
+/// and compiles the component; if it refuses it, nothing changes. Pushing the same component again
+/// makes no new version.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
-  eve skill push skills/echo
+  eve skill build && eve skill push
   eve skill push target/wasm32-wasip2/release/echo.wasm --name echo
   eve skill push skills/echo --no-activate && eve skill activate echo 4")]
 pub struct Push {
     /// The component, or the skill's folder
+    #[arg(default_value = ".")]
     path: PathBuf,
     /// The skill's name [default: as SKILL.md says, or as the file is called]
     #[arg(long)]
@@ -47,37 +55,101 @@ pub struct Push {
     platform: bool,
 }
 
+/// A version that was pushed, and where it can run.
+#[derive(Serialize)]
+struct Pushed {
+    #[serde(flatten)]
+    version: Version,
+    /// Worker types of this skill that grant all it needs.
+    granted_on: Vec<String>,
+    /// Worker types of this skill that do not, and what is missing.
+    not_granted_on: BTreeMap<String, Vec<String>>,
+}
+
+impl Render for Pushed {
+    fn render(&self, view: &View) -> String {
+        let list = |items: &[String]| optional((!items.is_empty()).then(|| items.join(", ")));
+        let version = self.version.render(view);
+        let lacking = self.not_granted_on.iter();
+        let lacking = lacking.map(|(name, what)| format!("{name} (lacks {})", what.join(", ")));
+        let mut pairs = vec![("granted on", list(&self.granted_on))];
+        if !self.not_granted_on.is_empty() {
+            pairs.push(("not on", list(&lacking.collect::<Vec<_>>())));
+        }
+        format!("{version}\n{}", view.details(pairs))
+    }
+}
+
 /// Finds, checks and uploads the skill.
 pub async fn run(command: Push, globals: &Globals, out: &Output) -> Result<(), Error> {
     let target_dir = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     let found = find::find(&command.path, command.name.as_deref(), target_dir.as_deref())?;
     let component = read_component(&found.component)?;
-    let client = globals.connect()?;
-    let bytes = component.len() as u64;
-    let about = format!("{} ({})", found.component.display(), size(bytes));
-    out.note(&format!("pushing {about} as skill `{}`", found.name));
-
-    let bar = progress(bytes, out);
-    let part = Part::stream_with_length(body(component, &bar), bytes)
-        .file_name(format!("{}.wasm", found.name))
-        .mime_str("application/wasm")
-        .map_err(Error::Client)?;
-    let mut form = Form::new().part("component", part);
-    if let Some(manifest) = found.manifest {
-        form = form.text("manifest", manifest);
+    let newer = command.path.is_dir().then(|| project::newer_than(&found.component, &command.path));
+    if let Some(source) = newer.flatten() {
+        out.note(&format!(
+            "note: {} is newer than the component; `eve skill build` builds it again",
+            source.display()
+        ));
     }
+    let client = globals.connect()?;
+    let about = format!("{} ({})", found.component.display(), size(component.len() as u64));
+    out.note(&format!("pushing {about} as skill `{}`", found.name));
     let query = [
         ("activate", (!command.no_activate).to_string()),
         ("platform", command.platform.to_string()),
     ];
-    let version = client.upload(&["skills", &found.name, "versions"], &query, form).await;
+    let manifest = found.manifest.clone();
+    let version = upload(&client, &found.name, component, found.manifest, &query, out).await?;
+    let types: Vec<WorkerType> = client.get::<Items<WorkerType>>(&["worker-types"]).await?.items;
+    let wanted = manifest.and_then(|text| Manifest::parse(&text).ok());
+    let wanted = wanted.map(|manifest| manifest.worker_types).unwrap_or_default();
+    out.show(&granted(version, types, &wanted))
+}
+
+/// Which of the worker types that a skill is for grant what it needs; all are when it names none.
+fn granted(version: Version, types: Vec<WorkerType>, wanted: &[String]) -> Pushed {
+    let mut granted_on = Vec::new();
+    let mut not_granted_on = BTreeMap::new();
+    for kind in types.into_iter().filter(|kind| wanted.is_empty() || wanted.contains(&kind.id)) {
+        let needed = version.capabilities.iter();
+        let lacking: Vec<_> = needed.filter(|word| !kind.grants.contains(word)).cloned().collect();
+        match lacking.is_empty() {
+            true => granted_on.push(kind.id),
+            false => {
+                not_granted_on.insert(kind.id, lacking);
+            }
+        }
+    }
+    Pushed { version, granted_on, not_granted_on }
+}
+
+/// Uploads a component, with a progress bar where one can be drawn.
+pub async fn upload(
+    client: &Client,
+    name: &str,
+    component: Bytes,
+    manifest: Option<String>,
+    query: &[(&str, String)],
+    out: &Output,
+) -> Result<Version, Error> {
+    let bytes = component.len() as u64;
+    let bar = progress(bytes, out);
+    let part = Part::stream_with_length(body(component, &bar), bytes)
+        .file_name(format!("{name}.wasm"))
+        .mime_str("application/wasm")
+        .map_err(Error::Client)?;
+    let mut form = Form::new().part("component", part);
+    if let Some(manifest) = manifest {
+        form = form.text("manifest", manifest);
+    }
+    let version = client.upload(&["skills", name, "versions"], query, form).await;
     bar.finish_and_clear();
-    let version: Version = version?;
-    out.show(&version)
+    version
 }
 
 /// Reads the component. What is none by its first bytes, or too large, is not worth sending.
-fn read_component(path: &Path) -> Result<Bytes, Error> {
+pub fn read_component(path: &Path) -> Result<Bytes, Error> {
     let failed = |source| Error::File { doing: "read", path: path.into(), source };
     let file = std::fs::File::open(path).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len();
@@ -101,7 +173,7 @@ fn read_component(path: &Path) -> Result<Bytes, Error> {
     match bytes.get(..8) {
         Some([0, b'a', b's', b'm', _, _, 0, 0]) => Err(Error::usage_hint(
             format!("{} is a core WebAssembly module, not a component", path.display()),
-            "build for the target wasm32-wasip2, or link with wasm-component-ld",
+            "build it with `eve skill build`, or link it with wasm-component-ld",
         )),
         Some([0, b'a', b's', b'm', ..]) => Ok(Bytes::from(bytes)),
         _ => Err(Error::usage_hint(
@@ -164,6 +236,29 @@ mod tests {
         for bytes in [&b""[..], b"\0as", b"(component)", b"#!/bin/sh\n"] {
             assert!(read(bytes).is_err_and(|said| said.contains("not WebAssembly")));
         }
+    }
+
+    #[test]
+    fn where_it_can_run_is_told() {
+        let version = serde_json::from_value(serde_json::json!({
+            "id": "01990000-0000-7000-8000-000000000001", "version": "1", "sha256": "ab",
+            "size_bytes": 1, "imports": ["eve:skill/queue@0.1.0"], "capabilities": ["queue"],
+            "active": true, "created_at": "2026-03-01T12:00:00Z", "created_by": {},
+        }));
+        let version: Version = version.expect("a version");
+        let kind = |id: &str, grants: &[&str]| -> WorkerType {
+            let value = serde_json::json!({
+                "id": id, "name": id, "docker_image": null, "capabilities": [], "grants": grants,
+                "default_skill": null, "config": {}, "limits": {}, "schema_name": null,
+            });
+            serde_json::from_value(value).expect("a worker type")
+        };
+        let types = || vec![kind("general", &["queue", "db"]), kind("bare", &[])];
+        let pushed = granted(version.clone(), types(), &[]);
+        assert_eq!(pushed.granted_on, ["general"]);
+        assert_eq!(pushed.not_granted_on["bare"], ["queue"]);
+        let pushed = granted(version, types(), &["general".into()]);
+        assert!(pushed.not_granted_on.is_empty());
     }
 
     #[test]

@@ -1,0 +1,97 @@
+//! `eve skill show`, and how skills and their versions look.
+
+use comfy_table::Cell;
+use serde_json::Value;
+
+use super::super::output::{Render, View, cell, optional, plain_text, size};
+use crate::http::Items;
+use crate::skills::store::{Owner, Skill, SkillDetail, Version};
+
+impl Render for Items<Skill> {
+    fn render(&self, view: &View) -> String {
+        if self.items.is_empty() {
+            return "No skills. `eve skill push PATH` brings one.".to_owned();
+        }
+        let rows = self.items.iter().map(|skill| {
+            [
+                cell(&skill.name),
+                optional(skill.active_version.as_ref()),
+                cell(owner(skill.owner)),
+                cell(format!("{} ago", view.ago(skill.updated_at))),
+                cell(&skill.description),
+            ]
+        });
+        view.table(["NAME", "ACTIVE", "OWNER", "UPDATED", "DESCRIPTION"], 4, rows)
+    }
+}
+
+impl Render for Version {
+    fn render(&self, view: &View) -> String {
+        let list = |items: &[String]| optional((!items.is_empty()).then(|| items.join(", ")));
+        view.details([
+            ("version", cell(&self.version)),
+            ("active", cell(if self.active { "yes" } else { "no" })),
+            ("sha256", cell(&self.sha256)),
+            ("size", cell(bytes(self.size_bytes))),
+            ("imports", list(&self.imports)),
+            ("capabilities", list(&self.capabilities)),
+            ("pushed", view.moment(self.created_at)),
+        ])
+    }
+}
+
+impl Render for SkillDetail {
+    fn render(&self, view: &View) -> String {
+        let skill = &self.skill;
+        let active = self.versions.iter().find(|version| version.active);
+        let mut text = view.details([
+            ("name", cell(&skill.name)),
+            ("description", cell(&skill.description)),
+            ("owner", cell(owner(skill.owner))),
+            ("active", optional(skill.active_version.as_ref())),
+            ("version", words(&self.manifest["version"])),
+            ("worker types", words(&self.manifest["worker_types"])),
+            ("schemas", words(&self.manifest["schemas"])),
+            ("capabilities", words(&self.manifest["capabilities"])),
+            ("imports", optional(active.map(|version| version.imports.join(", ")))),
+        ]);
+        let rows = self.versions.iter().map(|version| {
+            [
+                cell(if version.active { "*" } else { "" }),
+                cell(&version.version),
+                cell(version.sha256.chars().take(12).collect::<String>()),
+                cell(bytes(version.size_bytes)),
+                cell(view.ago(version.created_at)),
+                cell(version.imports.join(", ")),
+            ]
+        });
+        let versions = view.table(["", "VERSION", "SHA256", "SIZE", "AGE", "IMPORTS"], 5, rows);
+        text.push_str(&format!("\n\n{versions}"));
+        if let Some(readme) = Some(self.readme.trim()).filter(|text| !text.is_empty()) {
+            text.push_str(&format!("\n\n{}", plain_text(readme)));
+        }
+        text
+    }
+}
+
+/// A text of the front matter, or a list of them.
+fn words(value: &Value) -> Cell {
+    let text = match value {
+        Value::Array(items) => {
+            items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+        }
+        value => value.as_str().unwrap_or_default().to_owned(),
+    };
+    optional((!text.is_empty()).then_some(text))
+}
+
+fn owner(owner: Owner) -> &'static str {
+    match owner {
+        Owner::Org => "organisation",
+        Owner::Platform => "platform",
+    }
+}
+
+fn bytes(count: i64) -> String {
+    size(u64::try_from(count).unwrap_or(0))
+}
