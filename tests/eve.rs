@@ -150,10 +150,21 @@ impl Eve {
         &self,
         args: impl IntoIterator<Item = S>,
     ) -> Result<Process> {
+        self.start_with(args, [])
+    }
+
+    /// The same with variables that are of use to nothing else.
+    pub fn start_with<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = S>,
+        env: impl IntoIterator<Item = (&'static str, &'static str)>,
+    ) -> Result<Process> {
         let args: Vec<_> = args.into_iter().collect();
         let name = args.first().map_or("eve".into(), |arg| arg.as_ref().to_string_lossy());
         let name = format!("eve {name}");
-        Process::start(name, self.command(args)?, self.folder.path())
+        let mut command = self.command(args)?;
+        command.envs(env);
+        Process::start(name, command, self.folder.path())
     }
 
     /// `eve worker`, with room for `slots` runs at a time.

@@ -73,6 +73,11 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
+    /// SIGINT, as Ctrl-C sends it.
+    pub fn interrupt(&self) {
+        self.signal(Signal::INT);
+    }
+
     /// Stops it where it is, as a hanging machine would; [`Process::resume`] lets it go on.
     pub fn pause(&self) {
         self.signal(Signal::STOP);

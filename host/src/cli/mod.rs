@@ -1,4 +1,5 @@
-//! The command line: a client of the HTTP API, and of nothing else.
+//! The command line: a client of the HTTP API, and of nothing else. Only `eve skill new`, `build`,
+//! `test` and `run` do their work on this machine.
 //!
 //! Flow: `main` parses [`Globals`] and one [`Command`]; [`run`] finds the server (`context`), hands
 //! both to the noun's module (`request`, `skill`, …), which reads its arguments (`json`,

@@ -1,6 +1,7 @@
 //! The command line against the real thing: every verb, both forms of output, every exit code.
 
 mod access;
+mod authoring;
 mod brief;
 mod graph;
 mod hitl;

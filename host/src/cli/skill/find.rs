@@ -100,7 +100,7 @@ fn component_of(folder: &Path, name: &str, target_dir: Option<&Path>) -> Result<
     let places: Vec<_> = looked.iter().map(|path| format!("\n    {}", path.display())).collect();
     Err(Error::usage_hint(
         format!("found no component for skill `{name}`; looked for{}", places.concat()),
-        "build it first, or give the path of the .wasm file",
+        "build it first with `eve skill build`, or give the path of the .wasm file",
     ))
 }
 

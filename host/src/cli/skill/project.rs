@@ -61,10 +61,12 @@ impl Project {
         self.folder.join(OUTPUT).join(format!("{}.wasm", self.manifest.name))
     }
 
-    /// The folder as people typed it would be better, but this is what can be copied from anywhere.
+    /// A path as short as it can be written here, for people.
     pub fn shown(&self, path: &Path) -> String {
         let here = std::env::current_dir().and_then(|here| here.canonicalize());
-        match here.ok().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned)) {
+        let relative = here.ok().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
+        match relative {
+            Some(relative) if relative == Path::new("") => ".".to_owned(),
             Some(relative) => relative.display().to_string(),
             None => path.display().to_string(),
         }

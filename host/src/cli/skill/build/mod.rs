@@ -24,7 +24,7 @@ use sha2::{Digest as _, Sha256};
 use super::super::error::{Error, Exit};
 use super::super::output::{Output, Render, View, cell, optional, size};
 use super::local;
-use super::project::{OUTPUT, Project};
+use super::project::Project;
 use crate::runtime::Capability;
 use crate::skills::compile::Compiled;
 
@@ -239,10 +239,4 @@ fn put(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 /// The error for a tool that did not do its work, which has said why.
 fn gave_up(what: &str, project: &Project) -> Error {
     Error::local(format!("{what} in {} failed", project.shown(&project.folder)))
-}
-
-/// Where a language's tools may keep what they make on the way, beside [`OUTPUT`]'s files.
-#[allow(dead_code, reason = "for the languages whose tools have no folder of their own")]
-fn scratch(project: &Project, name: &str) -> PathBuf {
-    project.folder.join(OUTPUT).join(name)
 }

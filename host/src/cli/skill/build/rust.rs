@@ -42,7 +42,7 @@ pub async fn build(project: &Project, options: &Options, out: &Output) -> Result
     cargo
         .args(["build", "--profile", "skill", "--message-format", "json-render-diagnostics"])
         .args(["--lib", "--target", target, "--target-dir"])
-        .arg(krate.target_directory.join("eve"))
+        .arg(krate.target_directory.join("eve/cargo"))
         .args(krate.locked())
         .args(krate.profile());
     if out.is_quiet() {
