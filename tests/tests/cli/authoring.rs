@@ -65,7 +65,7 @@ async fn from_nothing_to_a_result() -> Result<()> {
 
     // The lock file that came with it is the one that cargo would have made.
     let built = call(&member, &folder, &["skill", "build", "--locked"]).await?.json()?;
-    assert_eq!(built["imports"], json!(["eve:skill/log@0.1.0", "eve:skill/request@0.1.0"]));
+    assert_eq!(built["imports"], json!(["eve:skill/request@0.1.0", "eve:skill/log@0.1.0"]));
     assert_eq!(built["capabilities"], json!([]));
     assert!(folder.join("target/eve/word-count.wasm").is_file());
     assert!(folder.join("target/eve/SKILL.md").is_file());
