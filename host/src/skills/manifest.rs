@@ -305,9 +305,9 @@ mod tests {
             let error = Manifest::parse(text).unwrap_err();
             let said = error.problem();
             assert!(said.contains(problem) && !said.contains(" at line "), "{text:?}: {said}");
-            if line.is_some() {
+            if let Some(number) = line {
                 assert_eq!(error.line(), line, "{text:?}: {error}");
-                assert!(error.to_string().starts_with(&format!("SKILL.md:{}: ", line.unwrap())));
+                assert!(error.to_string().starts_with(&format!("SKILL.md:{number}: ")));
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::super::error::Error;
 use super::build::Language;
-use crate::skills::manifest::Manifest;
+use crate::skills::manifest::{Manifest, ManifestError};
 
 /// Where builds leave the component and its SKILL.md, under the skill's folder.
 pub const OUTPUT: &str = "target/eve";
@@ -88,12 +88,17 @@ pub fn read_manifest(folder: &Path) -> Result<Option<(String, Manifest)>, Error>
 }
 
 /// The error for a SKILL.md that is no good.
-pub fn unreadable(path: &Path, error: &crate::skills::manifest::ManifestError) -> Error {
+pub fn unreadable(path: &Path, error: &ManifestError) -> Error {
     let place = error.line().map(|line| format!(":{line}")).unwrap_or_default();
-    Error::usage_hint(
-        format!("{}{place}: {}", path.display(), error.problem()),
-        "SKILL.md begins with `---`, `name: my-skill`, `description: What it does`, `---`",
-    )
+    let message = format!("{}{place}: {}", path.display(), error.problem());
+    match error {
+        // What is wrong with a value says what would be right.
+        ManifestError::Value { .. } | ManifestError::TooLarge(_) => Error::usage(message),
+        ManifestError::NoFrontMatter | ManifestError::Yaml { .. } => Error::usage_hint(
+            message,
+            "SKILL.md begins with `---`, `name: my-skill`, `description: What it does`, `---`",
+        ),
+    }
 }
 
 /// A source file, as far as can be seen without reading it.

@@ -18,7 +18,7 @@ initial                    its first run, which is the default
                              ={\"words\": 3}: with this data
   answer=yes                 a question was answered; also answer:ID=VALUE
   expired                    nobody answered a question in time; also expired:ID
-  deployment=running         a deployment has settled: running, failed or stopped; also deployment:ID=…";
+  deployment=running         a deployment has settled: running, failed or stopped";
 
 /// Why a run takes place: KIND, KIND:NAME, KIND=VALUE or KIND:NAME=VALUE.
 #[derive(Clone, Debug, PartialEq)]
