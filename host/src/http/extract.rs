@@ -3,17 +3,18 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use axum::extract::rejection::{BytesRejection, FailedToBufferBody, PathRejection};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::AppState;
 use super::problem::{Kind, Problem};
+use super::{AppState, BODY_LIMIT};
 use crate::tenancy::OrgRole;
 use crate::tenancy::auth::{Caller, Identity};
 use crate::tenancy::tokens::TokenScope;
@@ -33,16 +34,12 @@ impl<T: Serialize> IntoResponse for Json<T> {
 impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
+    async fn from_request(request: Request, _: &AppState) -> Result<Self, Problem> {
         if !is_json(request.headers()) {
             let detail = "send the body as `Content-Type: application/json`";
             return Err(Problem::new(Kind::UnsupportedMediaType, detail));
         }
-        let limit = request.extensions().get::<BodyLimit>().copied();
-        let bytes = Bytes::from_request(request, state)
-            .await
-            .map_err(|error| body_problem(error, limit))?;
-        parse_json(&bytes).map(Json)
+        parse_json(&read_body(request).await?).map(Json)
     }
 }
 
@@ -57,10 +54,7 @@ impl<T: DeserializeOwned + Default> FromRequest<AppState> for OptionalJson<T> {
             let Json(value) = Json::from_request(request, state).await?;
             return Ok(Self(value));
         }
-        let limit = request.extensions().get::<BodyLimit>().copied();
-        let bytes = Bytes::from_request(request, state)
-            .await
-            .map_err(|error| body_problem(error, limit))?;
+        let bytes = read_body(request).await?;
         if bytes.is_empty() { Ok(Self(T::default())) } else { parse_json(&bytes).map(Self) }
     }
 }
@@ -77,13 +71,27 @@ fn is_json(headers: &HeaderMap) -> bool {
         || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-fn body_problem(error: BytesRejection, limit: Option<BodyLimit>) -> Problem {
-    match error {
-        BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
-            too_large("the body", limit.map_or(0, |limit| limit.0))
+/// How much of a body beyond its limit is read and thrown away: a client that is still sending when the
+/// connection is closed sees a broken pipe and never hears why.
+const THROWN_AWAY: usize = 32 << 20;
+
+/// A body of at most as many bytes as the route reads.
+async fn read_body(request: Request) -> Result<Bytes, Problem> {
+    let limit = request.extensions().get::<BodyLimit>().map_or(BODY_LIMIT, |limit| limit.0);
+    let mut chunks = request.into_body().into_data_stream();
+    let mut kept = BytesMut::new();
+    let mut read = 0;
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk
+            .map_err(|_| Problem::new(Kind::Malformed, "the body could not be read to its end"))?;
+        read += chunk.len();
+        match read {
+            _ if read <= limit => kept.extend_from_slice(&chunk),
+            _ if read <= limit + THROWN_AWAY => kept = BytesMut::new(),
+            _ => break,
         }
-        _ => Problem::new(Kind::Malformed, "the body could not be read to its end"),
     }
+    if read > limit { Err(too_large("the body", limit)) } else { Ok(kept.freeze()) }
 }
 
 /// Larger than `limit` bytes.
