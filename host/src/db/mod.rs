@@ -90,7 +90,8 @@ impl Db {
     pub async fn begin(&self, scope: Scope) -> Result<Tx, sqlx::Error> {
         // Pooled connections may have died since they were used last, all of them if Postgres was
         // restarted: each is tried, then a new one.
-        let mut dead = self.pool.num_idle() + 1;
+        // sqlx counts idle ones without a lock: for a moment it may say fewer than none, as a huge number.
+        let mut dead = self.pool.num_idle().min(self.pool.size() as usize) + 1;
         let mut tx = loop {
             match self.pool.begin().await {
                 Err(sqlx::Error::PoolTimedOut) => return Err(sqlx::Error::PoolTimedOut),
