@@ -2,9 +2,9 @@
 //!
 //! Flow: [`run`] ticks. *Promotion* (scheduled requests whose time has come), *timers* and *schedules*
 //! (requests that are due again) are everybody's: who finds a row locked skips it or waits for it.
-//! *Rescue*, *expiry* of held edges, of waits and of questions, and *partitions* are done by one, under a
-//! leased, epoch-numbered leadership. *Retention* is done by one as well, under a leadership of its own:
-//! its transactions take seconds, and a rescue must not wait for them.
+//! *Expiry* of held edges, of waits and of questions, and *partitions* are done by one, under a leased,
+//! epoch-numbered leadership. *Rescue* and *retention* are done by one as well, each under a leadership
+//! of its own: a rescue must not wait for anybody's trouble, and retention's transactions take seconds.
 //!
 //! Invariants:
 //! - A duty that dies half-way leaves a committed prefix of its work; whoever leads next goes on.
@@ -16,7 +16,7 @@ pub(crate) mod waits;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -66,15 +66,32 @@ pub async fn run(db: Db, bell: Bell, retention: Retention, stop: CancellationTok
     );
 }
 
+/// The beginnings of rounds, until `stop`: a round that takes longer than the period moves the next.
+struct Rounds<'a> {
+    ticks: Interval,
+    stop: &'a CancellationToken,
+}
+
+impl Rounds<'_> {
+    fn every(period: Duration, stop: &CancellationToken) -> Rounds<'_> {
+        let mut ticks = tokio::time::interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Rounds { ticks, stop }
+    }
+
+    /// Waits for the next one; `false` when there is none any more.
+    async fn next(&mut self) -> bool {
+        tokio::select! {
+            () = self.stop.cancelled() => false,
+            _ = self.ticks.tick() => true,
+        }
+    }
+}
+
 async fn schedules(db: &Db, bell: &Bell, stop: &CancellationToken) {
     let requests = Requests::new(db.clone(), bell.clone());
-    let mut ticks = tokio::time::interval(SCHEDULE_TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
+    let mut rounds = Rounds::every(SCHEDULE_TICK, stop);
+    while rounds.next().await {
         while !stop.is_cancelled() {
             match tick(&requests).await {
                 Ok(Some(ripple)) => bell.ripple(&ripple),
@@ -89,13 +106,8 @@ async fn schedules(db: &Db, bell: &Bell, stop: &CancellationToken) {
 }
 
 async fn promotion(db: &Db, bell: &Bell, stop: &CancellationToken) {
-    let mut ticks = tokio::time::interval(PROMOTION_TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
+    let mut rounds = Rounds::every(PROMOTION_TICK, stop);
+    while rounds.next().await {
         while !stop.is_cancelled() {
             match promote(db).await {
                 Ok(promoted) if promoted.is_empty() => break,
@@ -117,13 +129,8 @@ async fn promotion(db: &Db, bell: &Bell, stop: &CancellationToken) {
 }
 
 async fn timers(db: &Db, bell: &Bell, stop: &CancellationToken) {
-    let mut ticks = tokio::time::interval(PROMOTION_TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
+    let mut rounds = Rounds::every(PROMOTION_TICK, stop);
+    while rounds.next().await {
         match waits::fire_timers(db).await {
             Ok(ripple) if ripple.pending.is_empty() => {}
             Ok(ripple) => bell.ripple(&ripple),
@@ -172,13 +179,8 @@ pub(crate) const RESCUE: &str = "rescue";
 async fn rescues(db: &Db, bell: &Bell, stop: &CancellationToken) {
     let holder = Uuid::now_v7();
     let mut rescuer = Rescuer::default();
-    let mut ticks = tokio::time::interval(DUTY_TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => break,
-            _ = ticks.tick() => {}
-        }
+    let mut rounds = Rounds::every(DUTY_TICK, stop);
+    while rounds.next().await {
         let listen = async {
             let Some(term) = lead(db, RESCUE, holder).await? else { return Ok(None) };
             let Some(mut tx) = term.begin(db).await? else { return Ok(None) };
@@ -203,21 +205,14 @@ async fn rescues(db: &Db, bell: &Bell, stop: &CancellationToken) {
             }
         }
     }
-    if let Err(error) = resign(db, RESCUE, holder).await {
-        report("giving leadership up", &error);
-    }
+    give_up(db, RESCUE, holder).await;
 }
 
 async fn led(db: &Db, bell: &Bell, stop: &CancellationToken) {
     let holder = Uuid::now_v7();
     let mut partitions_due = Instant::now();
-    let mut ticks = tokio::time::interval(DUTY_TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => break,
-            _ = ticks.tick() => {}
-        }
+    let mut rounds = Rounds::every(DUTY_TICK, stop);
+    while rounds.next().await {
         let term = match lead(db, DUTIES, holder).await {
             Ok(Some(term)) => term,
             Ok(None) => continue,
@@ -247,7 +242,11 @@ async fn led(db: &Db, bell: &Bell, stop: &CancellationToken) {
                 };
         }
     }
-    if let Err(error) = resign(db, DUTIES, holder).await {
+    give_up(db, DUTIES, holder).await;
+}
+
+async fn give_up(db: &Db, duty: &'static str, holder: Uuid) {
+    if let Err(error) = resign(db, duty, holder).await {
         report("giving leadership up", &error);
     }
 }
