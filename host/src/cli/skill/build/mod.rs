@@ -1,6 +1,6 @@
 //! `eve skill build`: from a skill's folder to a component, whatever it is written in.
 //!
-//! Flow: [`make`] has the language's module build a component (`rust`, `js`, `python`), puts it
+//! Flow: [`make`] has the language's module build a component (`rust`; there is none for the others yet), puts it
 //! where `eve skill push` finds it, with its SKILL.md beside it, and has it checked exactly as a
 //! server would check it (`local`).
 //!
@@ -9,8 +9,6 @@
 //! - What a tool says goes to standard error; standard output is for our answer.
 //! - The component that was there before stays until the new one is whole.
 
-mod js;
-mod python;
 mod rust;
 pub mod tool;
 
@@ -65,6 +63,18 @@ impl Language {
             Language::Python => "Python",
         }
     }
+}
+
+/// What this version does not build.
+fn not_yet(language: Language) -> Error {
+    let (name, tool) = match language {
+        Language::Python => (language.name(), "componentize-py"),
+        _ => (language.name(), "componentize-js"),
+    };
+    Error::local_hint(
+        format!("skills in {name} cannot be built by this version yet"),
+        format!("build the component with {tool}, and push the .wasm file"),
+    )
 }
 
 /// Build a skill's component
@@ -163,8 +173,7 @@ pub async fn run(command: Build, out: &Output) -> Result<Exit, Error> {
 pub async fn make(project: &Project, options: &Options, out: &Output) -> Result<Made, Error> {
     let wasm = match project.language {
         Language::Rust => rust::build(project, options, out).await?,
-        Language::Js => js::build(project, options, out).await?,
-        Language::Python => python::build(project, options, out).await?,
+        language => return Err(not_yet(language)),
     };
     let component = project.component();
     put(&component, &wasm)?;
@@ -187,8 +196,7 @@ pub async fn make(project: &Project, options: &Options, out: &Output) -> Result<
 pub async fn test(project: &Project, options: &Options, out: &Output) -> Result<Tested, Error> {
     match project.language {
         Language::Rust => rust::test(project, options, out).await,
-        Language::Js => js::test(project, options, out).await,
-        Language::Python => python::test(project, options, out).await,
+        language => Err(not_yet(language)),
     }
 }
 

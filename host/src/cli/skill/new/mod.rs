@@ -1,14 +1,12 @@
 //! `eve skill new`: a folder with a skill in it that builds, passes its own tests and can be pushed.
 //!
 //! Flow: the name and the folder are checked, the language's module says which files there are to be
-//! (`rust`, `js`, `python`), and they are written. Templates are in `../templates`, and the SDKs come
+//! (`rust`; there is none for the others yet), and they are written. Templates are in `../templates`, and the SDKs come
 //! out of this binary (`build.rs`), so a new skill builds without this repository.
 //!
 //! Invariant: nothing that exists is overwritten.
 
-mod js;
 mod lock;
-mod python;
 mod rust;
 
 use std::io::ErrorKind;
@@ -90,8 +88,12 @@ pub fn run(command: New, out: &Output) -> Result<Exit, Error> {
     })?;
     let (files, try_with) = match lang {
         Language::Rust => (rust::files(&name, &absolute)?, rust::CONTEXT),
-        Language::Js => (js::files(&name, &absolute)?, js::CONTEXT),
-        Language::Python => (python::files(&name, &absolute)?, python::CONTEXT),
+        language => {
+            return Err(Error::local_hint(
+                format!("there is no template for {} in this version yet", language.name()),
+                "`--lang rust` makes a skill in Rust",
+            ));
+        }
     };
     for (path, text) in &files {
         write(&folder.join(path), text)?;
