@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use eve_host::ids::RequestId;
 use eve_host::runtime::capabilities::memory_queue::MemoryQueue;
-use eve_host::runtime::{Grants, Job, Limits, Runtime, RuntimeConfig, Skill, Trigger, engine};
+use eve_host::runtime::{Grants, Job, Runtime, RuntimeConfig, Skill, engine};
 use eve_host::skills::artifact::{ArtifactCache, Signer, Verifier};
 use eve_host::skills::compile::Workshop;
 use wasmtime::component::{Component, InstancePre, Linker};
@@ -118,25 +118,5 @@ async fn load(eve: &Path, runtime: &Runtime, wasm: Vec<u8>) -> Result<Skill> {
 }
 
 fn job() -> Job {
-    let limits = Limits::default();
-    Job {
-        id: RequestId::generate(),
-        attempt: 1,
-        generation: 1,
-        prompt: String::new(),
-        context: "{}".into(),
-        repo_url: None,
-        branch: None,
-        config: "{}".into(),
-        metadata: "{}".into(),
-        trigger: Trigger::Initial,
-        additional_triggers: Vec::new(),
-        parent_id: None,
-        worker_type: "general".into(),
-        org_slug: "dev".into(),
-        user_id: None,
-        deadline: chrono::Utc::now() + limits.wall,
-        limits,
-        queue: Arc::new(MemoryQueue::default()),
-    }
+    Job::bare(RequestId::generate(), Arc::new(MemoryQueue::default()))
 }

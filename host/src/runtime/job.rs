@@ -53,6 +53,34 @@ pub struct Job {
     pub queue: Arc<dyn QueueHost>,
 }
 
+impl Job {
+    /// A first run that was asked for nothing, for no organisation: what is run apart from the platform,
+    /// by a test or a bench, begins with this.
+    pub fn bare(id: RequestId, queue: Arc<dyn QueueHost>) -> Job {
+        let limits = Limits::default();
+        Job {
+            id,
+            attempt: 1,
+            generation: 1,
+            prompt: String::new(),
+            context: "{}".into(),
+            repo_url: None,
+            branch: None,
+            config: "{}".into(),
+            metadata: "{}".into(),
+            trigger: Trigger::Initial,
+            additional_triggers: Vec::new(),
+            parent_id: None,
+            worker_type: "general".into(),
+            org_slug: "local".into(),
+            user_id: None,
+            deadline: Utc::now() + limits.wall,
+            limits,
+            queue,
+        }
+    }
+}
+
 /// Why a run takes place.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]

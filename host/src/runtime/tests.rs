@@ -3,7 +3,6 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use chrono::Utc;
 use wasmtime::component::Component;
 
 use super::capabilities::memory_queue::MemoryQueue;
@@ -29,26 +28,7 @@ fn load(runtime: &Runtime, wasm: &[u8]) -> Result<Skill, LoadError> {
 }
 
 fn job() -> Job {
-    Job {
-        id: RequestId::generate(),
-        attempt: 1,
-        generation: 1,
-        prompt: String::new(),
-        context: "{}".into(),
-        repo_url: None,
-        branch: None,
-        config: "{}".into(),
-        metadata: "{}".into(),
-        trigger: Trigger::Initial,
-        additional_triggers: Vec::new(),
-        parent_id: None,
-        worker_type: "general".into(),
-        org_slug: "acme".into(),
-        user_id: None,
-        deadline: Utc::now() + limits::WALL,
-        limits: Limits::default(),
-        queue: Arc::new(MemoryQueue::default()),
-    }
+    Job::bare(RequestId::generate(), Arc::new(MemoryQueue::default()))
 }
 
 fn run(wasm: &[u8]) -> Report {

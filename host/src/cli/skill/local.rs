@@ -140,26 +140,14 @@ impl Bench {
             None if events.is_empty() => Why::initial(own),
             None => Why::woken(id, &own, &events),
         };
-        let limits = limits::Limits::default();
         let job = Job {
-            id,
             attempt: setting.attempt,
-            generation: 1,
             prompt: setting.prompt.clone(),
             context: why.context,
-            repo_url: None,
-            branch: None,
-            config: "{}".into(),
-            metadata: "{}".into(),
             trigger: why.trigger,
             additional_triggers: why.additional,
-            parent_id: None,
             worker_type: setting.worker_type.clone(),
-            org_slug: "local".into(),
-            user_id: None,
-            deadline: Utc::now() + limits.wall,
-            limits,
-            queue,
+            ..Job::bare(id, queue)
         };
         let mut report = self.runtime.run(skill, job).await;
         // Of a run that was woken nobody here knows what its earlier ones had started.

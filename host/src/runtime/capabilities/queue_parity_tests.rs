@@ -13,8 +13,8 @@ use crate::ids::RequestId;
 use crate::requests::{NewRequest, RequestResult, Status};
 use crate::runtime::bindings::eve::skill::{queue as contract, types};
 use crate::runtime::context::Context;
-use crate::runtime::limits::{self, MemoryAccount, MemoryBudget, StoreLimiter};
-use crate::runtime::{Job, Limits, Trigger, Verdict, verdict};
+use crate::runtime::limits::{MemoryAccount, MemoryBudget, StoreLimiter};
+use crate::runtime::{Job, Verdict, verdict};
 
 #[path = "../../../../sdk/src/testing/refusals.rs"]
 mod refusals;
@@ -55,26 +55,7 @@ fn begun() -> Context {
         memory_peak_bytes: None,
     });
     let queue = Queue::new(host.clone(), IO.handle().clone());
-    let job = Job {
-        id: id(RUN),
-        attempt: 1,
-        generation: 1,
-        prompt: String::new(),
-        context: "{}".into(),
-        repo_url: None,
-        branch: None,
-        config: "{}".into(),
-        metadata: "{}".into(),
-        trigger: Trigger::Initial,
-        additional_triggers: Vec::new(),
-        parent_id: None,
-        worker_type: "general".into(),
-        org_slug: "acme".into(),
-        user_id: None,
-        deadline: Utc::now() + limits::WALL,
-        limits: Limits::default(),
-        queue: host,
-    };
+    let job = Job::bare(id(RUN), host);
     Context::new(Box::new(job), SharedLog::default(), queue, StoreLimiter::new(account()))
 }
 
