@@ -14,6 +14,7 @@
 
 mod ready;
 mod run;
+mod settle;
 mod why;
 
 use std::collections::{HashMap, VecDeque};
@@ -27,8 +28,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::db::{Db, Scope, is_refusal};
-use crate::delivery::claim::{Appetite, Claimed, Cursor};
+use crate::db::Db;
+use crate::delivery::claim::{Appetite, Cursor};
 use crate::delivery::finish::{self, Finished, Written};
 use crate::delivery::lease::{self, BEAT, Heartbeat};
 use crate::ids::{OrgId, WorkerId};
@@ -37,6 +38,7 @@ use crate::requests::Requests;
 use crate::runtime::Runtime;
 use crate::skills::loader::Loader;
 use ready::Ready;
+use settle::{Settlement, settle};
 pub(crate) use why::Why;
 
 /// How long after nothing was heard the queue is looked at anyway.
@@ -209,13 +211,6 @@ struct Settled {
     cursor: Cursor,
     batch: Vec<Finished>,
     outcome: Result<Settlement, sqlx::Error>,
-}
-
-#[derive(Default)]
-struct Settlement {
-    /// Indices into the batch: not written, for the graph.
-    left: Vec<usize>,
-    claimed: Option<Vec<Claimed>>,
 }
 
 /// A run that waits to be written through the graph.
@@ -396,6 +391,15 @@ impl Pool {
         self.in_hand.remove(&id);
     }
 
+    /// Somebody else has what was held: nothing is to come of it any more. A run that has finished finds
+    /// out when it is written.
+    fn let_go(&mut self, id: Uuid, held: InHand) {
+        match held.running {
+            Some(abort) => abort.abort(),
+            None => self.ready.remove(held.org, id),
+        }
+    }
+
     fn start_runs(&mut self) {
         while self.running.len() < self.config.slots {
             let Some(run) = self.ready.start() else { return };
@@ -535,10 +539,7 @@ impl Pool {
                             // Cancelled, retried and claimed again before anybody told: the run of before
                             // has nothing left to do.
                             if let Some(before) = self.in_hand.insert(run.id.0, held) {
-                                match before.running {
-                                    Some(abort) => abort.abort(),
-                                    None => self.ready.remove(before.org, run.id.0),
-                                }
+                                self.let_go(run.id.0, before);
                             }
                             self.ready.push(run);
                         }
@@ -651,11 +652,8 @@ impl Pool {
                         continue;
                     }
                     self.hungry = true;
-                    let Some(held) = self.in_hand.remove(&id) else { continue };
-                    match held.running {
-                        // Finished ones find out when they are written.
-                        Some(abort) => abort.abort(),
-                        None => self.ready.remove(held.org, id),
+                    if let Some(held) = self.in_hand.remove(&id) {
+                        self.let_go(id, held);
                     }
                 }
                 self.unsure = false;
@@ -664,74 +662,6 @@ impl Pool {
             Err(error) => self.postgres_failed("comparing leases", &error),
         }
     }
-}
-
-/// One transaction: writes a batch, claims the next.
-async fn settle(
-    db: &Db,
-    worker: WorkerId,
-    cursor: &mut Cursor,
-    batch: &[Finished],
-    appetite: Option<&Appetite>,
-) -> Result<Settlement, sqlx::Error> {
-    match settle_once(db, worker, cursor, batch, appetite).await {
-        Err(error) if !batch.is_empty() && is_refusal(&error) => {
-            // One run of the batch is what Postgres does not take. Alone, each shows whether it is
-            // the one; the others are written.
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "a batch was refused; writing its runs one by one"
-            );
-            one_by_one(db, worker, cursor, batch).await
-        }
-        other => other,
-    }
-}
-
-async fn settle_once(
-    db: &Db,
-    worker: WorkerId,
-    cursor: &mut Cursor,
-    batch: &[Finished],
-    appetite: Option<&Appetite>,
-) -> Result<Settlement, sqlx::Error> {
-    let mut tx = db.begin(Scope::Engine).await?;
-    let left = match batch.is_empty() {
-        true => Vec::new(),
-        false => finish::plain(&mut tx, worker, batch).await?,
-    };
-    let claimed = match appetite {
-        Some(appetite) => Some(cursor.claim(&mut tx, appetite).await?),
-        None => None,
-    };
-    tx.commit().await?;
-    Ok(Settlement { left, claimed })
-}
-
-async fn one_by_one(
-    db: &Db,
-    worker: WorkerId,
-    cursor: &mut Cursor,
-    batch: &[Finished],
-) -> Result<Settlement, sqlx::Error> {
-    let mut settlement = Settlement::default();
-    for (index, finished) in batch.iter().enumerate() {
-        let one = std::slice::from_ref(finished);
-        let outcome = settle_once(db, worker, cursor, one, None).await;
-        let left = match outcome {
-            Ok(written) => written.left,
-            // A full disk or a deadlock is nothing that a run could be blamed for.
-            Err(error) if !is_refusal(&error) => return Err(error),
-            Err(error) => {
-                let failed = finished.not_stored(&error);
-                settle_once(db, worker, cursor, &[failed], None).await?.left
-            }
-        };
-        if !left.is_empty() {
-            settlement.left.push(index);
-        }
-    }
-    Ok(settlement)
 }
 
 async fn until(instant: Option<Instant>) {
