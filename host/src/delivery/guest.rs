@@ -196,20 +196,16 @@ impl QueueHost for GuestQueue {
                     "a run cannot cancel itself: return a failure instead".into(),
                 ));
             }
-            let request = self.get(id).await?;
-            let orchestration =
-                patiently(|| self.requests.orchestration_of(Reader::Guest, self.tenant, id))
-                    .await?;
+            let (status, orchestration) =
+                patiently(|| self.requests.standing(Reader::Guest, self.tenant, id)).await?;
             if orchestration != id {
                 return Err(QueueError::Conflict(format!(
                     "request {id} is a wake-up of {orchestration}: cancel that one"
                 )));
             }
-            match request.status.is_terminal() {
+            match status.is_terminal() {
                 false => Ok(()),
-                true => {
-                    Err(QueueError::Conflict(format!("request {id} is {} already", request.status)))
-                }
+                true => Err(QueueError::Conflict(format!("request {id} is {status} already"))),
             }
         })
     }

@@ -82,19 +82,23 @@ impl Requests {
         .map_err(RequestError::database("reading requests"))
     }
 
-    /// The orchestration that a request is a wake-up of; itself if it is none.
-    pub(crate) async fn orchestration_of(
+    /// Where a request stands, and the orchestration that it is a wake-up of: itself if it is none.
+    pub(crate) async fn standing(
         &self,
         reader: Reader,
         tenant: Tenant,
         id: RequestId,
-    ) -> Result<RequestId, RequestError> {
-        async {
+    ) -> Result<(Status, RequestId), RequestError> {
+        let row = async {
             let mut tx = self.db.begin(reader.scope(tenant)).await?;
-            sqlx::query_scalar!(
+            sqlx::query!(
                 r#"
-                SELECT orchestration_id AS "id: RequestId"
-                  FROM eve.requests WHERE id = $1 AND org_id = $2
+                SELECT coalesce(q.status, x.status) AS "status!: Status",
+                       r.orchestration_id AS "orchestration: RequestId"
+                  FROM eve.requests r
+                  LEFT JOIN eve.queue q ON q.id = r.id
+                  LEFT JOIN eve.orchestration_results x ON x.request_id = r.id
+                 WHERE r.id = $1 AND r.org_id = $2
                 "#,
                 id.0,
                 tenant.org().0
@@ -104,7 +108,8 @@ impl Requests {
         }
         .await
         .map_err(RequestError::database("reading a request"))?
-        .ok_or(RequestError::NotFound(id))
+        .ok_or(RequestError::NotFound(id))?;
+        Ok((row.status, row.orchestration))
     }
 
     /// Requests of the organisation, newest first.

@@ -1,9 +1,12 @@
 //! Races between processes that do the same duty, and with people.
 
+use tokio_util::sync::CancellationToken;
+
 use super::super::machine::question;
 use super::*;
 use crate::hitl::{self, HitlError, Questions};
 use crate::ids::QuestionId;
+use crate::retention::Retention;
 use crate::scheduler;
 
 /// A term that is over when a test says so, however slow the machine is.
@@ -300,4 +303,32 @@ async fn partitions_wait_for_no_reader() {
         .await
         .expect("a partition");
     assert_eq!(made, 1);
+}
+
+/// A duty that fails in every round keeps nobody from rescuing.
+#[tokio::test]
+async fn rescuing_goes_on_while_another_duty_fails() {
+    let stage = Stage::set().await;
+    let id = stage.one(plain_request()).await;
+    // Of a worker that has never been heard.
+    stage.claim_one().await;
+    stage
+        .database
+        .execute("ALTER TABLE eve.dependencies RENAME COLUMN held_until TO gone".into())
+        .await;
+    let stop = CancellationToken::new();
+    let duties = tokio::spawn(scheduler::run(
+        stage.database.db.clone(),
+        stage.bell.clone(),
+        Retention::default(),
+        stop.clone(),
+    ));
+    let rescued = async {
+        while stage.state(id).await != "pending" {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, rescued).await.expect("a rescue");
+    stop.cancel();
+    duties.await.expect("no panic");
 }

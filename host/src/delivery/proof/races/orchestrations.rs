@@ -1,6 +1,8 @@
 //! Races over orchestrations.
 
 use super::*;
+use crate::delivery::guest::GuestQueue;
+use crate::runtime::{QueueError, QueueHost as _};
 
 /// The run of an orchestration's wake-up, and its only child that is still running.
 async fn awake(stage: &Stage) -> (RequestId, Claimed, Claimed) {
@@ -297,4 +299,46 @@ async fn an_orchestration_with_many_ended_children_ends() {
     stage.database.execute("ANALYZE eve.requests".into()).await;
     stage.cancelling(orchestration).await.expect("no panic").expect("a cancel");
     assert_eq!(stage.state(orchestration).await, "cancelled: cancelled");
+}
+
+/// A wake-up ends with its orchestration only: a guest that would cancel it hears that at once.
+#[tokio::test]
+async fn a_guest_cannot_cancel_a_wake_up_by_itself() {
+    let stage = Stage::set().await;
+    let (orchestration, wakeup, child) = awake(&stage).await;
+    let other = stage.one(plain_request()).await;
+    let queue = GuestQueue::new(stage.requests.clone(), stage.tenant, other);
+    let refused = queue.cancellable(wakeup.id).await;
+    assert!(
+        matches!(refused, Err(QueueError::Conflict(ref why)) if why.contains("cancel that one"))
+    );
+    queue.cancellable(child.id).await.expect("a child can be cancelled");
+    queue.cancellable(orchestration).await.expect("so can an orchestration");
+    let nobody = queue.cancellable(RequestId::generate()).await;
+    assert!(matches!(nobody, Err(QueueError::NotFound(_))), "{nobody:?}");
+    let corp = stage.database.org("corp").await;
+    let foreign = GuestQueue::new(stage.requests.clone(), corp, other);
+    let nobody = foreign.cancellable(child.id).await;
+    assert!(matches!(nobody, Err(QueueError::NotFound(_))), "{nobody:?}");
+    stage.finish(&child, How::Completed, Effects::default()).await;
+    let late = queue.cancellable(child.id).await;
+    assert!(
+        matches!(late, Err(QueueError::Conflict(ref why)) if why.contains("completed already"))
+    );
+}
+
+/// Whoever sets a timer for next month, and does not say how long to wait, means to be there.
+#[tokio::test]
+async fn a_wait_is_as_long_as_what_it_waits_for() {
+    let stage = Stage::set().await;
+    let days = |days: u64| Duration::from_secs(days * 24 * 3600);
+    for (timer, least) in [(days(1), 6), (days(30), 30)] {
+        let id = stage.one(plain_request()).await;
+        let run = stage.claim_one().await;
+        let timers = vec![("later".to_owned(), timer)];
+        stage.finish(&run, How::Waiting, Effects { timers, ..Effects::default() }).await;
+        let waits = "SELECT floor(extract(epoch FROM wait_until - now()) / 86400)::bigint
+                       FROM eve.queue WHERE id = $1";
+        assert_eq!(stage.count(waits, id).await, least);
+    }
 }
