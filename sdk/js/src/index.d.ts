@@ -1,0 +1,305 @@
+/** What the author of a skill for Eve Horizon imports. */
+/// <reference path="./files.d.ts" />
+
+/** A value that JSON can hold. */
+export type Json = null | boolean | number | string | Json[] | { [name: string]: Json };
+/** The id of a request: a UUID as text. */
+export type RequestId = string;
+/** Milliseconds, or text such as `'30s'`, `'5m'`, `'2h'`, `'7d'`. */
+export type Duration = number | `${number}${'ms' | 's' | 'm' | 'h' | 'd'}`;
+/** Where a request stands. */
+export type Status =
+  | 'scheduled' | 'blocked' | 'pending' | 'claimed' | 'processing' | 'waiting'
+  | EndStatus;
+/** How a request ended. */
+export type EndStatus = 'completed' | 'failed' | 'cancelled';
+/** What becomes of a dependent when the request it waits for fails or is cancelled. */
+export type OnFailure = 'cancel' | 'run' | 'hold';
+
+/** Why a run takes place. */
+export type Trigger =
+  /** The request's first run, or another attempt at it. */
+  | { type: 'initial' }
+  /** A child that replies to this orchestrator ended. */
+  | { type: 'child_complete'; requestId: RequestId; status: EndStatus }
+  /** A person answered, or the question expired. */
+  | { type: 'hitl_response'; questionId: string; expired: boolean; response?: any; answeredBy?: string }
+  /** A deployment that this orchestrator asked for settled. */
+  | { type: 'deployment_settled'; deploymentId: string; status: string; reason?: string }
+  /** A timer that this orchestrator had set went off. */
+  | { type: 'timer'; name: string }
+  /** A schedule created this request. */
+  | { type: 'cron'; name: string }
+  /** Something that this version does not know. */
+  | { type: 'other'; name: string };
+
+/** What this run was asked to do. Every getter asks the platform. */
+export interface Request<Context = any> {
+  readonly id: RequestId;
+  /** Which attempt this is: 1 for the first. */
+  readonly attempt: number;
+  /** What was asked for, in words; may be empty. */
+  readonly prompt: string;
+  /** What was asked for; `{}` if nothing was given. The same in every run of the request. */
+  readonly context: Context;
+  /** The context as the platform delivers it: in a wake-up an object that says what happened. */
+  readonly rawContext: any;
+  readonly repoUrl?: string;
+  readonly branch?: string;
+  /** The request's settings. */
+  readonly config: any;
+  /** The request's labels. */
+  readonly metadata: any;
+  /** Why this run takes place. */
+  readonly trigger: Trigger;
+  /** Other events that came in meanwhile, oldest first. */
+  readonly additionalTriggers: Trigger[];
+  /** `trigger`, then `additionalTriggers`. Every event is delivered once. */
+  readonly triggers: Trigger[];
+  readonly parentId?: RequestId;
+  readonly workerType: string;
+  /** For display: it grants nothing. */
+  readonly orgSlug: string;
+  /** For display: it grants nothing. */
+  readonly userId?: string;
+  /** When the run is stopped if it has not ended by itself. */
+  readonly deadline: Date;
+}
+
+/** How a run ended. Made by `completed` and `waiting`. */
+export interface Outcome {
+  readonly isWaiting: boolean;
+}
+/** The request is done. `summary` is a line or a short text for people, `data` is for programs. */
+export function completed(summary: string, more?: { data?: unknown; tokensUsed?: number; cost?: number }): Outcome;
+/** The request waits for what it has started. It fails if nothing wakes it for `deadline`; 7 days. */
+export function waiting(more?: { deadline?: Duration }): Outcome;
+
+/** How a run failed, in the skill's own judgement. Nothing that the run asked for happens. */
+export class Failure extends Error {
+  readonly kind: 'retryable' | 'permanent';
+}
+/** Worth another attempt, if the request has any left: `throw retryable('…')`. */
+export function retryable(message: string, options?: { cause?: unknown }): Failure;
+/** Will not get better by trying again: `throw permanent('…')`. */
+export function permanent(message: string, options?: { cause?: unknown }): Failure;
+
+/** A skill: what a module exports as its default. */
+export interface Skill<Context = any> {
+  readonly run: (request: Request<Context>) => Outcome | Failure | Promise<Outcome | Failure>;
+}
+/** Makes a function the skill that the component exports. */
+export function skill<Context = any>(run: Skill<Context>['run']): Skill<Context>;
+
+export type ErrorCode =
+  | 'invalid' | 'not_found' | 'conflict' | 'limit' | 'denied' | 'unavailable' | 'other'
+  | 'sql' | 'row_count' | 'migration';
+
+/** Why a call to the platform did not do what was asked. */
+export class EveError extends Error {
+  constructor(code: ErrorCode, message: string, options?: { cause?: unknown });
+  readonly code: ErrorCode;
+  /** Whether the same call may succeed in another attempt. */
+  readonly retryable: boolean;
+}
+/** What Postgres said of a statement. */
+export class SqlError extends EveError {
+  constructor(said: {
+    code: string; message: string; detail?: string; hint?: string; constraint?: string; position?: number; statement?: number;
+  });
+  /** Such as `23505`: see Postgres' appendix A. */
+  readonly sqlState: string;
+  readonly detail?: string;
+  readonly hint?: string;
+  readonly constraint?: string;
+  readonly position?: number;
+  /** Which statement of a transaction or migration, from 0. */
+  readonly statement: number;
+}
+
+/** Lines for people. A run keeps at most 1,000 lines and 256 KiB. */
+export namespace log {
+  type Fields = Record<string, unknown>;
+  function trace(message: unknown, fields?: Fields): void;
+  function debug(message: unknown, fields?: Fields): void;
+  function info(message: unknown, fields?: Fields): void;
+  function warn(message: unknown, fields?: Fields): void;
+  /** A line at level error; of an `Error` it has the stack. */
+  function error(message: unknown, fields?: Fields): void;
+}
+
+/**
+ * Requests of the same organisation. What is asked for is committed together with the run's outcome:
+ * all of it or, when the run fails or is lost, none of it. Needs the capability `queue`.
+ */
+export namespace queue {
+  interface NewRequest {
+    /** The pool that runs it, such as `general`. */
+    workerType: string;
+    /** The skill to run; the worker type's default when absent. */
+    skill?: string;
+    /** What is wanted, in words; at most 256 KiB. */
+    prompt?: string;
+    /** What is wanted, for programs; at most 1 MiB of JSON. */
+    context?: object;
+    repoUrl?: string;
+    branch?: string;
+    /** Settings; at most 64 KiB of JSON. */
+    config?: object;
+    /** Labels; at most 64 KiB of JSON. */
+    metadata?: object;
+    /** Requests that must end first: ids or, in a batch, places of earlier entries. */
+    blockedBy?: (RequestId | number | { id: RequestId | number; onFailure?: OnFailure })[];
+    /** For those of `blockedBy` that do not say; `cancel` when absent. */
+    onFailure?: OnFailure;
+    /** Wakes this run's orchestrator when the new request ends. */
+    replyToMe?: boolean;
+    /** Lets the new request go on when this run's orchestrator completes. */
+    detached?: boolean;
+    /** Earliest start, counted from the commit of this run. */
+    delay?: Duration;
+    /** -100 to 100, lower first; 0 when absent. */
+    priority?: number;
+    /** 1 to 25; 3 when absent. */
+    maxAttempts?: number;
+    /** Wall-clock limit of a run. */
+    timeout?: Duration;
+    /** The same key twice creates one request. */
+    idempotencyKey?: string;
+  }
+  interface Info {
+    id: RequestId;
+    workerType: string;
+    skill?: string;
+    status: Status;
+    prompt: string;
+    context: any;
+    metadata: any;
+    attempt: number;
+    createdAt: Date;
+  }
+  interface Ended {
+    requestId: RequestId;
+    status: EndStatus;
+    summary: string;
+    /** The data that it completed with. */
+    output?: any;
+    tokensUsed?: number | bigint;
+    cost?: number;
+    /** Present when it failed or was cancelled. */
+    problem?: { code: string; message: string };
+    finishedAt: Date;
+  }
+  interface Child extends Info {
+    isOpen: boolean;
+    ended?: Ended;
+    /** The data that it completed with. */
+    output?: any;
+  }
+  interface Blocking {
+    id: RequestId;
+    status: Status;
+    onFailure: OnFailure;
+    isOpen: boolean;
+  }
+
+  /** Creates a request, and returns its id. */
+  function create(request: NewRequest): RequestId;
+  /** Creates all of the requests or none, and returns their ids in the same order. */
+  function createMany(requests: NewRequest[]): RequestId[];
+  /** A request of this organisation. */
+  function get(id: RequestId): Info;
+  /** What a request ended with; undefined while it is open. */
+  function result(id: RequestId): Ended | undefined;
+  /** Requests of this organisation, newest first. Everything that is asked for must hold. */
+  function list(filter?: {
+    /** What the context must contain. */
+    context?: object;
+    statuses?: Status[];
+    workerType?: string;
+    /** 1 to 100; 20 when absent. */
+    limit?: number;
+    /** Only older than this one. */
+    before?: RequestId;
+  }): Info[];
+  /** The requests that this one, or the given one, created, oldest first. */
+  function children(of?: RequestId): Child[];
+  /** What this request, or the given one, waits for or has waited for. */
+  function blockers(of?: RequestId): Blocking[];
+  /** Cancels an open request, and by the policies of their edges its dependents. */
+  function cancel(id: RequestId, reason?: string): void;
+  /** Puts a question to the people of the organisation; the answer is a trigger `hitl_response`. */
+  function ask(question: string, more?: { options?: string[]; details?: object; expiresIn?: Duration }): string;
+  /** Wakes this request with the trigger `timer` of this name, once: a second to 365 days from now. */
+  function wakeAfter(delay: Duration, name: string): void;
+}
+
+/**
+ * The organisation's own database: schemas in which skills keep state. What is done here takes effect at
+ * once, whatever becomes of the run: write statements that may be executed twice. Needs the
+ * capability `db`.
+ */
+export namespace db {
+  class Typed { private constructor(); }
+  /**
+   * A parameter. Whole numbers are integers, others floats; a Date is a timestamptz, a Uint8Array bytea,
+   * another object jsonb, an array an array of what its elements are.
+   */
+  type Value =
+    | null | undefined | boolean | number | bigint | string | Uint8Array | Date | Typed
+    | Value[] | { [name: string]: unknown };
+  /**
+   * Columns by name: null, boolean, number (bigint past 2^53), string, Uint8Array, Date (text if infinite),
+   * parsed JSON, arrays of these. numeric, uuid and date are text.
+   */
+  type Row = Record<string, any>;
+  interface Rows<R = Row> extends Array<R> {
+    readonly columns: { name: string; type: string }[];
+    readonly affected: number;
+  }
+  interface Options {
+    /** How many rows it must affect or return, else nothing of the call is done: code `row_count`. */
+    expectedRows?: number;
+  }
+  type Statement = string | [sql: string, parameters?: Value[], options?: Options] | ({ sql: string; parameters?: Value[] } & Options);
+  interface Migration {
+    /** Its place in the list, from 1, when absent. */
+    number?: number;
+    name: string;
+    sql: string;
+  }
+  interface Schema {
+    query<R = Row>(sql: string, parameters?: Value[], options?: Options): Rows<R>;
+    execute(sql: string, parameters?: Value[], options?: Options): number;
+    transaction(statements: Statement[]): Rows[];
+    migrate(migrations: Migration[]): number[];
+  }
+
+  /** Runs one statement, and returns its rows: `query('notes', 'SELECT … WHERE id = $1', [7])`. */
+  function query<R = Row>(schema: string, sql: string, parameters?: Value[], options?: Options): Rows<R>;
+  /** Runs one statement, and returns how many rows it affected. */
+  function execute(schema: string, sql: string, parameters?: Value[], options?: Options): number;
+  /** Runs statements in one transaction: all of them, or none. */
+  function transaction(schema: string, statements: Statement[]): Rows[];
+  /** Applies those of the migrations that have not been applied, and returns their numbers. */
+  function migrate(schema: string, migrations: Migration[]): number[];
+  /** The same functions, for one schema. */
+  function schema(name: string): Schema;
+
+  /** jsonb, of any value: an array or a text too. */
+  function json(value: unknown): Typed;
+  /** numeric, of decimal text. */
+  function numeric(text: string | number | bigint): Typed;
+  function uuid(text: string): Typed;
+  /** date, of text such as `2026-11-24`. */
+  function date(text: string): Typed;
+  /** timestamptz, of RFC 3339 text. */
+  function timestamp(text: string): Typed;
+  /** double precision, of a number that happens to be whole. */
+  function float(value: number): Typed;
+  /** An array of a type: what an empty one, or one of nulls, cannot say itself. */
+  function arrayOf(
+    type: 'boolean' | 'integer' | 'float' | 'numeric' | 'text' | 'bytes' | 'json' | 'uuid' | 'timestamp' | 'date',
+    values: Value[],
+  ): Typed;
+}
