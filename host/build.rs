@@ -10,10 +10,30 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Names of the lists, and the files and folders that they hold.
-const LISTS: &[(&str, &[&str])] = &[(
-    "RUST_SDK",
-    &["sdk/Cargo.toml", "sdk/src", "sdk/macros/Cargo.toml", "sdk/macros/src", "wit"],
-)];
+const LISTS: &[(&str, &[&str])] = &[
+    ("RUST_SDK", &["sdk/Cargo.toml", "sdk/src", "sdk/macros/Cargo.toml", "sdk/macros/src", "wit"]),
+    (
+        "JS_SDK",
+        &[
+            "sdk/js/package.json",
+            "sdk/js/README.md",
+            "sdk/js/build.mjs",
+            "sdk/js/register.mjs",
+            "sdk/js/src",
+            "wit",
+        ],
+    ),
+    (
+        "PYTHON_SDK",
+        &[
+            "sdk/python/pyproject.toml",
+            "sdk/python/README.md",
+            "sdk/python/build.py",
+            "sdk/python/src",
+            "wit",
+        ],
+    ),
+];
 
 fn main() -> std::io::Result<()> {
     println!("cargo::rerun-if-changed=../migrations");
@@ -28,7 +48,7 @@ fn main() -> std::io::Result<()> {
             collect(&root.join(path), &mut files)?;
         }
         files.sort();
-        writeln!(text, "static {name}: &[(&str, &str)] = &[").expect("a string takes all");
+        writeln!(text, "pub static {name}: &[(&str, &str)] = &[").expect("a string takes all");
         for file in files {
             let relative = file.strip_prefix(root).expect("found below it").display().to_string();
             writeln!(text, "    ({relative:?}, include_str!({:?})),", file.display().to_string())
@@ -48,7 +68,8 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
     for entry in std::fs::read_dir(path)? {
         let entry = entry?;
         // What editors and tools leave behind.
-        if !entry.file_name().to_string_lossy().starts_with('.') {
+        let name = entry.file_name();
+        if !name.to_string_lossy().starts_with('.') && name != "__pycache__" {
             collect(&entry.path(), files)?;
         }
     }

@@ -77,12 +77,19 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         let options = self.options.clone().database("postgres");
-        let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        let name = self.name.clone();
+        let statement = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
         // A thread, because a runtime cannot be entered from within another.
         let dropped = std::thread::spawn(move || -> Result<()> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
+                let mut own = options.clone().database(&name).connect().await?;
+                let orgs = organisations(&mut own).await?;
+                own.close().await?;
                 let mut admin = options.connect().await?;
+                for org in orgs {
+                    drop_organisation(&mut admin, &org).await?;
+                }
                 execute(&mut admin, statement).await?;
                 Ok(admin.close().await?)
             })
@@ -92,6 +99,32 @@ impl Drop for Database {
             eprintln!("the database {} stays behind: {dropped:?}", self.name);
         }
     }
+}
+
+/// The ids, as names have them, of organisations that have schemas.
+async fn organisations(connection: &mut PgConnection) -> Result<Vec<String>> {
+    let there: bool = sqlx::query_scalar("SELECT to_regclass('eve.skill_schemas') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await?;
+    if !there {
+        return Ok(Vec::new());
+    }
+    let ids = "SELECT DISTINCT replace(org_id::text, '-', '') FROM eve.skill_schemas";
+    Ok(sqlx::query_scalar(ids).fetch_all(connection).await?)
+}
+
+/// Removes what an organisation has on the skills server: its database, and its roles.
+async fn drop_organisation(admin: &mut PgConnection, org: &str) -> Result<()> {
+    execute(admin, format!("DROP DATABASE IF EXISTS eve_org_{org} WITH (FORCE)")).await?;
+    let roles: Vec<String> =
+        sqlx::query_scalar("SELECT rolname::text FROM pg_roles WHERE starts_with(rolname, $1)")
+            .bind(format!("eve_{org}_"))
+            .fetch_all(&mut *admin)
+            .await?;
+    for role in roles {
+        execute(admin, format!("DROP ROLE IF EXISTS {role}")).await?;
+    }
+    Ok(())
 }
 
 /// The template for the migrations as they are now: made by whoever comes first.

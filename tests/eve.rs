@@ -14,6 +14,10 @@ use crate::database::Database;
 use crate::process::Process;
 use crate::wait::PATIENCE;
 
+/// How long a push may take: a component in JavaScript or Python is compiled in 10 s of CPU time,
+/// which beside a build of the workspace is more than a minute.
+const COMPILING: Duration = Duration::from_secs(300);
+
 /// The platform on one database: starts its processes and calls its command line.
 #[derive(Debug)]
 pub struct Eve {
@@ -37,6 +41,9 @@ impl Eve {
         Ok(eve
             .env("EVE_SIGNING_KEY", signer.seed())
             .env("EVE_VERIFY_KEYS", signer.public_key())
+            // The same server: what an organisation has there goes with the test's database.
+            .env("SKILLS_DATABASE_URL", url)
+            .env("EVE_SKILLS_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")
             .env("EVE_CACHE_DIR", cache))
     }
 
@@ -83,7 +90,8 @@ impl Eve {
     fn surround(&self, command: &mut Command) {
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
-            if text.starts_with("EVE_") || text.starts_with("PG") || text == "DATABASE_URL" {
+            if text.starts_with("EVE_") || text.starts_with("PG") || text.ends_with("DATABASE_URL")
+            {
                 command.env_remove(&name);
             }
         }
@@ -106,12 +114,31 @@ impl Eve {
         &self,
         args: impl IntoIterator<Item = S>,
     ) -> Result<Output> {
-        finish(self.command(args)?).await
+        finish(self.command(args)?, PATIENCE).await
+    }
+
+    /// Pushes a skill for every organisation, which must succeed.
+    pub async fn push(&self, folder: &Path) -> Result<()> {
+        let args = ["skill", "push", "--platform"].map(std::ffi::OsStr::new);
+        let command = self.command(args.into_iter().chain([folder.as_os_str()]))?;
+        let output = finish(command, COMPILING).await?;
+        ensure!(output.status.success(), "pushing {} failed: {output}", folder.display());
+        Ok(())
     }
 
     /// Runs a script with bash, in which `eve` is the binary; it stops at the first command that
     /// fails.
     pub async fn bash(&self, script: &str) -> Result<Output> {
+        finish(self.bash_command(script)?, PATIENCE).await
+    }
+
+    /// The same for what takes longer than most.
+    pub async fn bash_for(&self, patience: Duration, script: &str) -> Result<Output> {
+        finish(self.bash_command(script)?, patience).await
+    }
+
+    /// The same, for the caller to run.
+    pub fn bash_command(&self, script: &str) -> Result<Command> {
         let bin = self.folder.path().join("bin");
         std::fs::create_dir_all(&bin)?;
         let link = bin.join("eve");
@@ -126,7 +153,7 @@ impl Eve {
         let mut command = Command::new("bash");
         self.surround(&mut command);
         command.env("PATH", path).args(["-euo", "pipefail", "-c", script]);
-        finish(command).await
+        Ok(command)
     }
 
     /// Calls the command line on a terminal of `columns`, and returns what it shows there: answers
@@ -189,11 +216,11 @@ impl Eve {
     }
 }
 
-async fn finish(command: Command) -> Result<Output> {
+async fn finish(command: Command, patience: Duration) -> Result<Output> {
     let shown = format!("{command:?}");
     let mut command = tokio::process::Command::from(command);
     command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(PATIENCE, command.output())
+    let output = tokio::time::timeout(patience, command.output())
         .await
         .with_context(|| format!("{shown} does not end"))?
         .with_context(|| shown)?;
@@ -295,16 +322,18 @@ pub fn binary() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Where `scripts/skills` and `scripts/languages` put what they build.
+pub fn skills_folder() -> Result<PathBuf> {
+    if let Some(out) = std::env::var_os("EVE_SKILLS_OUT") {
+        return Ok(out.into());
+    }
+    let profile = profile_folder()?;
+    Ok(profile.parent().unwrap_or(Path::new(".")).join("skills"))
+}
+
 /// The folder of a skill or guest that `scripts/skills` has built: NAME.wasm and SKILL.md.
 pub fn skill(name: &str) -> Result<PathBuf> {
-    let folder = match std::env::var_os("EVE_SKILLS_OUT") {
-        Some(out) => PathBuf::from(out),
-        None => {
-            let profile = profile_folder()?;
-            profile.parent().unwrap_or(Path::new(".")).join("skills")
-        }
-    }
-    .join(name);
+    let folder = skills_folder()?.join(name);
     let wasm = folder.join(format!("{name}.wasm"));
     ensure!(wasm.is_file(), "{} is not there; build it: scripts/skills {name}", wasm.display());
     Ok(folder)

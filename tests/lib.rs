@@ -34,7 +34,7 @@ mod tenant;
 mod wait;
 
 pub use database::Database;
-pub use eve::{Eve, Output, Server, binary, free_address, http_client, skill};
+pub use eve::{Eve, Output, Server, binary, free_address, http_client, skill, skills_folder};
 pub use platform::{Ended, Platform};
 pub use process::Process;
 pub use shared::{Member, Shared};

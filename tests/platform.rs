@@ -86,10 +86,7 @@ impl Platform {
         let server = eve.serve().await?;
         let eve = eve.as_client_of(&server, &token);
         for name in skills {
-            let folder = skill(name)?;
-            let args = ["skill", "push", "--platform"].map(std::ffi::OsString::from);
-            let output = eve.run(args.into_iter().chain([folder.into_os_string()])).await?;
-            ensure!(output.status.success(), "pushing {name} failed: {output}");
+            eve.push(&skill(name)?).await?;
         }
         Ok(Platform {
             servers: vec![server],

@@ -19,7 +19,8 @@ use crate::tenant::Org;
 use crate::wait::wait_for;
 
 /// What every organisation can run.
-const SKILLS: [&str; 6] = ["echo", "text-stats", "noop", "hostile", "hostile-wasi", "orchestrator"];
+const SKILLS: [&str; 7] =
+    ["anthology", "echo", "text-stats", "noop", "hostile", "hostile-wasi", "orchestrator"];
 /// The pools that have a worker; `nobody` has none.
 const POOLS: [&str; 3] = ["general", "deployment", "devops-orchestrator"];
 

@@ -17,6 +17,7 @@ pub mod roles;
 pub mod runtime;
 pub mod scheduler;
 pub mod schedules;
+pub mod schemas;
 pub mod skills;
 pub mod telemetry;
 pub mod tenancy;

@@ -32,7 +32,10 @@ async fn what_is_wrong_with_an_upload_is_said() {
         (guests::module(), "core WebAssembly module"),
         (guests::nothing(), "exports nothing"),
         (guests::wrong_type(), "`run` is `func() -> u32`"),
-        (guests::importing("eve:skill/db@0.1.0"), "imports `eve:skill/db@0.1.0`, which this"),
+        (
+            guests::importing("eve:skill/deploy@0.1.0"),
+            "imports `eve:skill/deploy@0.1.0`, which this",
+        ),
         (guests::importing("wasi:http/types@0.2.0"), "no network"),
         (guests::importing("eve:skill/log@0.1.0"), "imports do not match"),
         (wit_0_2, "another version of the contract"),

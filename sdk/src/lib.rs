@@ -65,6 +65,7 @@ mod request;
 
 #[doc(hidden)]
 pub mod __export;
+pub mod db;
 pub mod log;
 pub mod prelude;
 pub mod queue;
@@ -88,6 +89,13 @@ pub use request::{Answer, Completion, QuestionId, Request, RequestId, Settlement
 /// # assert_eq!(eve_sdk::testing::Host::new().prompt("hello").run(run).summary(), "hello");
 /// ```
 pub use eve_sdk_macros::skill;
+
+/// The migrations of a folder beside `Cargo.toml`, embedded: its files `NNNN_name.sql`, by number.
+///
+/// ```ignore
+/// db::schema("guests").migrate(&eve_sdk::migrations!("migrations"))?;
+/// ```
+pub use eve_sdk_macros::migrations;
 
 /// The pages for authors: their code is compiled and run with the tests.
 #[cfg(doctest)]

@@ -31,6 +31,7 @@
 //!   commits a run.
 //! - Wake-ups are no requests: the platform lists them, besides what they wake.
 
+mod database;
 pub(crate) mod fake;
 mod limits;
 mod orchestration;
@@ -51,6 +52,8 @@ use crate::bindings::eve::skill::types;
 use crate::queue::{OnFailure, Status};
 use crate::{Failure, Outcome, Request, RequestId, Trigger};
 
+pub use database::Call;
+use database::Database;
 pub use orchestration::Orchestration;
 pub use run::{Created, Line, Question, Run};
 use state::{Known, State};
@@ -153,6 +156,16 @@ impl Host {
     /// Some other request of the organisation.
     pub fn other(mut self, other: Other) -> Self {
         self.state.add(other.known);
+        self
+    }
+
+    /// What the database answers: called with every statement that the skill sends, of a transaction
+    /// one by one. Migrations are taken as applied.
+    pub fn database(
+        mut self,
+        answers: impl FnMut(&Call) -> Result<crate::db::Rows, crate::db::Error> + Send + 'static,
+    ) -> Self {
+        self.state.database = Database::answering(answers);
         self
     }
 

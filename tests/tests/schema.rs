@@ -131,6 +131,10 @@ async fn furnish(session: &mut PgConnection, org: Uuid) -> anyhow::Result<()> {
               VALUES ('{id}', now(), '{org}', 'skipped');
          INSERT INTO eve.idempotency_keys (org_id, key, body_hash, request_ids)
               VALUES ('{org}', 'key', sha256('body'), '{{}}');
+         INSERT INTO eve.skill_schemas (org_id, name) VALUES ('{org}', 'state');
+         INSERT INTO eve.skill_migrations
+                (org_id, schema_name, number, name, checksum, status, transaction)
+              VALUES ('{org}', 'state', 1, 'one', sha256('x'), 'applying', '1');
          INSERT INTO eve.audit_log (id, org_id, actor, action, target)
               VALUES ('{id}', '{org}', '{{}}', 'look', 'wall');"
     );
@@ -175,7 +179,8 @@ async fn one_organisation_does_not_see_another() -> anyhow::Result<()> {
             let statement = format!("SELECT DISTINCT org_id FROM eve.{table}");
             let orgs: Vec<Uuid> =
                 sqlx::query_scalar(AssertSqlSafe(statement)).fetch_all(&mut *session).await?;
-            let empty = ["skills", "skill_versions", "artifacts"].contains(&table.as_str());
+            let empty = ["skills", "skill_versions", "artifacts", "schema_approvals"]
+                .contains(&table.as_str());
             assert!(orgs == [acme.id] || (empty && orgs.is_empty()), "{role} in {table}: {orgs:?}");
         }
         session.execute("ROLLBACK").await?;

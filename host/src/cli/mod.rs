@@ -15,6 +15,7 @@
 mod client;
 mod completions;
 mod context;
+mod db;
 pub(crate) mod duration;
 mod error;
 mod hitl;
@@ -91,6 +92,8 @@ pub enum Command {
     #[command(subcommand)]
     Skill(skill::Command),
     #[command(subcommand)]
+    Db(db::Command),
+    #[command(subcommand)]
     WorkerType(worker_type::Command),
     #[command(subcommand)]
     Org(org::Command),
@@ -116,6 +119,7 @@ pub async fn run(command: Command, globals: Globals, whole: fn() -> clap::Comman
         Command::Hitl(command) => hitl::run(command, &globals, &out).await,
         Command::Schedule(command) => schedule::run(command, &globals, &out).await,
         Command::Skill(command) => skill::run(command, &globals, &out).await,
+        Command::Db(command) => db::run(command, &globals, &out).await,
         Command::WorkerType(command) => worker_type::run(command, &globals, &out).await,
         Command::Org(command) => org::run(command, &globals, &out).await,
         Command::Member(command) => member::run(command, &globals, &out).await,

@@ -219,6 +219,22 @@ impl View {
         self.finish(table)
     }
 
+    /// A table whose columns are only known when it is shown.
+    pub fn grid<'a>(
+        &self,
+        header: impl Iterator<Item = &'a str>,
+        rows: impl Iterator<Item = Vec<Cell>>,
+    ) -> String {
+        let mut table = self.bare_table();
+        let header =
+            header.map(|name| Cell::new(plain(name)).add_attribute(Attribute::Bold)).collect();
+        table.set_header::<Vec<Cell>>(header);
+        for row in rows {
+            table.add_row(row);
+        }
+        self.finish(table)
+    }
+
     /// Rows without a header.
     pub fn list<const N: usize>(&self, rows: impl IntoIterator<Item = [Cell; N]>) -> String {
         let mut table = self.bare_table();

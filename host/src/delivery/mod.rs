@@ -15,6 +15,7 @@
 pub mod claim;
 pub mod finish;
 pub mod guest;
+pub mod guest_db;
 
 pub mod lease;
 

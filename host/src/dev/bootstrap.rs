@@ -28,9 +28,8 @@ pub enum BootstrapError {
     Tenancy(#[from] TenancyError),
 }
 
-/// Makes what is missing. Every start has a token of its own: the secret of an earlier one is not
-/// stored anywhere, so the earlier one is revoked.
-pub async fn run(db: &Db) -> Result<TokenSecret, BootstrapError> {
+/// Makes the organisation with its owner, as far as they are missing.
+pub async fn organisation(db: &Db) -> Result<Tenant, BootstrapError> {
     let mut tx = db.begin(Scope::Control).await?;
     sqlx::query!(
         "INSERT INTO auth.users (id, email) VALUES ($1, $2) ON CONFLICT DO NOTHING",
@@ -63,8 +62,14 @@ pub async fn run(db: &Db) -> Result<TokenSecret, BootstrapError> {
     .execute(&mut *tx)
     .await?;
     tx.commit().await?;
+    Ok(Tenant::proven(OrgId(org)))
+}
 
-    let tenant = Tenant::proven(OrgId(org));
+/// Makes what is missing. Every start has a token of its own: the secret of an earlier one is not
+/// stored anywhere, so the earlier one is revoked.
+pub async fn run(db: &Db) -> Result<TokenSecret, BootstrapError> {
+    let tenant = organisation(db).await?;
+    let org = tenant.org().0;
     let mut tx = db.begin(Scope::Tenant(tenant)).await?;
     sqlx::query!(
         "UPDATE eve.api_tokens SET revoked_at = now()

@@ -1,4 +1,7 @@
 //! `eve dev`: the whole platform in one process, on a Postgres of its own.
 
 pub mod bootstrap;
+mod key;
 pub mod postgres;
+
+pub use key::skills_key;

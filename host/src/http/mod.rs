@@ -33,13 +33,14 @@ use utoipa::openapi::OpenApi;
 pub use problem::{Kind, Problem, ProblemDetails};
 pub use routes::{
     Answer, Ask, Batch, CreatedBatch, IssuedToken, Items, Logs, Me, QuestionPage, RequestPage,
-    SchedulePage,
+    SchedulePage, SqlAnswer, SqlCall, SqlColumn,
 };
 
 use crate::db::Db;
 use crate::hitl::Questions;
 use crate::requests::Requests;
 use crate::schedules::Schedules;
+use crate::schemas::Schemas;
 use crate::skills::upload::Uploads;
 use crate::tenancy::auth::Authenticator;
 use extract::BodyLimit;
@@ -68,6 +69,7 @@ pub struct AppState {
     pub(crate) requests: Requests,
     pub(crate) questions: Questions,
     pub(crate) schedules: Schedules,
+    pub(crate) schemas: Schemas,
     pub(crate) auth: Authenticator,
     pub(crate) uploads: Uploads,
     hub: Hub,
@@ -77,17 +79,28 @@ pub struct AppState {
     shutdown: CancellationToken,
 }
 
+/// The nouns' doors that handlers call.
+pub struct Parts {
+    /// Requests.
+    pub requests: Requests,
+    /// Who asks.
+    pub auth: Authenticator,
+    /// Skills that come in.
+    pub uploads: Uploads,
+    /// Where skills keep state.
+    pub schemas: Schemas,
+}
+
 impl AppState {
     /// Starts what runs beside the handlers: the hub that watches requests. It, event streams and
     /// readiness end with `shutdown`. Must be called inside a tokio runtime.
     pub fn new(
         db: Db,
-        requests: Requests,
-        auth: Authenticator,
-        uploads: Uploads,
+        parts: Parts,
         prometheus: Option<PrometheusHandle>,
         shutdown: CancellationToken,
     ) -> Self {
+        let Parts { requests, auth, uploads, schemas } = parts;
         let hub = Hub::start(db.clone(), requests.clone(), shutdown.clone());
         let document = Arc::new(document());
         let gauges = routes::Gauges::default();
@@ -98,6 +111,7 @@ impl AppState {
             requests,
             questions,
             schedules,
+            schemas,
             auth,
             uploads,
             hub,

@@ -17,6 +17,7 @@ use crate::db;
 use crate::hitl::HitlError;
 use crate::requests::RequestError;
 use crate::schedules::ScheduleError;
+use crate::schemas::SchemaError;
 use crate::skills::store::SkillError;
 use crate::skills::upload::UploadError;
 use crate::tenancy::TenancyError;
@@ -300,6 +301,30 @@ impl From<ScheduleError> for Problem {
             ScheduleError::Invalid { field, message } => Problem::invalid(field, message),
             ScheduleError::Conflict(message) => Problem::new(Kind::Conflict, message),
             ScheduleError::Database { source, .. } => Problem::of_failure(is_outage(source), error),
+        }
+    }
+}
+
+impl From<SchemaError> for Problem {
+    fn from(error: SchemaError) -> Self {
+        match &error {
+            SchemaError::NotFound(_) => Problem::new(Kind::NotFound, error.to_string()),
+            SchemaError::Denied(_) => Problem::new(Kind::Forbidden, error.to_string()),
+            SchemaError::Invalid(message) => Problem::invalid("sql", message),
+            SchemaError::Limit(message) => Problem::new(Kind::Invalid, message),
+            SchemaError::RowCount(_) | SchemaError::Migration(_) | SchemaError::LeaseLost => {
+                Problem::new(Kind::Conflict, error.to_string())
+            }
+            SchemaError::Sql(said) => {
+                let problem = Problem::invalid("sql", error.to_string());
+                let problem = problem.with("sqlstate", said.code.as_str());
+                match said.position {
+                    Some(position) => problem.with("position", position),
+                    None => problem,
+                }
+            }
+            SchemaError::Unavailable { .. } => Problem::of_failure(true, error),
+            SchemaError::Database { source, .. } => Problem::of_failure(is_outage(source), error),
         }
     }
 }

@@ -391,6 +391,8 @@ pub struct LogLine {
 /// The log of one run.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct RunLog {
+    /// The request that ran: the one that was asked for, or a wake-up of it.
+    pub request_id: RequestId,
     /// The request's generation.
     pub generation: i32,
     /// The attempt, from 1.

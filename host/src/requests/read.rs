@@ -52,6 +52,9 @@ impl Reader {
     }
 }
 
+/// Runs whose logs are shown together: 256 KiB each.
+const RUN_LOGS: i64 = 50;
+
 impl Requests {
     /// One request.
     pub async fn get(&self, tenant: Tenant, id: RequestId) -> Result<Request, RequestError> {
@@ -281,7 +284,8 @@ impl Requests {
             .collect())
     }
 
-    /// What the request's runs have written, oldest first.
+    /// What the request's runs have written, those that woke it included: the last [`RUN_LOGS`] of them,
+    /// oldest first.
     pub async fn logs(&self, tenant: Tenant, id: RequestId) -> Result<Vec<RunLog>, RequestError> {
         // An unknown id is an error, a request that has not written anything an empty list.
         self.get(tenant, id).await?;
@@ -289,19 +293,28 @@ impl Requests {
             let mut tx = self.db.begin(Scope::Tenant(tenant)).await?;
             let rows = sqlx::query!(
                 r#"
-                SELECT generation, attempt, lines AS "lines: sqlx::types::Json<Vec<LogLine>>", dropped
-                  FROM eve.run_logs
-                 WHERE request_id = $1 AND org_id = $2
-                 ORDER BY generation, attempt, id
+                SELECT l.request_id, l.generation, l.attempt,
+                       l.lines AS "lines: sqlx::types::Json<Vec<LogLine>>", l.dropped
+                  FROM (SELECT $1::uuid AS id
+                         UNION ALL
+                        SELECT r.id FROM eve.requests r
+                         WHERE r.parent_request_id = $1 AND r.org_id = $2
+                           AND r.orchestration_id = $1) AS runs
+                  JOIN eve.run_logs l ON l.request_id = runs.id AND l.org_id = $2
+                 ORDER BY l.created_at DESC, l.id DESC
+                 LIMIT $3
                 "#,
                 id.0,
-                tenant.org().0
+                tenant.org().0,
+                RUN_LOGS
             )
             .fetch_all(&mut *tx)
             .await?;
             Ok(rows
                 .into_iter()
+                .rev()
                 .map(|row| RunLog {
+                    request_id: RequestId(row.request_id),
                     generation: row.generation,
                     attempt: row.attempt,
                     lines: row.lines.0,

@@ -13,12 +13,13 @@ use tokio_util::sync::CancellationToken;
 use super::serve::ControlPlane;
 use crate::cli;
 use crate::db::{self, Db, DbConfig};
-use crate::dev::bootstrap;
 use crate::dev::postgres::{PostgresError, PrivatePostgres};
+use crate::dev::{bootstrap, skills_key};
 use crate::notify::Bell;
 use crate::requests::Requests;
 use crate::retention::Retention;
 use crate::runtime::{Runtime, RuntimeConfig};
+use crate::schemas::{Schemas, Server};
 use crate::skills::artifact::{Signer, Verifier};
 use crate::skills::loader::Loader;
 use crate::tenancy::auth::AuthConfig;
@@ -26,6 +27,8 @@ use crate::worker::{self, WorkerConfig, WorkerParts};
 
 /// Runs at one time, of each pool and of all of them together.
 const SLOTS: usize = 16;
+/// Sessions of skills' schemas at one time, of the pools together and of the API.
+const SKILLS_CONNECTIONS: usize = 16;
 /// How long to wait before Postgres is started once more.
 const RESTART: Duration = Duration::from_secs(1);
 /// How long runs may go on after the process was told to stop.
@@ -156,7 +159,10 @@ async fn with_database(
         io: tokio::runtime::Handle::current(),
     })?;
     let bell = Bell::start(db.pool().clone());
+    let skills = Server::new(url, skills_key(&data_dir.join("skills.key"))?)?;
+    let schemas = |db: Db| Schemas::new(db, skills.clone(), SKILLS_CONNECTIONS);
     let parts = WorkerParts {
+        schemas: schemas(guests.clone()),
         requests: Requests::new(guests, bell.clone()),
         loader: Loader::new(
             db.clone(),
@@ -178,6 +184,8 @@ async fn with_database(
         pools.spawn(worker::run(config, parts.clone(), stop.clone()));
     }
     let plane = ControlPlane {
+        schemas: schemas(db.clone()),
+        skills: Some(skills),
         db,
         bell,
         auth: AuthConfig::default(),

@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::db::{Db, DbConfig, SchemaState, is_connection_loss, schema_state};
+use crate::schemas::{Schemas, Server};
 use crate::skills::artifact::{ArtifactCache, Signer, Verifier};
 
 /// Where the platform's database is.
@@ -47,6 +48,42 @@ impl Database {
             application_name: format!("eve {name}"),
         })
         .context("DATABASE_URL is not a Postgres URL")
+    }
+}
+
+/// Where skills keep state.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SkillsDatabase {
+    /// The skills server, postgres://user:password@host/postgres; a worker needs no credentials in it.
+    /// Without it skills have no database
+    #[arg(long, env = "SKILLS_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    skills_database_url: Option<String>,
+    /// The key that the passwords of its roles are derived from, base64 of 32 bytes, the same everywhere;
+    /// `openssl rand -base64 32` makes one
+    #[arg(long, env = "EVE_SKILLS_KEY", hide_env_values = true, value_name = "KEY")]
+    skills_key: Option<String>,
+    /// Most sessions of the skills server at one time
+    #[arg(long, env = "EVE_SKILLS_CONNECTIONS", default_value_t = 32, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    skills_connections: u32,
+}
+
+impl SkillsDatabase {
+    /// The server, if there is one.
+    fn server(&self) -> anyhow::Result<Option<Server>> {
+        let Some(url) = &self.skills_database_url else { return Ok(None) };
+        let key = self.skills_key.as_deref().context(
+            "a skills server needs a key: set EVE_SKILLS_KEY (openssl rand -base64 32 makes one)",
+        )?;
+        let key = key.parse().map_err(|why: String| anyhow::anyhow!("EVE_SKILLS_KEY {why}"))?;
+        Ok(Some(Server::new(url, key)?))
+    }
+
+    fn schemas(&self, db: Db) -> anyhow::Result<Schemas> {
+        Ok(match self.server()? {
+            Some(server) => Schemas::new(db, server, self.skills_connections as usize),
+            None => Schemas::none(db),
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::Database;
+use super::{Database, SkillsDatabase};
 use crate::db::Db;
 use crate::http::{self, AppState};
 use crate::notify::Bell;
@@ -18,6 +18,7 @@ use crate::requests::Requests;
 use crate::retention::Retention;
 use crate::runtime::{Runtime, RuntimeConfig};
 use crate::scheduler;
+use crate::schemas::{self, Schemas, Server};
 use crate::skills::artifact::{ArtifactCache, Signer};
 use crate::skills::compile::Workshop;
 use crate::skills::upload::Uploads;
@@ -31,6 +32,8 @@ use crate::tenancy::jwt::JwtConfig;
 pub struct Args {
     #[command(flatten)]
     database: Database,
+    #[command(flatten)]
+    skills: SkillsDatabase,
     /// Where to listen
     #[arg(long, env = "EVE_LISTEN", default_value = "127.0.0.1:3000", value_name = "ADDRESS")]
     listen: SocketAddr,
@@ -100,6 +103,9 @@ pub(super) struct ControlPlane {
     pub cache: ArtifactCache,
     pub retention: Retention,
     pub metrics: PrometheusHandle,
+    pub schemas: Schemas,
+    /// Where schemas are made.
+    pub skills: Option<Server>,
 }
 
 /// Runs it.
@@ -123,7 +129,19 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let bell = Bell::start(db.pool().clone());
     let auth = args.jwt.config()?;
     let retention = args.retention;
-    let plane = ControlPlane { db, bell, auth, signer, runtime, cache, retention, metrics };
+    let (schemas, skills) = (args.skills.schemas(db.clone())?, args.skills.server()?);
+    let plane = ControlPlane {
+        db,
+        bell,
+        auth,
+        signer,
+        runtime,
+        cache,
+        retention,
+        metrics,
+        schemas,
+        skills,
+    };
     tracing::info!(address = %listener.local_addr()?, "serving");
     plane.run(listener, stop).await
 }
@@ -160,12 +178,18 @@ impl ControlPlane {
         });
         let duties =
             tokio::spawn(scheduler::run(self.db.clone(), self.bell, self.retention, stop.clone()));
-        let state =
-            AppState::new(self.db, requests, auth, uploads, Some(self.metrics), stop.clone());
+        let provisioning = self.skills.map(|server| {
+            tokio::spawn(schemas::provision::run(self.db.clone(), server, stop.clone()))
+        });
+        let parts = http::Parts { requests, auth, uploads, schemas: self.schemas };
+        let state = AppState::new(self.db, parts, Some(self.metrics), stop.clone());
         let served = http::serve(listener, state, stop.clone()).await;
         stop.cancel();
         missing.abort();
         duties.await.context("a background duty panicked")?;
+        if let Some(provisioning) = provisioning {
+            provisioning.await.context("making schemas panicked")?;
+        }
         served.context("serving HTTP")
     }
 }

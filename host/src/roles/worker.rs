@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::Database;
+use super::{Database, SkillsDatabase};
 use crate::notify::Bell;
 use crate::requests::Requests;
 use crate::runtime::{Runtime, RuntimeConfig};
@@ -21,6 +21,8 @@ use crate::worker::{self, WorkerConfig, WorkerParts};
 pub struct Args {
     #[command(flatten)]
     database: Database,
+    #[command(flatten)]
+    skills: SkillsDatabase,
     /// The worker type, such as general
     #[arg(long = "type", env = "WORKER_TYPE", value_name = "TYPE")]
     worker_type: String,
@@ -65,6 +67,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let files = super::open_cache(&directory, verifier)?;
     let bell = Bell::start(db.pool().clone());
     let parts = WorkerParts {
+        schemas: args.skills.schemas(guests.clone())?,
         requests: Requests::new(guests, bell.clone()),
         loader: Loader::new(db.clone(), runtime.clone(), files),
         db,

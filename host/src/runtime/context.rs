@@ -3,6 +3,7 @@
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
+use super::capabilities::db::Database;
 use super::capabilities::log::SharedLog;
 use super::capabilities::queue::Queue;
 use super::job::Job;
@@ -14,6 +15,7 @@ pub struct Context {
     pub(super) job: Box<Job>,
     pub(super) log: SharedLog,
     pub(super) queue: Queue,
+    pub(super) db: Database,
     pub(super) limiter: StoreLimiter,
     /// Made at the first call: a guest without WASI imports, or one that never uses them, does not
     /// pay for two seeded random generators and eight boxes.
@@ -22,10 +24,16 @@ pub struct Context {
 }
 
 impl Context {
-    pub(super) fn new(job: Box<Job>, log: SharedLog, queue: Queue, limiter: StoreLimiter) -> Self {
+    pub(super) fn new(
+        job: Box<Job>,
+        log: SharedLog,
+        queue: Queue,
+        db: Database,
+        limiter: StoreLimiter,
+    ) -> Self {
         let mut resources = ResourceTable::new();
         resources.set_max_capacity(limits::RESOURCES);
-        Self { job, log, queue, limiter, wasi: None, resources }
+        Self { job, log, queue, db, limiter, wasi: None, resources }
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::capabilities::db::{DbHost, NoDb};
 use super::capabilities::queue::{Effects, QueueHost};
 use super::limits::Limits;
 use crate::ids::{RequestId, UserId};
@@ -51,6 +52,8 @@ pub struct Job {
     pub limits: Limits,
     /// Where its queue calls go, bound to its organisation.
     pub queue: Arc<dyn QueueHost>,
+    /// Where its database calls go, likewise.
+    pub db: Arc<dyn DbHost>,
 }
 
 impl Job {
@@ -77,6 +80,7 @@ impl Job {
             deadline: Utc::now() + limits.wall,
             limits,
             queue,
+            db: Arc::new(NoDb),
         }
     }
 }

@@ -36,6 +36,7 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Engine, Store, UpdateDeadline};
 
+pub use capabilities::db::{DbHost, NoDb};
 pub use capabilities::queue::{Effects, QueueError, QueueFilter, QueueHost, Reservation};
 pub use capabilities::{Capability, Grants, Import, RefusedImport};
 pub use job::{Job, Output, Report, Trigger, Usage, Verdict};
@@ -44,6 +45,7 @@ pub use limits::{Limits, MemoryBudget};
 use crate::requests::FailureCode;
 use crate::skills::artifact::VerifiedArtifact;
 pub(crate) use bindings::SkillPre;
+use capabilities::db::Database;
 use capabilities::log::SharedLog;
 use capabilities::queue::Queue;
 use context::Context;
@@ -195,8 +197,9 @@ impl Runtime {
         };
         let account = Arc::new(MemoryAccount::open(&self.inner.budget, limits.memory));
         let queue = Queue::new(job.queue.clone(), self.inner.io.clone());
+        let db = Database::new(job.db.clone(), self.inner.io.clone());
         let limiter = StoreLimiter::new(account.clone());
-        let context = Context::new(Box::new(job), log.clone(), queue, limiter);
+        let context = Context::new(Box::new(job), log.clone(), queue, db, limiter);
         let run = once(skill.pre.clone(), self.inner.engine.clone(), context, account.clone());
         let outcome = self.inner.executor.spawn(
             run,

@@ -42,7 +42,7 @@ const CPU_SECONDS: u64 = 60;
 /// Open files of the child: its pipes, and what the standard library opens for a moment.
 const OPEN_FILES: u64 = 16;
 /// Wall-clock time of the child.
-const WALL: Duration = Duration::from_secs(120);
+const WALL: Duration = Duration::from_secs(240);
 /// What is kept of the child's standard error, for our own log.
 const STDERR: u64 = 16 << 10;
 /// Text of a rejection.

@@ -36,6 +36,7 @@ use crate::ids::{OrgId, WorkerId};
 use crate::notify::{self, Bell};
 use crate::requests::Requests;
 use crate::runtime::Runtime;
+use crate::schemas::Schemas;
 use crate::skills::loader::Loader;
 use ready::Ready;
 use settle::{Settlement, settle};
@@ -86,6 +87,8 @@ pub struct WorkerParts {
     pub runtime: Runtime,
     /// Loads them.
     pub loader: Loader,
+    /// For the guests' database calls.
+    pub schemas: Schemas,
 }
 
 /// Works until `stop`, then drains. Returns when everything is finished or given back.
@@ -407,7 +410,7 @@ impl Pool {
                 self.moved = Instant::now();
             }
             let (id, org) = (run.id.0, run.org_id);
-            let task = run::execute(self.parts.clone(), self.settings.clone(), run);
+            let task = run::execute(self.parts.clone(), self.settings.clone(), self.id, run);
             let abort = self.running.spawn(task);
             self.slots_of.insert(abort.id(), org);
             if let Some(held) = self.in_hand.get_mut(&id) {

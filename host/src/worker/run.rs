@@ -12,9 +12,11 @@ use crate::db::{Db, Scope, is_connection_loss};
 use crate::delivery::claim::Claimed;
 use crate::delivery::finish::{Finished, Outcome};
 use crate::delivery::guest::GuestQueue;
-use crate::ids::VersionId;
+use crate::delivery::guest_db::GuestDb;
+use crate::ids::{VersionId, WorkerId};
 use crate::requests::FailureCode;
 use crate::runtime::{Grants, Job, Limits, Skill, Verdict};
+use crate::schemas;
 use crate::skills::loader::LoaderError;
 use crate::tenancy::Tenant;
 
@@ -104,7 +106,12 @@ async fn load(
 }
 
 /// Runs a claimed request. Dropping the future cancels the run.
-pub(super) async fn execute(parts: WorkerParts, settings: Settings, run: Claimed) -> Finished {
+pub(super) async fn execute(
+    parts: WorkerParts,
+    settings: Settings,
+    worker: WorkerId,
+    run: Claimed,
+) -> Finished {
     let Current { grants, limits } = settings.current();
     let Some(version) = run.version else {
         let message = match &run.skill {
@@ -155,6 +162,18 @@ pub(super) async fn execute(parts: WorkerParts, settings: Settings, run: Claimed
         deadline: Utc::now() + wall,
         limits,
         queue: Arc::new(GuestQueue::new(parts.requests.clone(), tenant, id)),
+        db: Arc::new(GuestDb::new(
+            parts.schemas.clone(),
+            tenant,
+            schemas::Run {
+                request: run.id,
+                worker,
+                lease: run.lease,
+                version,
+                skill: run.skill.clone().unwrap_or_default(),
+                worker_type: run.worker_type.clone(),
+            },
+        )),
     };
     let report = parts.runtime.run(&skill, job).await;
     let outcome = match report.verdict {

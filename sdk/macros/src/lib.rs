@@ -41,6 +41,67 @@ pub fn skill(arguments: TokenStream, item: TokenStream) -> TokenStream {
     item.into_iter().chain(generated).collect()
 }
 
+/// The migrations of a folder beside `Cargo.toml`, as an array of `eve_sdk::db::Migration`: its files
+/// `NNNN_name.sql`, in the order of their numbers, embedded.
+#[proc_macro]
+pub fn migrations(arguments: TokenStream) -> TokenStream {
+    let folder = match arguments.into_iter().collect::<Vec<_>>()[..] {
+        [TokenTree::Literal(ref literal)] => {
+            let text = literal.to_string();
+            match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
+                Some(text) if !text.contains('\\') => text.to_owned(),
+                _ => return error("`migrations!` takes the name of a folder, in plain quotes"),
+            }
+        }
+        _ => return error("`migrations!` takes the name of a folder: migrations!(\"migrations\")"),
+    };
+    match embedded(&folder) {
+        Ok(code) => code.parse().unwrap_or_else(|_| error("a migration has an impossible name")),
+        Err(why) => error(&why),
+    }
+}
+
+fn embedded(folder: &str) -> Result<String, String> {
+    let root = std::env::var("CARGO_MANIFEST_DIR").map_err(|_| "cargo does not say where it is")?;
+    let path = std::path::Path::new(&root).join(folder);
+    let cannot = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&path).map_err(cannot)? {
+        let file = entry.map_err(cannot)?.path();
+        if file.extension().is_none_or(|extension| extension != "sql") {
+            continue;
+        }
+        let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let parsed = stem
+            .split_once('_')
+            .and_then(|(number, name)| Some((number.parse::<u32>().ok()?, name.to_owned())))
+            .filter(|(number, name)| *number > 0 && !name.is_empty());
+        let Some((number, name)) = parsed else {
+            return Err(format!(
+                "{}: migrations are named like 0001_what_it_does.sql",
+                file.display()
+            ));
+        };
+        found.push((number, name, file));
+    }
+    found.sort();
+    if let Some(pair) = found.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        return Err(format!("two migrations have the number {}", pair[0].0));
+    }
+    let mut code = String::from("[");
+    for (number, name, file) in found {
+        let file = file.to_str().ok_or("a migration's path is not UTF-8")?;
+        // Read by the compiler, so that a change is noticed.
+        code.push_str(&format!(
+            "::eve_sdk::db::migration({number}, {name:?}, ::core::include_str!({file:?})),"
+        ));
+    }
+    code.push(']');
+    // A file that is added changes no file that cargo knows. What builds skills sets this variable to the
+    // names of all, and cargo sees that it has changed.
+    Ok(format!("{{ const _: Option<&str> = ::core::option_env!(\"EVE_MIGRATIONS\"); {code} }}"))
+}
+
 /// The name of the free function that the tokens declare.
 fn function_name(item: TokenStream) -> Result<String, &'static str> {
     const NOT_A_FUNCTION: &str = "`#[eve_sdk::skill]` belongs on a function";

@@ -64,6 +64,26 @@ fn with<T>(act: impl FnOnce(&mut State) -> T) -> T {
     })
 }
 
+pub(crate) mod db {
+    #![expect(clippy::result_large_err, reason = "the contract's own error, as it is generated")]
+
+    use super::with;
+    use crate::bindings::eve::skill::db::{Error, Migration, Rows, Statement};
+
+    pub(crate) fn query(schema: &str, statement: &Statement) -> Result<Rows, Error> {
+        with(|run| run.database.run(schema, statement))
+    }
+    pub(crate) fn execute(schema: &str, statement: &Statement) -> Result<u64, Error> {
+        query(schema, statement).map(|rows| rows.affected)
+    }
+    pub(crate) fn transaction(schema: &str, statements: &[Statement]) -> Result<Vec<Rows>, Error> {
+        statements.iter().map(|statement| query(schema, statement)).collect()
+    }
+    pub(crate) fn migrate(schema: &str, migrations: &[Migration]) -> Result<Vec<u32>, Error> {
+        with(|run| Ok(run.database.migrate(schema, migrations)))
+    }
+}
+
 pub(crate) mod request {
     use super::with;
     use crate::Trigger;

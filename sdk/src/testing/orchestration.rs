@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::database::{Call, Database};
 use super::state::no_output;
 use super::world::{End, Task, World};
 use super::{Created, Question, Run, Skill, limits, object, validate, written};
@@ -152,6 +153,15 @@ impl Orchestration {
     /// Has a schedule of this name create the request.
     pub fn schedule(mut self, name: impl Into<String>) -> Self {
         self.world.task_mut(&self.root).first = Trigger::Cron(name.into());
+        self
+    }
+
+    /// What the database answers every run; see [`Host::database`](super::Host::database).
+    pub fn database(
+        mut self,
+        answers: impl FnMut(&Call) -> Result<crate::db::Rows, crate::db::Error> + Send + 'static,
+    ) -> Self {
+        self.world.database = Database::answering(answers);
         self
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::database::Call;
 use super::state::State;
 #[cfg(doc)]
 use crate::Outcome;
@@ -26,6 +27,7 @@ pub struct Run {
     pub(super) reasons: Vec<Option<String>>,
     pub(super) questions: Vec<Question>,
     pub(super) timers: Vec<(String, Duration)>,
+    pub(super) statements: Vec<Call>,
 }
 
 impl Run {
@@ -47,6 +49,7 @@ impl Run {
             reasons: Vec::new(),
             questions: Vec::new(),
             timers: Vec::new(),
+            statements: state.database.calls,
         };
         if run.end.is_ok() {
             run.created = state.created;
@@ -59,6 +62,11 @@ impl Run {
     /// What it was run for.
     pub fn triggers(&self) -> &[Trigger] {
         &self.triggers
+    }
+
+    /// The statements that it sent to its schemas, in order, however it ended.
+    pub fn statements(&self) -> &[Call] {
+        &self.statements
     }
 
     /// Which attempt it was, from 1.

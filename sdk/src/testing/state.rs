@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::database::Database;
 use super::{Created, Line, Question, limits, validate, weight};
 use crate::bindings::eve::skill::types::{Error, OnFailure, Status};
 use crate::bindings::eve::skill::{queue as contract, types};
@@ -35,6 +36,7 @@ pub(super) struct State {
     pub cancels: Vec<(RequestId, Option<String>)>,
     pub questions: Vec<Question>,
     pub timers: Vec<(String, Duration)>,
+    pub database: Database,
     pub keys: HashMap<String, Key>,
     pub ids: u64,
     /// How many of `known` are older than the request that runs.
@@ -182,6 +184,7 @@ impl State {
             cancels: Vec::new(),
             questions: Vec::new(),
             timers: Vec::new(),
+            database: Database::default(),
             keys: HashMap::new(),
             ids: 0,
             older: 0,

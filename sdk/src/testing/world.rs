@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::database::Database;
 use super::state::{Edge, Key, Known, State, no_output};
 use super::validate;
 use super::{Created, Question, Run, Skill, fake, limits, nothing_to_wait_for};
@@ -23,6 +24,8 @@ pub(super) struct World {
     children: HashMap<RequestId, Vec<usize>>,
     keys: HashMap<String, Key>,
     ids: u64,
+    /// What answers statements; nobody has sent any to it yet.
+    pub database: Database,
 }
 
 /// A request.
@@ -176,6 +179,8 @@ impl World {
         // Ids and keys are given out at once, whatever becomes of the run.
         self.keys.clone_from(&state.keys);
         self.ids = state.ids;
+        // What was migrated stays so too.
+        self.database.migrated.clone_from(&state.database.migrated);
         let mut end = match ended {
             Ok(ended) => validate::outcome(ended),
             Err(panic) => Err((Failure::Retryable(trap(panic.as_ref())), "trapped")),
@@ -225,6 +230,7 @@ impl World {
         state.additional_triggers = triggers.collect();
         state.keys.clone_from(&self.keys);
         state.ids = self.ids;
+        state.database = self.database.clone();
         state.older = self.places[id];
         for task in self.tasks.iter().filter(|task| task.known.asked.id != *id) {
             state.share(task.known.clone());

@@ -25,6 +25,14 @@ async fn call(eve: &Eve, at: &Path, args: &[&str]) -> Result<Output> {
     finish(command).await
 }
 
+/// Types commands in a folder of their own.
+pub async fn script(eve: &Eve, text: &str) -> Result<Output> {
+    let at = TempDir::new()?;
+    let mut command = eve.bash_command(text)?;
+    command.current_dir(at.path());
+    finish(command).await
+}
+
 async fn finish(mut command: std::process::Command) -> Result<Output> {
     command.envs(SURROUNDINGS);
     let shown = format!("{command:?}");

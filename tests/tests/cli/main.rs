@@ -3,7 +3,9 @@
 mod access;
 mod authoring;
 mod brief;
+mod db;
 mod graph;
+mod guide;
 mod hitl;
 mod reading;
 mod release_notes;

@@ -20,6 +20,7 @@ const POLL: Duration = Duration::from_millis(500);
 
 /// Show what a request's runs have logged
 ///
+/// Runs that something has woken are among them; of very many the last 50 are shown.
 /// A run's lines appear when the run has ended, or while it goes on, as the server keeps them. Text
 /// that a skill writes to standard output appears as `info`, to standard error as `warn`.
 #[derive(clap::Args, Debug)]
@@ -42,6 +43,7 @@ pub struct ShowLogs {
 /// A line of a followed log, with its run.
 #[derive(Serialize)]
 struct Followed<'a> {
+    request_id: RequestId,
     generation: i32,
     attempt: i16,
     #[serde(flatten)]
@@ -54,7 +56,7 @@ impl Render for Logs {
         let mut lines = Vec::new();
         for run in &self.runs {
             if several {
-                lines.push(heading(run));
+                lines.push(heading(run, self.runs[0].request_id));
             }
             lines.extend(run.lines.iter().map(line));
             lines.extend(dropped(run.dropped));
@@ -63,11 +65,17 @@ impl Render for Logs {
     }
 }
 
-fn heading(run: &RunLog) -> String {
-    match run.generation {
-        1 => format!("--- attempt {}", run.attempt),
-        generation => format!("--- generation {generation}, attempt {}", run.attempt),
+/// `first` is the request that was asked for, or the oldest wake-up that is shown.
+fn heading(run: &RunLog, first: RequestId) -> String {
+    let mut text = "--- ".to_owned();
+    if run.request_id != first {
+        text.push_str("woken, ");
     }
+    if run.generation > 1 {
+        text.push_str(&format!("generation {}, ", run.generation));
+    }
+    text.push_str(&format!("attempt {}", run.attempt));
+    text
 }
 
 /// A line for people.
@@ -126,27 +134,38 @@ async fn follow(
     }
 }
 
+/// A run: its request, generation and attempt.
+type Key = (RequestId, i32, i16);
+
+fn key(run: &RunLog) -> Key {
+    (run.request_id, run.generation, run.attempt)
+}
+
 /// How many lines of each run have been printed. A run keeps its first lines, so a count suffices.
 #[derive(Default)]
 struct Printed {
-    lines: HashMap<(i32, i16), usize>,
-    last: Option<(i32, i16)>,
+    lines: HashMap<Key, usize>,
+    last: Option<Key>,
+    first: Option<RequestId>,
 }
 
 impl Printed {
     fn print_new(&mut self, log: &Logs, out: &Output) -> Result<(), Error> {
         for (run, entry) in self.take_new(log) {
-            let (generation, attempt) = (run.generation, run.attempt);
+            let (request_id, generation, attempt) = key(run);
+            let first = *self.first.get_or_insert(request_id);
             match out.format() {
-                Format::Json => out.json_line(&Followed { generation, attempt, line: entry })?,
+                Format::Json => {
+                    out.json_line(&Followed { request_id, generation, attempt, line: entry })?
+                }
                 Format::Table => {
-                    if self.last.is_some_and(|last| last != (generation, attempt)) {
-                        out.text(&heading(run))?;
+                    if self.last.is_some_and(|last| last != key(run)) {
+                        out.text(&heading(run, first))?;
                     }
                     out.text(&line(entry))?;
                 }
             }
-            self.last = Some((generation, attempt));
+            self.last = Some(key(run));
         }
         Ok(())
     }
@@ -155,7 +174,7 @@ impl Printed {
     fn take_new<'a>(&mut self, log: &'a Logs) -> Vec<(&'a RunLog, &'a LogLine)> {
         let mut new = Vec::new();
         for run in &log.runs {
-            let done = self.lines.entry((run.generation, run.attempt)).or_default();
+            let done = self.lines.entry(key(run)).or_default();
             new.extend(run.lines.iter().skip(*done).map(|line| (run, line)));
             *done = run.lines.len().max(*done);
         }
@@ -178,6 +197,8 @@ mod tests {
     use super::*;
     use crate::cli::output::tests::view;
 
+    const ME: &str = "01990000-0000-7000-8000-000000000001";
+
     fn log(runs: serde_json::Value) -> Logs {
         serde_json::from_value(serde_json::json!({ "runs": runs })).expect("a log")
     }
@@ -192,11 +213,11 @@ mod tests {
         let mut printed = Printed::default();
         let mut seen = Vec::new();
         let steps = [
-            serde_json::json!([{"generation": 1, "attempt": 1, "lines": lines(&["a"]), "dropped": 0}]),
-            serde_json::json!([{"generation": 1, "attempt": 1, "lines": lines(&["a", "b"]), "dropped": 0}]),
+            serde_json::json!([{"request_id": ME, "generation": 1, "attempt": 1, "lines": lines(&["a"]), "dropped": 0}]),
+            serde_json::json!([{"request_id": ME, "generation": 1, "attempt": 1, "lines": lines(&["a", "b"]), "dropped": 0}]),
             serde_json::json!([
-                {"generation": 1, "attempt": 1, "lines": lines(&["a", "b", "c"]), "dropped": 0},
-                {"generation": 1, "attempt": 2, "lines": lines(&["a"]), "dropped": 0},
+                {"request_id": ME, "generation": 1, "attempt": 1, "lines": lines(&["a", "b", "c"]), "dropped": 0},
+                {"request_id": ME, "generation": 1, "attempt": 2, "lines": lines(&["a"]), "dropped": 0},
             ]),
         ];
         for step in steps {
@@ -210,8 +231,10 @@ mod tests {
     #[test]
     fn a_log_for_people() {
         let mut value = serde_json::json!([
-            {"generation": 1, "attempt": 1, "lines": lines(&["one\u{1b}[2J"]), "dropped": 0},
-            {"generation": 1, "attempt": 2, "lines": lines(&["two"]), "dropped": 7},
+            {"request_id": ME, "generation": 1, "attempt": 1, "lines": lines(&["one\u{1b}[2J"]), "dropped": 0},
+            {"request_id": ME, "generation": 1, "attempt": 2, "lines": lines(&["two"]), "dropped": 7},
+            {"request_id": ME.replace("01", "02"), "generation": 1, "attempt": 1,
+             "lines": lines(&["three"]), "dropped": 0},
         ]);
         value[1]["lines"][0]["fields"] = serde_json::json!([["path", "a.txt"]]);
         insta::assert_snapshot!(log(value).render(&view()), @r#"
@@ -220,6 +243,8 @@ mod tests {
         --- attempt 2
         11:59:00.250 info  two path=a.txt
         (7 more lines were not kept: the run logged too much)
+        --- woken, attempt 1
+        11:59:00.250 info  three
         "#);
     }
 }

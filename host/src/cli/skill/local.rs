@@ -19,7 +19,7 @@ use crate::requests::orchestration::EventKind;
 use crate::requests::{NewRequest, RequestResult, Status, empty_object};
 use crate::runtime::capabilities::memory_queue::MemoryQueue;
 use crate::runtime::{
-    Effects, Grants, Job, LoadError, Report, Runtime, RuntimeConfig, Skill, Verdict, limits,
+    DbHost, Effects, Grants, Job, LoadError, Report, Runtime, RuntimeConfig, Skill, Verdict, limits,
 };
 use crate::skills::artifact::{ArtifactCache, Signer, Statement, Verifier, pack};
 use crate::skills::compile::{self, CompileError, Compiled};
@@ -57,6 +57,7 @@ pub struct Bench {
     runtime: Runtime,
     signer: Signer,
     cache: ArtifactCache,
+    db: Arc<dyn DbHost>,
     _folder: TempDir,
 }
 
@@ -89,7 +90,7 @@ impl Default for Setting {
 
 impl Bench {
     /// Starts the runtime. One a process: it reserves terabytes of address space.
-    pub fn new() -> Result<Bench, Error> {
+    pub fn new(db: Arc<dyn DbHost>) -> Result<Bench, Error> {
         let folder = TempDir::new().map_err(|error| failed("making a temporary folder", &error))?;
         let signer = Signer::generate();
         let artifacts = folder.path().join("artifacts");
@@ -99,7 +100,7 @@ impl Bench {
         let io = tokio::runtime::Handle::current();
         let config = RuntimeConfig { max_concurrent: 1, memory_budget: MEMORY, threads: 1, io };
         let runtime = Runtime::new(config).map_err(|error| failed("starting wasmtime", &error))?;
-        Ok(Bench { runtime, signer, cache, _folder: folder })
+        Ok(Bench { runtime, signer, cache, db, _folder: folder })
     }
 
     /// Prepares what [`check`] has compiled of `wasm`, granting it no more than `grants`.
@@ -147,6 +148,7 @@ impl Bench {
             trigger: why.trigger,
             additional_triggers: why.additional,
             worker_type: setting.worker_type.clone(),
+            db: self.db.clone(),
             ..Job::bare(id, queue)
         };
         let mut report = self.runtime.run(skill, job).await;

@@ -17,7 +17,9 @@ mod new;
 mod project;
 mod push;
 mod run;
+mod sdk;
 mod show;
+mod state;
 mod test;
 mod trigger;
 
@@ -25,6 +27,7 @@ use super::Globals;
 use super::error::{Error, Exit};
 use super::output::Output;
 use crate::http::Items;
+use crate::schemas::grants::SchemaGrant;
 use crate::skills::store::{Skill, SkillDetail, Version};
 
 /// Write, test, push, list, show, activate and delete skills
@@ -64,6 +67,24 @@ Examples:
         /// The version's label, or the first 8 or more characters of its sha256
         version: String,
     },
+    /// Let a skill reach a schema of your organisation; for admins
+    ///
+    /// Activating your organisation's own skill approves the schemas that its SKILL.md names. A skill of
+    /// the platform needs this.
+    #[command(after_help = "\
+Examples:
+  eve skill approve devops-orchestrator --schema devops_projects
+  eve skill approve devops-orchestrator --schema devops_projects --withdraw")]
+    Approve {
+        /// The skill's name
+        name: String,
+        /// The schema's name
+        #[arg(long, value_name = "NAME")]
+        schema: String,
+        /// Take the approval back
+        #[arg(long)]
+        withdraw: bool,
+    },
     /// Delete a skill and all its versions; for admins
     ///
     /// Requests that name it fail from now on.
@@ -91,6 +112,16 @@ pub async fn run(command: Command, globals: &Globals, out: &Output) -> Result<Ex
             let path = ["skills", &name, "versions", &version, "activate"];
             let body = serde_json::json!({});
             out.show(&globals.connect()?.post::<Version>(&path, &body).await?)?;
+        }
+        Command::Approve { name, schema, withdraw: true } => {
+            globals.connect()?.delete(&["skills", &name, "schemas", &schema]).await?;
+            out.note(&format!("{name} may not reach {schema} any more"));
+        }
+        Command::Approve { name, schema, withdraw: false } => {
+            let path = ["skills", name.as_str(), "schemas", schema.as_str()];
+            let grants: Items<SchemaGrant> = globals.connect()?.put(&path, &()).await?;
+            out.json(&grants)?;
+            out.note(&format!("{name} may reach {schema}"));
         }
         Command::Delete { name } => {
             globals.connect()?.delete(&["skills", &name]).await?;

@@ -1,6 +1,8 @@
 //! `eve skill run`.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,18 +19,20 @@ use super::build::{self, Options};
 use super::local::{self, Bench, Setting};
 use super::project::{self, Project};
 use super::push::read_component;
+use super::state::State;
 use super::trigger::{self, Trigger};
 use crate::hitl::NewQuestion;
 use crate::ids::{QuestionId, RequestId};
 use crate::requests::{LogLine, NewRequest, empty_object};
-use crate::runtime::{Grants, Report, Verdict};
+use crate::runtime::{Capability, Grants, NoDb, Report, Verdict};
 use crate::skills::compile::Compiled;
 
 /// Run a skill on this machine
 ///
 /// Builds the skill if PATH is its folder, and runs it once in the runtime that workers have, with the
 /// same limits, granted what its SKILL.md names. Needs no server: the queue is one in memory, and what
-/// the run asks for is shown, not done.
+/// the run asks for is shown, not done. What it keeps in its schemas is real: a Postgres is started for a
+/// skill that has any, and what a skill's folder has kept stays there, in target/eve/state.
 #[derive(clap::Args, Debug)]
 #[command(after_help = format!("\
 Triggers:
@@ -70,6 +74,9 @@ pub struct Run {
     /// Run the component that is there
     #[arg(long)]
     no_build: bool,
+    /// Begin with empty schemas
+    #[arg(long)]
+    fresh: bool,
 }
 
 /// How a run went, as it is shown.
@@ -154,10 +161,18 @@ pub async fn run(command: Run, out: &Output) -> Result<Exit, Error> {
         true => Subject::of_folder(&command.path, command.no_build, out).await?,
         false => Subject::of_file(&command.path).await?,
     };
-    let bench = Bench::new()?;
-    let skill = bench.prepare(&subject.wasm, &subject.compiled, &subject.grants)?;
-    let report = bench.run(&skill, &setting).await;
-    let ran = Ran::of(subject.name, report);
+    let state = subject.state(command.fresh, out).await?;
+    let db = state.as_ref().map(|state| state.host(subject.schemas.clone()));
+    let ran = async {
+        let bench = Bench::new(db.unwrap_or_else(|| Arc::new(NoDb)))?;
+        let skill = bench.prepare(&subject.wasm, &subject.compiled, &subject.grants)?;
+        Ok(Ran::of(subject.name.clone(), bench.run(&skill, &setting).await))
+    };
+    let ran = ran.await;
+    if let Some(state) = state {
+        state.close().await?;
+    }
+    let ran = ran?;
     let exit = if ran.error.is_some() { Exit::Failed } else { Exit::Ok };
     out.show(&ran)?;
     Ok(exit)
@@ -169,18 +184,46 @@ struct Subject {
     wasm: Bytes,
     compiled: Compiled,
     grants: Grants,
+    /// The schemas that SKILL.md names; none if there is no SKILL.md.
+    schemas: Option<BTreeSet<String>>,
+    /// Where state is kept.
+    folder: Option<PathBuf>,
 }
 
 impl Subject {
+    /// A database, for a skill that uses one.
+    async fn state(&self, fresh: bool, out: &Output) -> Result<Option<State>, Error> {
+        if !self.compiled.capabilities.contains(&Capability::Db) {
+            return Ok(None);
+        }
+        if let Some(folder) = &self.folder {
+            if fresh && folder.exists() {
+                std::fs::remove_dir_all(folder).map_err(|source| Error::File {
+                    doing: "remove",
+                    path: folder.clone(),
+                    source,
+                })?;
+            }
+            if !folder.exists() {
+                out.note("making a database for the skill, once");
+            }
+        }
+        State::open(self.folder.as_deref()).await.map(Some)
+    }
+
     async fn of_folder(path: &Path, no_build: bool, out: &Output) -> Result<Subject, Error> {
         let project = Project::open(path)?;
         let name = project.manifest.name.clone();
         let grants: Grants = project.manifest.capabilities.iter().copied().collect();
+        let schemas = Some(project.manifest.schemas.iter().cloned().collect());
+        let folder = Some(project.folder.join(project::OUTPUT).join("state"));
         if !no_build {
             // What cargo has to say about a build is worth hearing when there is one; that there was
             // nothing to do is not.
-            let made = build::make(&project, &Options::default(), out).await?;
-            return Ok(Subject { name, wasm: made.wasm, compiled: made.compiled, grants });
+            let made =
+                build::make(&project, &Options { reuse: true, ..Options::default() }, out).await?;
+            let (wasm, compiled) = (made.wasm, made.compiled);
+            return Ok(Subject { name, wasm, compiled, grants, schemas, folder });
         }
         let component = project.component();
         if !component.is_file() {
@@ -191,7 +234,7 @@ impl Subject {
         }
         let wasm = read_component(&component)?;
         let compiled = local::check(&wasm, &component).await?;
-        Ok(Subject { name, wasm, compiled, grants })
+        Ok(Subject { name, wasm, compiled, grants, schemas, folder })
     }
 
     /// A component by itself is granted everything, unless a SKILL.md beside it says what it needs.
@@ -199,15 +242,19 @@ impl Subject {
         let wasm = read_component(path)?;
         let folder = path.parent().filter(|folder| *folder != Path::new(""));
         let beside = project::read_manifest(folder.unwrap_or(Path::new(".")))?;
-        let (name, grants) = match beside {
-            Some((_, manifest)) => (manifest.name, manifest.capabilities.into_iter().collect()),
+        let (name, grants, schemas) = match beside {
+            Some((_, manifest)) => (
+                manifest.name,
+                manifest.capabilities.into_iter().collect(),
+                Some(manifest.schemas.into_iter().collect()),
+            ),
             None => {
                 let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-                (stem.into_owned(), Grants::all())
+                (stem.into_owned(), Grants::all(), None)
             }
         };
         let compiled = local::check(&wasm, path).await?;
-        Ok(Subject { name, wasm, compiled, grants })
+        Ok(Subject { name, wasm, compiled, grants, schemas, folder: None })
     }
 }
 

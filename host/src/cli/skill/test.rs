@@ -1,6 +1,7 @@
 //! `eve skill test`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -9,8 +10,9 @@ use super::super::output::{Output, Render, View, cell, text_cell};
 use super::build::{self, Made, Options, Tested, needs};
 use super::local::{Bench, Setting};
 use super::project::Project;
+use super::state::State;
 use crate::requests::FailureCode;
-use crate::runtime::{Grants, Report, Verdict};
+use crate::runtime::{Capability, DbHost, Grants, NoDb, Report, Verdict};
 
 /// Test a skill
 ///
@@ -77,7 +79,7 @@ impl Render for Findings {
 pub async fn run(command: Test, out: &Output) -> Result<Exit, Error> {
     let project = Project::open(&command.path)?;
     let mut checks = vec![native(&project, &command, out).await?];
-    match build::make(&project, &command.options, out).await {
+    match build::make(&project, &Options { reuse: true, ..command.options }, out).await {
         Err(error) => checks.push(Check {
             name: "component",
             result: Judgement::Failed,
@@ -90,7 +92,7 @@ pub async fn run(command: Test, out: &Output) -> Result<Exit, Error> {
                 detail: made.built.component.display().to_string(),
             });
             checks.push(grants(&project, &made));
-            checks.push(trial(&made).await);
+            checks.push(trial(&project, &made).await);
         }
     }
     let passed = checks.iter().all(|check| check.result != Judgement::Failed);
@@ -133,20 +135,29 @@ fn grants(project: &Project, made: &Made) -> Check {
 }
 
 /// Starts the component, granted all that it asks for: whether it should be is another check.
-async fn trial(made: &Made) -> Check {
-    let grants: Grants = made.compiled.capabilities.iter().copied().collect();
-    let report = match Bench::new() {
-        Ok(bench) => match bench.prepare(&made.wasm, &made.compiled, &grants) {
-            Ok(skill) => Ok(bench.run(&skill, &Setting::default()).await),
-            Err(error) => Err(error),
-        },
-        Err(error) => Err(error),
-    };
-    let (result, detail) = match report {
+async fn trial(project: &Project, made: &Made) -> Check {
+    let (result, detail) = match tried(project, made).await {
         Ok(report) => judge(&report),
         Err(error) => (Judgement::Failed, super::super::output::explain(&error, false)),
     };
     Check { name: "a run without input", result, detail }
+}
+
+/// With empty schemas, if it uses any.
+async fn tried(project: &Project, made: &Made) -> Result<Report, Error> {
+    let grants: Grants = made.compiled.capabilities.iter().copied().collect();
+    let run = async |db: Arc<dyn DbHost>| -> Result<Report, Error> {
+        let bench = Bench::new(db)?;
+        let skill = bench.prepare(&made.wasm, &made.compiled, &grants)?;
+        Ok(bench.run(&skill, &Setting::default()).await)
+    };
+    if !made.compiled.capabilities.contains(&Capability::Db) {
+        return run(Arc::new(NoDb)).await;
+    }
+    let state = State::open(None).await?;
+    let report = run(state.host(Some(project.manifest.schemas.iter().cloned().collect()))).await;
+    state.close().await?;
+    report
 }
 
 /// A failure of the skill's own is what most skills have to say to nothing.

@@ -10,6 +10,7 @@ mod orgs;
 mod requests;
 #[allow(unused_qualifications, reason = "utoipa's macro qualifies the names of query parameters")]
 mod schedules;
+mod schemas;
 #[allow(unused_qualifications, reason = "utoipa's macro qualifies the names of query parameters")]
 mod skills;
 mod tokens;
@@ -30,6 +31,7 @@ pub use me::Me;
 pub use meta::Gauges;
 pub use requests::{Batch, CreatedBatch, Logs, RequestPage};
 pub use schedules::SchedulePage;
+pub use schemas::{SqlAnswer, SqlCall, SqlColumn};
 pub use tokens::IssuedToken;
 
 /// Everything there is, in one list. Lists that are not paged come whole.
@@ -64,7 +66,12 @@ pub fn all() -> OpenApiRouter<AppState> {
         .routes(routes!(schedules::get_schedule, schedules::delete_schedule))
         .routes(routes!(schedules::pause_schedule))
         .routes(routes!(schedules::resume_schedule))
+        .routes(routes!(schemas::list_schemas))
+        .routes(routes!(schemas::run_statement))
+        .routes(routes!(schemas::list_migrations))
+        .routes(routes!(schemas::open_shell))
         .routes(routes!(skills::list_skills))
+        .routes(routes!(skills::approve_schema, skills::withdraw_schema))
         .routes(routes!(skills::get_skill, skills::delete_skill))
         .routes(routes!(skills::activate_version))
         .routes(routes!(worker_types::list_worker_types))

@@ -332,7 +332,7 @@ pub async fn list_blockers(
 /// The logs of a request's runs.
 #[derive(Serialize, Deserialize, ToSchema)]
 pub struct Logs {
-    /// Oldest first.
+    /// Its runs, those that woke it included: the last 50, oldest first.
     pub runs: Vec<RunLog>,
 }
 

@@ -14,6 +14,8 @@ use crate::http::extract::{
     too_large,
 };
 use crate::http::problem::{Kind, Problem};
+use crate::schemas::grants::SchemaGrant;
+use crate::schemas::{InvalidSchemaName, SchemaName};
 use crate::skills::store::{self, Activation, Pushed, Skill, SkillDetail, Version};
 use crate::skills::upload::{MAX_COMPONENT_BYTES, MAX_MANIFEST_BYTES, Upload};
 use crate::tenancy::auth::Caller;
@@ -132,6 +134,44 @@ pub async fn activate_version(
     let tenant = owner(&caller, query.platform)?;
     let (name, version) = (printable("name", name)?, printable("version", version)?);
     Ok(Json(store::activate(&state.db, tenant, &caller.actor, &name, &version).await?))
+}
+
+/// Lets a skill reach a schema in this organisation, one of the platform's for instance. Activating an
+/// organisation's own skill approves what its manifest names.
+#[utoipa::path(
+    put, path = "/v1/skills/{name}/schemas/{schema}", tag = "skills",
+    params(("name" = String, Path), ("schema" = String, Path)),
+    responses((status = 200, description = "What it may reach", body = inline(Items<SchemaGrant>)))
+)]
+pub async fn approve_schema(
+    State(state): State<AppState>,
+    Allowed(caller, _): Allowed<ManageSkills>,
+    Path((name, schema)): Path<(String, String)>,
+) -> Result<Json<Items<SchemaGrant>>, Problem> {
+    let (name, schema) = (printable("name", name)?, schema_name(&schema)?);
+    let items = store::approve(&state.db, caller.tenant, &caller.actor, &name, &schema).await?;
+    Ok(Json(Items { items }))
+}
+
+/// Takes the approval back. Runs in progress find out at their next statement.
+#[utoipa::path(
+    delete, path = "/v1/skills/{name}/schemas/{schema}", tag = "skills",
+    params(("name" = String, Path), ("schema" = String, Path)),
+    responses((status = 204, description = "Taken back"))
+)]
+pub async fn withdraw_schema(
+    State(state): State<AppState>,
+    Allowed(caller, _): Allowed<ManageSkills>,
+    Path((name, schema)): Path<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    let (name, schema) = (printable("name", name)?, schema_name(&schema)?);
+    store::withdraw(&state.db, caller.tenant, &caller.actor, &name, &schema).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn schema_name(text: &str) -> Result<SchemaName, Problem> {
+    text.parse()
+        .map_err(|invalid: InvalidSchemaName| Problem::invalid("schema", invalid.to_string()))
 }
 
 /// An upload.

@@ -108,7 +108,9 @@ impl Api {
         let requests = Requests::new(db.clone(), Bell::start(db.pool().clone()));
         let uploads = Uploads::new(db.clone(), workshop);
         let shutdown = CancellationToken::new();
-        let state = AppState::new(db, requests, auth, uploads, None, shutdown.clone());
+        let schemas = Schemas::none(db.clone());
+        let parts = Parts { requests, auth, uploads, schemas };
+        let state = AppState::new(db, parts, None, shutdown.clone());
         Self { database, router: router(state.clone()), state, shutdown, _cache: cache }
     }
 

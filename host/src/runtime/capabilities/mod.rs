@@ -8,6 +8,7 @@
 //! - What comes from a guest is checked where it arrives: an error for the guest, nothing changed.
 //! - A call that needs I/O runs on the I/O runtime; a guest's thread never blocks.
 
+pub mod db;
 pub mod log;
 pub mod memory_queue;
 pub mod queue;
@@ -29,16 +30,19 @@ use serde::{Deserialize, Serialize};
 pub enum Capability {
     /// Create, read and cancel requests of the organisation.
     Queue,
+    /// Keep state in schemas of the organisation.
+    Db,
 }
 
 impl Capability {
     /// Every capability.
-    pub const ALL: [Capability; 1] = [Capability::Queue];
+    pub const ALL: [Capability; 2] = [Capability::Queue, Capability::Db];
 
     /// The word in SKILL.md, in the database and in `eve:skill`.
     pub fn as_str(self) -> &'static str {
         match self {
             Capability::Queue => "queue",
+            Capability::Db => "db",
         }
     }
 }
@@ -203,7 +207,7 @@ mod tests {
     #[test]
     fn refusals_name_the_import() {
         for (import, why) in [
-            ("eve:skill/db@0.1.0", "does not offer"),
+            ("eve:skill/deploy@0.1.0", "does not offer"),
             ("eve:skill/queue@0.2.0", "another version of the contract"),
             ("eve:skill/queue", "another version of the contract"),
             ("wasi:http/outgoing-handler@0.2.0", "no network"),

@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 use chrono::Utc;
 use serde_json::{Value, json};
 
+use super::db::Database;
 use super::log::SharedLog;
 use super::memory_queue::MemoryQueue;
 use super::queue::{Effects, Queue};
@@ -56,7 +57,8 @@ fn begun() -> Context {
     });
     let queue = Queue::new(host.clone(), IO.handle().clone());
     let job = Job::bare(id(RUN), host);
-    Context::new(Box::new(job), SharedLog::default(), queue, StoreLimiter::new(account()))
+    let db = Database::new(job.db.clone(), IO.handle().clone());
+    Context::new(Box::new(job), SharedLog::default(), queue, db, StoreLimiter::new(account()))
 }
 
 impl Platform for Context {

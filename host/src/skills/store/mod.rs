@@ -17,6 +17,8 @@ use utoipa::ToSchema;
 
 use crate::db::{Db, Scope, Tx};
 use crate::ids::{OrgId, SkillId, VersionId};
+use crate::schemas::SchemaName;
+use crate::schemas::grants::{self, SchemaGrant};
 use crate::tenancy::{Actor, PLATFORM_ORG, Tenant, audit};
 
 pub(super) use artifacts::missing_artifacts;
@@ -502,6 +504,29 @@ async fn make_active(
         let details = json!({ "version": label });
         audit::record_details(tx, tenant, actor, "skill.activate", name, details).await?;
     }
+    // Only an administrator activates, and with it approves what its manifest names.
+    let by = serde_json::to_value(actor).expect("an Actor always serialises");
+    let approved = sqlx::query_scalar!(
+        r#"
+        INSERT INTO eve.schema_approvals (org_id, skill_id, schema_name, approved_by)
+        SELECT $1, $2, n.name, $4
+          FROM eve.skill_versions v
+         CROSS JOIN LATERAL jsonb_array_elements_text(v.manifest -> 'schemas') AS n (name)
+         WHERE v.id = $3
+        ON CONFLICT DO NOTHING
+        RETURNING schema_name
+        "#,
+        tenant.org().0,
+        skill.0,
+        version.0,
+        by,
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    for schema in approved {
+        let details = json!({ "schema": schema });
+        audit::record_details(tx, tenant, actor, "schema.approve", name, details).await?;
+    }
     Ok(())
 }
 
@@ -570,6 +595,45 @@ pub async fn delete(db: &Db, tenant: Tenant, actor: &Actor, name: &str) -> Resul
         .await
         .map_err(failed)?;
     tx.commit().await.map_err(failed)
+}
+
+/// Lets a skill, the organisation's own or the platform's, reach a schema of the organisation.
+pub async fn approve(
+    db: &Db,
+    tenant: Tenant,
+    actor: &Actor,
+    name: &str,
+    schema: &SchemaName,
+) -> Result<Vec<SchemaGrant>, SkillError> {
+    let failed = SkillError::database("approving a schema");
+    let mut tx = db.begin(Scope::Tenant(tenant)).await.map_err(failed)?;
+    let found = find(&mut tx, tenant, name).await.map_err(failed)?;
+    let found = found.ok_or_else(|| SkillError::no_skill(name))?;
+    grants::approve(&mut tx, tenant, actor, found.id, name, schema).await.map_err(failed)?;
+    let all = grants::of_skill(&mut tx, tenant, found.id).await.map_err(failed)?;
+    tx.commit().await.map_err(failed)?;
+    Ok(all)
+}
+
+/// Takes that back.
+pub async fn withdraw(
+    db: &Db,
+    tenant: Tenant,
+    actor: &Actor,
+    name: &str,
+    schema: &SchemaName,
+) -> Result<(), SkillError> {
+    let failed = SkillError::database("withdrawing a schema");
+    let mut tx = db.begin(Scope::Tenant(tenant)).await.map_err(failed)?;
+    let found = find(&mut tx, tenant, name).await.map_err(failed)?;
+    let found = found.ok_or_else(|| SkillError::no_skill(name))?;
+    match grants::withdraw(&mut tx, tenant, actor, found.id, name, schema).await.map_err(failed)? {
+        true => tx.commit().await.map_err(failed),
+        false => Err(SkillError::NotFound {
+            what: "approval",
+            name: format!("of schema {schema} for {name}"),
+        }),
+    }
 }
 
 async fn lock_own(tx: &mut Tx, tenant: Tenant, name: &str) -> Result<SkillId, SkillError> {

@@ -1,6 +1,6 @@
 //! `eve skill build`: from a skill's folder to a component, whatever it is written in.
 //!
-//! Flow: [`make`] has the language's module build a component (`rust`; there is none for the others yet), puts it
+//! Flow: [`make`] has the language's module build a component (`rust`, `js`, `python`), puts it
 //! where `eve skill push` finds it, with its SKILL.md beside it, and has it checked exactly as a
 //! server would check it (`local`).
 //!
@@ -9,7 +9,10 @@
 //! - What a tool says goes to standard error; standard output is for our answer.
 //! - The component that was there before stays until the new one is whole.
 
+mod js;
+mod python;
 mod rust;
+mod script;
 pub mod tool;
 
 use std::io::Write as _;
@@ -65,23 +68,12 @@ impl Language {
     }
 }
 
-/// What this version does not build.
-fn not_yet(language: Language) -> Error {
-    let (name, tool) = match language {
-        Language::Python => (language.name(), "componentize-py"),
-        _ => (language.name(), "componentize-js"),
-    };
-    Error::local_hint(
-        format!("skills in {name} cannot be built by this version yet"),
-        format!("build the component with {tool}, and push the .wasm file"),
-    )
-}
-
 /// Build a skill's component
 ///
 /// Finds out what the skill is written in, finds the tools for it or says what to install, and
 /// leaves the component in target/eve/ of the skill's folder, with its SKILL.md, where
-/// `eve skill push` finds it. The same sources give the same bytes.
+/// `eve skill push` finds it. In Rust the same sources give the same bytes; in JavaScript and Python a
+/// component holds the memory of a begun interpreter, and no two builds are the same.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -107,6 +99,9 @@ pub struct Options {
     /// Fail if the lock file does not fit, instead of bringing it up to date
     #[arg(long)]
     pub locked: bool,
+    /// What was built of the same sources before will do.
+    #[arg(skip)]
+    pub reuse: bool,
 }
 
 /// A component that was built and checked, as it is shown.
@@ -173,7 +168,8 @@ pub async fn run(command: Build, out: &Output) -> Result<Exit, Error> {
 pub async fn make(project: &Project, options: &Options, out: &Output) -> Result<Made, Error> {
     let wasm = match project.language {
         Language::Rust => rust::build(project, options, out).await?,
-        language => return Err(not_yet(language)),
+        Language::Js => js::build(project, options, out).await?,
+        Language::Python => python::build(project, options, out).await?,
     };
     let component = project.component();
     put(&component, &wasm)?;
@@ -196,7 +192,8 @@ pub async fn make(project: &Project, options: &Options, out: &Output) -> Result<
 pub async fn test(project: &Project, options: &Options, out: &Output) -> Result<Tested, Error> {
     match project.language {
         Language::Rust => rust::test(project, options, out).await,
-        language => Err(not_yet(language)),
+        Language::Js => js::test(project, out).await,
+        Language::Python => python::test(project, out).await,
     }
 }
 

@@ -78,7 +78,18 @@ pub async fn test(project: &Project, options: &Options, out: &Output) -> Result<
 fn cargo(folder: &Path) -> Command {
     let mut command = Command::new("cargo");
     command.current_dir(folder);
+    // A macro cannot tell cargo that it has looked into a folder; it can name a variable.
+    command.env("EVE_MIGRATIONS", migrations(folder));
     command
+}
+
+/// The names of the migrations in a skill's folder, one a line.
+fn migrations(folder: &Path) -> String {
+    let entries = std::fs::read_dir(folder.join("migrations")).into_iter().flatten().flatten();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names.join("\n")
 }
 
 /// What cargo says about the crate.

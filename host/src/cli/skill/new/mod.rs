@@ -1,12 +1,14 @@
 //! `eve skill new`: a folder with a skill in it that builds, passes its own tests and can be pushed.
 //!
 //! Flow: the name and the folder are checked, the language's module says which files there are to be
-//! (`rust`; there is none for the others yet), and they are written. Templates are in `../templates`, and the SDKs come
+//! (`rust`, `js`, `python`), and they are written. Templates are in `../templates`, and the SDKs come
 //! out of this binary (`build.rs`), so a new skill builds without this repository.
 //!
 //! Invariant: nothing that exists is overwritten.
 
+mod js;
 mod lock;
+mod python;
 mod rust;
 
 use std::io::ErrorKind;
@@ -17,10 +19,8 @@ use serde::Serialize;
 use super::super::error::{Error, Exit};
 use super::super::output::{Output, Render, View};
 use super::build::Language;
+use super::sdk::{EMBEDDED, Files, checkout, upwards};
 use crate::requests::validate;
-
-// The lists of files that `build.rs` has made: RUST_SDK.
-include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
 
 /// Start a new skill
 ///
@@ -31,17 +31,69 @@ include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
 #[command(after_help = "\
 Examples:
   eve skill new word-count
-  eve skill new word-count --path ~/skills/word-count")]
+  eve skill new word-count --lang python --path ~/skills/word-count
+  eve skill new tally --stateful")]
 pub struct New {
     /// The skill's name: lower-case letters, digits and `-`
     name: String,
     /// What to write it in
     #[arg(long, value_enum, default_value_t = Language::Rust, hide_possible_values = true, value_name = "rust|js|python")]
     lang: Language,
+    /// Begin with a skill that keeps state: a schema of its own, and its first migration
+    #[arg(long)]
+    stateful: bool,
     /// The folder to make [default: the skill's name, here]
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
 }
+
+/// What every new skill can be tried with.
+const CONTEXT: &str = r#"{"text": "one two two"}"#;
+
+/// What is to be made.
+struct Skill<'a> {
+    name: &'a str,
+    /// Absolute.
+    folder: &'a Path,
+    stateful: bool,
+}
+
+impl Skill<'_> {
+    /// The name of its schema.
+    fn schema(&self) -> String {
+        // A name has more room than a schema, and may begin with a digit.
+        let name: String = self.name.replace('-', "_").chars().take(38).collect();
+        if name.starts_with(|c: char| c.is_ascii_lowercase()) { name } else { format!("s_{name}") }
+    }
+
+    /// Its files of a template.
+    fn fill(&self, template: &Template, sdk: &Path) -> Vec<File> {
+        let (schema, sdk) = (self.schema(), sdk.to_string_lossy());
+        let values = [("name", self.name), ("schema", &*schema), ("sdk", &*sdk)];
+        let own = if self.stateful { template.stateful } else { template.stateless };
+        let state = if self.stateful { STATE } else { &[] };
+        let files = template.common.iter().chain(own).chain(state);
+        files.map(|(path, text)| (path.into(), fill(text, &values))).collect()
+    }
+}
+
+/// Paths within a skill's folder, and texts with `{{name}}`, `{{schema}}` and `{{sdk}}` in them.
+type Texts = &'static [(&'static str, &'static str)];
+
+/// What a language's skills begin with.
+struct Template {
+    common: Texts,
+    /// A skill that keeps nothing.
+    stateless: Texts,
+    /// A skill with a schema of its own; with [`STATE`].
+    stateful: Texts,
+}
+
+/// What skills with state have in all languages.
+const STATE: Texts = &[
+    ("SKILL.md", include_str!("../templates/stateful/SKILL.md")),
+    ("migrations/0001_words.sql", include_str!("../templates/stateful/0001_words.sql")),
+];
 
 /// A file of a new skill: its path within the folder, and its text.
 type File = (PathBuf, String);
@@ -53,26 +105,24 @@ struct Created {
     language: Language,
     folder: PathBuf,
     files: usize,
-    #[serde(skip)]
-    try_with: &'static str,
 }
 
 impl Render for Created {
     fn render(&self, _: &View) -> String {
         let folder = self.folder.display();
-        let Created { skill, try_with, .. } = self;
+        let skill = &self.skill;
         let language = self.language.name();
         format!(
             "Made {folder}, a skill in {language}. Next:\n\n  cd {folder}\n  eve skill test\n  \
-             eve skill run --context '{try_with}'\n  eve skill push\n  eve request create \
-             --worker-type general --skill {skill} --context '{try_with}' --wait"
+             eve skill run --context '{CONTEXT}'\n  eve skill push\n  eve request create \
+             --worker-type general --skill {skill} --context '{CONTEXT}' --wait"
         )
     }
 }
 
 /// Makes the folder.
 pub fn run(command: New, out: &Output) -> Result<Exit, Error> {
-    let New { name, lang, path } = command;
+    let New { name, lang, stateful, path } = command;
     let folder = path.unwrap_or_else(|| PathBuf::from(&name));
     validate::name("name", &name).map_err(|invalid| {
         Error::usage_hint(
@@ -86,20 +136,17 @@ pub fn run(command: New, out: &Output) -> Result<Exit, Error> {
         path: folder.clone(),
         source,
     })?;
-    let (files, try_with) = match lang {
-        Language::Rust => (rust::files(&name, &absolute)?, rust::CONTEXT),
-        language => {
-            return Err(Error::local_hint(
-                format!("there is no template for {} in this version yet", language.name()),
-                "`--lang rust` makes a skill in Rust",
-            ));
-        }
+    let new = Skill { name: &name, folder: &absolute, stateful };
+    let files = match lang {
+        Language::Rust => rust::files(&new)?,
+        Language::Js => js::files(&new),
+        Language::Python => python::files(&new),
     };
     for (path, text) in &files {
         write(&folder.join(path), text)?;
     }
     let files = files.len();
-    out.show(&Created { skill: name, language: lang, folder, files, try_with })?;
+    out.show(&Created { skill: name, language: lang, folder, files })?;
     Ok(Exit::Ok)
 }
 
@@ -148,12 +195,16 @@ fn fill(template: &str, values: &[(&str, &str)]) -> String {
     })
 }
 
-/// The checkout of this repository that a folder lies in, if it lies in one.
-fn checkout(folder: &Path) -> Option<&Path> {
-    folder.ancestors().skip(1).find(|above| {
-        let manifest = std::fs::read_to_string(above.join("sdk/Cargo.toml"));
-        manifest.is_ok_and(|text| text.lines().any(|line| line.trim() == "name = \"eve-sdk\""))
-    })
+/// The files of a skill whose SDK is used as it lies: those of a template, and the SDK unless a checkout
+/// has it.
+fn plain(new: &Skill<'_>, template: &Template, sdk: Files, path: &str) -> Vec<File> {
+    let (at, embedded): (PathBuf, Files) = match checkout(new.folder) {
+        Some(root) => (upwards(new.folder, root).join(path), &[]),
+        None => (Path::new(EMBEDDED).join(path), sdk),
+    };
+    let embedded =
+        embedded.iter().map(|(path, text)| (Path::new(EMBEDDED).join(path), (*text).into()));
+    new.fill(template, &at).into_iter().chain(embedded).collect()
 }
 
 #[cfg(test)]
@@ -181,15 +232,15 @@ mod tests {
     }
 
     #[test]
-    fn a_checkout_is_known_by_its_sdk() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let skill = folder.path().join("a/b/skill");
-        assert_eq!(checkout(&skill), None);
-        write(&folder.path().join("sdk/Cargo.toml"), "[package]\nname = \"other\"\n")
-            .expect("written");
-        assert_eq!(checkout(&skill), None);
-        let sdk = folder.path().join("a/sdk/Cargo.toml");
-        write(&sdk, "[package]\nname = \"eve-sdk\"\n").expect("written");
-        assert_eq!(checkout(&skill), Some(folder.path().join("a").as_path()));
+    fn a_schema_has_a_name_that_postgres_takes() {
+        for (name, schema) in [
+            ("word-count", "word_count"),
+            ("7-seas", "s_7_seas"),
+            ("a23456789-123456789-123456789-123456789-x", "a23456789_123456789_123456789_12345678"),
+        ] {
+            let new = Skill { name, folder: Path::new("/"), stateful: true };
+            assert_eq!(new.schema(), schema);
+            assert!(new.schema().parse::<crate::schemas::SchemaName>().is_ok());
+        }
     }
 }

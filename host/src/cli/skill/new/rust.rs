@@ -5,31 +5,33 @@
 //! come with it, in `.eve/`, with a Cargo.lock of the versions that this binary was tested with.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::super::super::error::Error;
-use super::{File, RUST_SDK, checkout, fill, lock};
-
-/// What to try it with.
-pub const CONTEXT: &str = r#"{"text": "one two two"}"#;
+use super::super::sdk::{EMBEDDED, RUST_SDK, checkout, upwards};
+use super::{File, Skill, Template, fill, lock};
 
 const CARGO: &str = include_str!("../templates/rust/Cargo.toml");
 const MEMBER: &str = include_str!("../templates/rust/member.toml");
-const FILES: [(&str, &str); 4] = [
-    ("SKILL.md", include_str!("../templates/rust/SKILL.md")),
-    ("src/lib.rs", include_str!("../templates/rust/lib.rs")),
-    ("README.md", include_str!("../templates/rust/README.md")),
-    (".gitignore", include_str!("../templates/rust/gitignore")),
-];
+const TEMPLATE: Template = Template {
+    common: &[
+        ("README.md", include_str!("../templates/rust/README.md")),
+        (".gitignore", include_str!("../templates/rust/gitignore")),
+    ],
+    stateless: &[
+        ("SKILL.md", include_str!("../templates/rust/SKILL.md")),
+        ("src/lib.rs", include_str!("../templates/rust/lib.rs")),
+    ],
+    stateful: &[("src/lib.rs", include_str!("../templates/rust/stateful/lib.rs"))],
+};
 
 /// What this binary was built from: the SDK's manifests refer to the one, its versions are in the other.
 const WORKSPACE: &str = include_str!("../../../../../Cargo.toml");
 const LOCK: &str = include_str!("../../../../../Cargo.lock");
-/// Where the embedded SDK goes. Its sources find `wit/` beside `sdk/`, as in the repository.
-const EMBEDDED: &str = ".eve";
 
 /// Its files.
-pub fn files(name: &str, folder: &Path) -> Result<Vec<File>, Error> {
+pub fn files(new: &Skill<'_>) -> Result<Vec<File>, Error> {
+    let Skill { name, folder, .. } = *new;
     let mut files: Vec<File> = Vec::new();
     match checkout(folder) {
         Some(root) if folder.parent() == Some(&root.join("skills")) => {
@@ -48,14 +50,8 @@ pub fn files(name: &str, folder: &Path) -> Result<Vec<File>, Error> {
             files.extend(locked(name));
         }
     }
-    files.extend(FILES.map(|(path, text)| (path.into(), fill(text, &[("name", name)]))));
+    files.extend(new.fill(&TEMPLATE, Path::new("")));
     Ok(files)
-}
-
-/// The way from a folder to one above it: `../..`.
-fn upwards(folder: &Path, above: &Path) -> PathBuf {
-    let depth = folder.strip_prefix(above).map_or(0, |below| below.components().count());
-    std::iter::repeat_n("..", depth).collect()
 }
 
 /// The SDK's sources, their manifests made to stand without the repository's.
@@ -149,10 +145,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path();
         let names = |at: &str| -> Vec<String> {
-            let files = files("x", &root.join(at)).expect("files");
+            let new = Skill { name: "x", folder: &root.join(at), stateful: false };
+            let files = files(&new).expect("files");
             files.into_iter().map(|(path, _)| path.display().to_string()).collect()
         };
-        let manifest = |at: &str| files("x", &root.join(at)).expect("files").remove(0).1;
+        let manifest = |at: &str| {
+            let new = Skill { name: "x", folder: &root.join(at), stateful: false };
+            files(&new).expect("files").remove(0).1
+        };
 
         let alone = names("x");
         for file in ["Cargo.toml", "Cargo.lock", ".eve/sdk/src/lib.rs", ".eve/wit/skill.wit"] {
