@@ -8,7 +8,7 @@ use tokio_postgres::types::Type;
 
 use super::connections::Lease;
 use super::statements::{self, Checked};
-use super::values::Value;
+use super::values::{self, Value};
 use super::{SchemaError, limits};
 
 /// A statement with its parameters.
@@ -46,6 +46,7 @@ pub struct Rows {
 struct Room {
     rows: usize,
     bytes: usize,
+    memory: usize,
 }
 
 /// Checks every statement of a call before the first is sent.
@@ -103,7 +104,7 @@ pub(super) async fn run(
     checked: &[Checked],
 ) -> Result<Vec<Rows>, SchemaError> {
     let client = lease.client();
-    let mut room = Room { rows: limits::ROWS, bytes: limits::ANSWER };
+    let mut room = Room { rows: limits::ROWS, bytes: limits::ANSWER, memory: limits::DECODED };
     let alone = calls.len() == 1 && !checked.iter().any(|checked| checked.writes);
     if alone && calls[0].expected_rows.is_none() {
         return Ok(vec![one(client, &calls[0], 0, &mut room).await?]);
@@ -152,7 +153,8 @@ async fn one(
         }
         let mut values = Vec::with_capacity(row.len());
         for index in 0..row.len() {
-            values.push(row.try_get::<_, Value>(index).map_err(failed)?);
+            let value = values::within(&mut room.memory, || row.try_get::<_, Value>(index));
+            values.push(value.map_err(failed)?);
         }
         let bytes: usize = values.iter().map(Value::bytes).sum();
         let (Some(rows), Some(bytes)) = (room.rows.checked_sub(1), room.bytes.checked_sub(bytes))

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Config};
 
 use super::server::{Opened, Server};
 use super::wire::{Budget, OverBudget};
@@ -141,8 +141,11 @@ impl Connections {
                 ),
             ));
         }
-        let pid: i32 =
-            client.query_one("SELECT pg_backend_pid()", &[]).await.map_err(failed)?.get(0);
+        let pid: i32 = client
+            .query_one("SELECT pg_catalog.pg_backend_pid()", &[])
+            .await
+            .map_err(failed)?
+            .get(0);
         Ok(Session { client, task, budget, pid, user })
     }
 
@@ -237,17 +240,30 @@ async fn stop(server: &Server, org: OrgId, schema: &SchemaName, session: Session
     };
     if !matches!(tokio::time::timeout(limits::CANCEL, quietly).await, Ok(true)) {
         // It swallows its cancellation, or its answer is too large to be read to its end.
-        let terminate = async {
-            let other = server.open(&config).await.map_err(|error| error.to_string())?;
-            other
-                .client
-                .execute("SELECT pg_terminate_backend($1)", &[&session.pid])
-                .await
-                .map_err(|error| error.to_string())
-        };
-        if let Err(error) = terminate.await {
+        if let Err(error) = terminate(server, &config, session.pid).await {
             tracing::warn!(%org, %schema, error, "a session could not be terminated");
         }
     }
     session.task.abort();
+}
+
+/// Terminates a session, and waits until it is gone: some of what Postgres computes is not to be
+/// interrupted, and until then its place is taken.
+async fn terminate(server: &Server, config: &Config, pid: i32) -> Result<(), String> {
+    let said = |error: tokio_postgres::Error| error.to_string();
+    let other = server.open(config).await.map_err(|error| error.to_string())?;
+    // The role that logs in is the one whose sessions these are.
+    other.client.batch_execute("SET ROLE NONE").await.map_err(said)?;
+    let begun = Instant::now();
+    let mut wait = Duration::from_millis(20);
+    while begun.elapsed() < limits::STUBBORN {
+        let there = "SELECT pg_catalog.pg_terminate_backend($1)";
+        let row = other.client.query_one(there, &[&pid]).await.map_err(said)?;
+        if !row.get::<_, bool>(0) {
+            return Ok(());
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_secs(2));
+    }
+    Err(format!("it has not ended for {} minutes", limits::STUBBORN.as_secs() / 60))
 }

@@ -1,5 +1,7 @@
 //! Why something asked of a schema was not done.
 
+use super::values::{TooMuch, Unfit};
+
 /// Why something asked of a schema was not done. The texts are for the author of the statement.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
@@ -99,10 +101,11 @@ impl SchemaError {
     ) -> SchemaError {
         use std::error::Error as _;
         let Some(said) = error.as_db_error() else {
-            return match error
-                .source()
-                .and_then(|source| source.downcast_ref::<super::values::Unfit>())
-            {
+            let source = error.source();
+            if let Some(much) = source.and_then(|source| source.downcast_ref::<TooMuch>()) {
+                return SchemaError::Limit(much.to_string());
+            }
+            return match source.and_then(|source| source.downcast_ref::<Unfit>()) {
                 Some(unfit) => SchemaError::Invalid(unfit.to_string()),
                 None => SchemaError::unavailable(doing, error),
             };

@@ -215,7 +215,7 @@ async fn one(
         let failed = |error| SchemaError::of_client(DOING, error, 0);
         client.batch_execute("BEGIN").await.map_err(failed)?;
         let transaction: String = client
-            .query_one("SELECT pg_current_xact_id()::text", &[])
+            .query_one("SELECT pg_catalog.pg_current_xact_id()::text", &[])
             .await
             .map_err(failed)?
             .get(0);
@@ -250,25 +250,51 @@ async fn run(client: &Client, schema: &SchemaName, parts: &[String]) -> Result<(
     for (index, sql) in parts.iter().enumerate() {
         let failed = |error| SchemaError::of_client("migrating", error, index);
         client.execute_typed(sql, &[]).await.map_err(failed)?;
-    }
-    let failed = |error| SchemaError::of_client("migrating", error, 0);
-    let relations: i64 = client
-        .query_one(
-            "SELECT count(*) FROM pg_class WHERE relnamespace = $1::text::regnamespace",
-            &[&schema.as_str()],
-        )
-        .await
-        .map_err(failed)?
-        .get(0);
-    if relations > limits::RELATIONS {
-        return Err(SchemaError::Limit(format!(
-            "the schema would have {relations} tables, indexes, sequences and views; at most {} are \
-             allowed",
-            limits::RELATIONS
-        )));
+        // After each, while what there is too much of is not yet very much.
+        let row = client.query_one(CENSUS, &[&schema.as_str()]).await.map_err(failed)?;
+        let (relations, objects, nested): (i64, i64, bool) = (row.get(0), row.get(1), row.get(2));
+        if relations > limits::RELATIONS || objects > limits::OBJECTS {
+            return Err(SchemaError::Limit(format!(
+                "the schema would have {relations} tables, indexes, sequences and views, and {objects} \
+                 objects with columns' defaults, constraints, functions and types; at most {} and {} \
+                 are allowed",
+                limits::RELATIONS,
+                limits::OBJECTS
+            )));
+        }
+        if nested {
+            return Err(SchemaError::Invalid(
+                "a column of a composite type, or a domain over a domain or a composite type of the \
+                 schema, is not allowed"
+                    .into(),
+            ));
+        }
     }
     Ok(())
 }
+
+/// What a schema holds, and whether types of it are nested: whoever reads a value follows them down.
+const CENSUS: &str = "
+    WITH here AS (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1),
+         relations AS (SELECT c.oid FROM pg_catalog.pg_class c, here WHERE c.relnamespace = here.oid),
+         types AS (SELECT t.* FROM pg_catalog.pg_type t, here WHERE t.typnamespace = here.oid),
+         -- With their arrays.
+         deep AS (SELECT t.oid FROM types t
+                   WHERE t.typtype IN ('c', 'd')
+                      OR t.typelem IN (SELECT e.oid FROM types e WHERE e.typtype IN ('c', 'd'))),
+         composite AS (SELECT t.oid FROM types t
+                        WHERE t.typtype = 'c'
+                           OR t.typelem IN (SELECT e.oid FROM types e WHERE e.typtype = 'c'))
+    SELECT (SELECT count(*) FROM relations),
+           (SELECT count(*) FROM relations)
+         + (SELECT count(*) FROM pg_catalog.pg_attrdef d WHERE d.adrelid IN (TABLE relations))
+         + (SELECT count(*) FROM pg_catalog.pg_constraint k, here WHERE k.connamespace = here.oid)
+         + (SELECT count(*) FROM pg_catalog.pg_proc p, here WHERE p.pronamespace = here.oid)
+         + (SELECT count(*) FROM types t WHERE t.typrelid = 0 AND t.typelem = 0),
+           EXISTS (SELECT FROM types t WHERE t.typtype = 'd' AND t.typbasetype IN (TABLE deep))
+        OR EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                    WHERE a.attrelid IN (TABLE relations) AND a.attnum > 0 AND NOT a.attisdropped
+                      AND a.atttypid IN (TABLE composite))";
 
 /// What became of a transaction.
 enum Fate {
@@ -281,7 +307,7 @@ enum Fate {
 async fn fate(client: &Client, transaction: &str) -> Result<Fate, SchemaError> {
     let failed = |error| SchemaError::of_client("asking for a transaction", error, 0);
     let row = client
-        .query_one("SELECT pg_xact_status($1::text::xid8)", &[&transaction])
+        .query_one("SELECT pg_catalog.pg_xact_status($1::text::pg_catalog.xid8)", &[&transaction])
         .await
         .map_err(failed)?;
     Ok(match row.get::<_, Option<&str>>(0) {

@@ -38,9 +38,10 @@ pub(crate) async fn run(db: Db, server: Server, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
             _ = sweeps.tick() => {
-                if let Err(error) = shell::sweep(&server).await {
+                let swept = shell::sweep(&server).await.map(drop);
+                if let Err(error) = swept.and(shell::end_stuck_workers(&server).await) {
                     let error: &dyn std::error::Error = &error;
-                    tracing::warn!(error, "shells that have expired could not be ended; trying again");
+                    tracing::warn!(error, "the skills server could not be swept; trying again");
                 }
                 continue;
             }
@@ -100,7 +101,10 @@ async fn wanted(db: &Db) -> Result<Vec<(OrgId, SchemaName)>, sqlx::Error> {
 }
 
 async fn make_and_note(db: &Db, server: &Server, org: OrgId, name: SchemaName) {
-    let made = make(server, org, &name).await;
+    // One that hangs, behind a session that will not end for instance, does not keep the others.
+    let made = tokio::time::timeout(limits::MAKING, make(server, org, &name)).await;
+    let made =
+        made.unwrap_or_else(|_| Err(SchemaError::unavailable("making a schema", "it hangs")));
     let error = made.as_ref().err().map(|error| {
         let error: &dyn std::error::Error = error;
         tracing::error!(%org, schema = %name, error, "a schema could not be made; trying again");
@@ -136,7 +140,8 @@ pub(super) async fn make(
     org: OrgId,
     name: &SchemaName,
 ) -> Result<(), SchemaError> {
-    let (database, role) = (Server::database(org), Server::role(org, name));
+    let database = Server::database(org);
+    let (role, login) = (Server::role(org, name), Server::login(org, name));
     let failed = |error: tokio_postgres::Error| SchemaError::of_client("making a schema", error, 0);
     let opened = |error| SchemaError::unavailable("making a schema", error);
     let session = server.open(&server.provisioner("postgres")).await.map_err(opened)?;
@@ -165,48 +170,64 @@ pub(super) async fn make(
     // Privileges on a database are not copied with it.
     let limits = format!(
         "REVOKE ALL ON DATABASE {database} FROM PUBLIC;
-         ALTER DATABASE {database} SET search_path = pg_catalog"
+         ALTER DATABASE {database} SET search_path = pg_catalog;
+         ALTER DATABASE {database} CONNECTION LIMIT {}",
+        limits::DATABASE_CONNECTIONS
     );
     repeat(&session.client, &limits).await.map_err(failed)?;
     let password =
         postgres_protocol::password::scram_sha_256(server.password(org, name).as_bytes());
-    let create = format!(
-        "CREATE ROLE {role} LOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS
-         CONNECTION LIMIT {} PASSWORD '{password}'",
-        limits::ROLE_CONNECTIONS
-    );
-    match session.client.batch_execute(&create).await {
-        Err(error) if matches!(code(&error), Some("42710" | "23505")) => {
-            // There already: with the password of this key, which may have been changed.
-            let sql = format!(
-                "ALTER ROLE {role} LOGIN CONNECTION LIMIT {} PASSWORD '{password}'",
-                limits::ROLE_CONNECTIONS
-            );
-            repeat(&session.client, &sql).await.map_err(failed)?;
+    const PLAIN: &str = "NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS";
+    let connections = limits::ROLE_CONNECTIONS;
+    // What is there already gets the password of this key, which may have been changed.
+    let roles = [
+        (&role, format!("NOLOGIN {PLAIN}")),
+        (&login, format!("LOGIN {PLAIN} CONNECTION LIMIT {connections} PASSWORD '{password}'")),
+    ];
+    for (role, options) in roles {
+        match session.client.batch_execute(&format!("CREATE ROLE {role} {options}")).await {
+            Err(error) if matches!(code(&error), Some("42710" | "23505")) => {
+                let options = options.replace(PLAIN, "");
+                repeat(&session.client, &format!("ALTER ROLE {role} {options}"))
+                    .await
+                    .map_err(failed)?;
+            }
+            other => other.map_err(failed)?,
         }
-        other => other.map_err(failed)?,
     }
+    // The schema alone is named: what Postgres has comes before it, so that nothing of a tenant's stands in
+    // for it.
     let settings = format!(
-        "GRANT CONNECT ON DATABASE {database} TO {role};
-         ALTER ROLE {role} SET search_path = \"{name}\", pg_catalog;
-         ALTER ROLE {role} SET statement_timeout = '{timeout}ms';
-         ALTER ROLE {role} SET idle_in_transaction_session_timeout = '10s';
-         ALTER ROLE {role} SET work_mem = '8MB';
-         ALTER ROLE {role} SET jit = off;
-         ALTER ROLE {role} SET max_parallel_workers_per_gather = 0",
+        "GRANT {role} TO {login};
+         GRANT CONNECT ON DATABASE {database} TO {login};
+         ALTER ROLE {login} SET role = '{role}';
+         ALTER ROLE {login} SET search_path = \"{name}\";
+         ALTER ROLE {login} SET statement_timeout = '{timeout}ms';
+         ALTER ROLE {login} SET idle_in_transaction_session_timeout = '10s';
+         ALTER ROLE {login} SET work_mem = '8MB';
+         ALTER ROLE {login} SET jit = off;
+         ALTER ROLE {login} SET max_parallel_workers_per_gather = 0;
+         ALTER ROLE {login} SET max_parallel_maintenance_workers = 0",
         timeout = (limits::CALL + limits::CANCEL).as_millis(),
     );
     repeat(&session.client, &settings).await.map_err(failed)?;
-    // Only a superuser, or who was granted it (Postgres 15), may set this one.
-    let temp = format!("ALTER ROLE {role} SET temp_file_limit = '{}'", limits::TEMP_FILES);
-    match repeat(&session.client, &temp).await {
-        Err(error) if code(&error) == Some("42501") => {
-            tracing::warn!(
-                "temp_file_limit could not be set for a role: GRANT SET ON PARAMETER temp_file_limit \
-                 TO the provisioner"
-            );
+    // Only a superuser, or who was granted them (Postgres 15), may set these. The database's is for the
+    // server's own workers, which evaluate what stands in indexes.
+    for setting in [
+        format!("ALTER ROLE {login} SET temp_file_limit = '{}'", limits::TEMP_FILES),
+        format!("ALTER DATABASE {database} SET temp_file_limit = '{}'", limits::TEMP_FILES),
+        format!("ALTER ROLE {login} SET log_min_error_statement = 'panic'"),
+    ] {
+        match repeat(&session.client, &setting).await {
+            Err(error) if code(&error) == Some("42501") => {
+                tracing::warn!(
+                    setting,
+                    "not allowed: GRANT SET ON PARAMETER temp_file_limit, log_min_error_statement TO \
+                     the provisioner"
+                );
+            }
+            other => other.map_err(failed)?,
         }
-        other => other.map_err(failed)?,
     }
     let session = server.open(&server.provisioner(&database)).await.map_err(opened)?;
     // The provisioner's own, so that the tenant can neither drop nor give away what it stands in.

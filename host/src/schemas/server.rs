@@ -1,6 +1,7 @@
 //! The skills server: where it is, and how roles and databases on it are named and guarded.
 //!
-//! One database an organisation, on it one schema and one LOGIN role for each logical schema. Names are
+//! One database an organisation, on it one schema for each logical one, with a role that owns what is in
+//! it and one that logs in. Names are
 //! made of ids alone, and passwords are derived from one key, so there is nothing to store and nothing
 //! that a guest could be shown.
 
@@ -101,7 +102,13 @@ impl Server {
         format!("eve_org_{}", org.0.simple())
     }
 
-    /// The role of a schema.
+    /// The role that sessions log in as: it becomes the schema's own ([`Server::role`]) at once, which
+    /// cannot log in. So nothing that is said in a session changes how the next one begins.
+    pub(super) fn login(org: OrgId, schema: &SchemaName) -> String {
+        format!("{}_in", Self::role(org, schema))
+    }
+
+    /// The role that owns what is in a schema.
     pub(super) fn role(org: OrgId, schema: &SchemaName) -> String {
         use sha2::Digest as _;
         let digest = Sha256::digest(schema.as_str());
@@ -118,11 +125,11 @@ impl Server {
         hex::encode(mac.finalize().into_bytes())
     }
 
-    /// As a schema's role, in its organisation's database.
+    /// As the role that a schema's sessions log in as, in its organisation's database.
     pub(super) fn tenant(&self, org: OrgId, schema: &SchemaName) -> Config {
         let mut config = self.config.clone();
         config
-            .user(Self::role(org, schema))
+            .user(Self::login(org, schema))
             .password(self.password(org, schema))
             .dbname(Self::database(org))
             .application_name("eve skill");

@@ -94,7 +94,7 @@ async fn open(server: &Server, org: OrgId, schema: &SchemaName) -> Result<Shell,
          GRANT {tenant} TO {user};
          GRANT CONNECT ON DATABASE {database} TO {user};
          ALTER ROLE {user} SET role = '{tenant}';
-         ALTER ROLE {user} SET search_path = \"{schema}\", pg_catalog;
+         ALTER ROLE {user} SET search_path = \"{schema}\";
          ALTER ROLE {user} SET statement_timeout = '5min';
          ALTER ROLE {user} SET idle_in_transaction_session_timeout = '5min';
          COMMIT",
@@ -118,6 +118,7 @@ pub(super) async fn sweep(server: &Server) -> Result<u64, SchemaError> {
         .open(&server.provisioner("postgres"))
         .await
         .map_err(|error| SchemaError::unavailable(DOING, error))?;
+    // Where they stood in privileges that they were granted, nobody could drop them.
     let expired = session
         .client
         .query(
@@ -141,15 +142,65 @@ pub(super) async fn sweep(server: &Server) -> Result<u64, SchemaError> {
             )
             .await
             .map_err(failed)?;
-        let revoke = database
-            .map(|database| format!("REVOKE ALL ON DATABASE {database} FROM {role};"))
-            .unwrap_or_default();
-        match session.client.batch_execute(&format!("{revoke} DROP ROLE IF EXISTS {role}")).await {
+        match drop_role(server, &session.client, &role, database.as_deref()).await {
             Ok(()) => removed += 1,
-            // Somebody else is at it, or was.
-            Err(error) if matches!(code(&error), Some("XX000" | "42704")) => {}
-            Err(error) => return Err(failed(error)),
+            // Somebody else is at it, or was; or it stands in the way of nobody but itself.
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(role, error, "a shell's role could not be removed; trying again");
+            }
         }
     }
     Ok(removed)
+}
+
+async fn drop_role(
+    server: &Server,
+    client: &tokio_postgres::Client,
+    role: &str,
+    database: Option<&str>,
+) -> Result<(), SchemaError> {
+    const DOING: &str = "removing the role of a shell";
+    let failed = |error: tokio_postgres::Error| SchemaError::unavailable(DOING, error);
+    if let Some(database) = database {
+        let inside = server
+            .open(&server.provisioner(database))
+            .await
+            .map_err(|error| SchemaError::unavailable(DOING, error))?;
+        // What it was granted, and what it owns after all; its right to connect too.
+        inside.client.batch_execute(&format!("DROP OWNED BY {role}")).await.map_err(failed)?;
+    }
+    client.batch_execute(&format!("DROP ROLE IF EXISTS {role}")).await.map_err(failed)
+}
+
+/// Ends the server's own workers that have been at an organisation's table for very long: they evaluate what
+/// its authors have put into indexes, without any of our limits.
+pub(super) async fn end_stuck_workers(server: &Server) -> Result<(), SchemaError> {
+    const DOING: &str = "ending workers that are stuck";
+    let session = server
+        .open(&server.provisioner("postgres"))
+        .await
+        .map_err(|error| SchemaError::unavailable(DOING, error))?;
+    let ended = session
+        .client
+        .execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+              WHERE backend_type = 'autovacuum worker' AND datname LIKE 'eve\\_org\\_%'
+                AND xact_start < now() - interval '10 minutes'",
+            &[],
+        )
+        .await;
+    match ended {
+        Ok(0) => Ok(()),
+        Ok(count) => {
+            tracing::warn!(
+                count,
+                "autovacuum workers were ended that had been at a tenant's table for very long"
+            );
+            Ok(())
+        }
+        // Only a superuser, or a member of pg_signal_backend from Postgres 18 on, may.
+        Err(error) if code(&error) == Some("42501") => Ok(()),
+        Err(error) => Err(SchemaError::unavailable(DOING, error)),
+    }
 }

@@ -13,8 +13,9 @@ use super::server::{OpenError, Server, TEMPLATE};
 
 /// Functions that nobody needs and that reach beyond a schema, by how their names begin: locks,
 /// notifications and messages fill shared memory; settings undo limits; statistics show others; large
-/// objects have no owner's schema; the XML functions run statements that nobody has looked at.
-const FUNCTIONS: &str = r"^(pg_(try_)?advisory_.*|pg_notify|pg_listening_channels|pg_notification_queue_usage|set_config|pg_logical_emit_message|pg_export_snapshot|pg_stat_get_.*|pg_lock_status|pg_blocking_pids|pg_safe_snapshot_blocking_pids|pg_isolation_test_session_is_blocked|pg_prepared_xact|pg_cursor|pg_prepared_statement|lo_.*|loread|lowrite|query_to_xml.*|cursor_to_xml.*|table_to_xml.*|schema_to_xml.*|database_to_xml.*|ts_stat|pg_database_size|pg_tablespace_size|pg_tablespace_databases|pg_create_.*|pg_replication_.*|pg_show_replication_origin_status|pg_hba_file_rules|pg_file_settings|pg_current_logfile|pg_ls_.*|pg_read_.*|pg_stat_file|pg_relation_filepath|pg_filenode_relation|inet_server_addr|inet_client_addr)$";
+/// objects have no owner's schema; the XML functions run statements that nobody has looked at, or cannot be
+/// interrupted; some name what other databases hold.
+const FUNCTIONS: &str = r"^(pg_(try_)?advisory_.*|pg_notify|pg_listening_channels|pg_notification_queue_usage|set_config|pg_logical_emit_message|pg_export_snapshot|pg_stat_get_.*|pg_lock_status|pg_blocking_pids|pg_safe_snapshot_blocking_pids|pg_isolation_test_session_is_blocked|pg_prepared_xact|pg_cursor|pg_prepared_statement|lo_.*|loread|lowrite|query_to_xml.*|cursor_to_xml.*|table_to_xml.*|schema_to_xml.*|database_to_xml.*|ts_stat|pg_database_size|pg_tablespace_size|pg_tablespace_databases|pg_create_.*|pg_replication_.*|pg_show_replication_origin_status|pg_hba_file_rules|pg_file_settings|pg_current_logfile|pg_ls_.*|pg_read_.*|pg_stat_file|pg_relation_filepath|pg_filenode_relation|inet_server_addr|inet_client_addr|setseed|xpath.*|xmlexists|xml_is_well_formed.*|xmlvalidate|pg_describe_object|pg_identify_object.*|pg_get_object_address|pg_control_.*|pg_current_wal_.*)$";
 
 /// Catalogues that show other databases, roles, sessions and what they do.
 const RELATIONS: &str = r"^(pg_database|pg_authid|pg_roles|pg_user|pg_shadow|pg_group|pg_auth_members|pg_db_role_setting|pg_shdescription|pg_shseclabel|pg_shdepend|pg_tablespace|pg_parameter_acl|pg_locks|pg_prepared_xacts|pg_prepared_statements|pg_cursors|pg_settings|pg_file_settings|pg_hba_file_rules|pg_ident_file_mappings|pg_user_mapping|pg_user_mappings|pg_foreign_server|pg_largeobject|pg_largeobject_metadata|pg_subscription|pg_replication_.*|pg_stat_.*|pg_statio_.*|pg_shmem_allocations|pg_backend_memory_contexts|pg_config|pg_seclabels)$";
@@ -135,25 +136,25 @@ impl From<OpenError> for PrepareError {
 pub(super) fn open_doors() -> String {
     format!(
         "SELECT 'EXECUTE on ' || p.oid::regprocedure
-           FROM pg_proc p
+           FROM pg_catalog.pg_proc p
           WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname ~ '{FUNCTIONS}'
-            AND p.prokind = 'f' AND has_function_privilege(p.oid, 'EXECUTE')
+            AND p.prokind = 'f' AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')
          UNION ALL
          SELECT 'SELECT on ' || c.oid::regclass
-           FROM pg_class c
+           FROM pg_catalog.pg_class c
           WHERE c.relnamespace = 'pg_catalog'::regnamespace AND c.relname ~ '{RELATIONS}'
-            AND c.relkind IN ('r', 'v') AND has_any_column_privilege(c.oid, 'SELECT')
+            AND c.relkind IN ('r', 'v') AND pg_catalog.has_any_column_privilege(c.oid, 'SELECT')
          UNION ALL
-         SELECT 'USAGE on language ' || l.lanname FROM pg_language l
-          WHERE l.lanname NOT IN ('sql', 'internal', 'c') AND has_language_privilege(l.oid, 'USAGE')
+         SELECT 'USAGE on language ' || l.lanname FROM pg_catalog.pg_language l
+          WHERE l.lanname NOT IN ('sql', 'internal', 'c') AND pg_catalog.has_language_privilege(l.oid, 'USAGE')
          UNION ALL
-         SELECT 'CREATE on schema ' || n.nspname FROM pg_namespace n
+         SELECT 'CREATE on schema ' || n.nspname FROM pg_catalog.pg_namespace n
           WHERE n.nspname IN ('public', 'pg_catalog', 'information_schema')
-            AND has_schema_privilege(n.oid, 'CREATE')
+            AND pg_catalog.has_schema_privilege(n.oid, 'CREATE')
          UNION ALL
          SELECT privilege || ' on its database'
-           FROM unnest(ARRAY['CREATE', 'TEMP']) AS privilege
-          WHERE has_database_privilege(current_database(), privilege)
+           FROM pg_catalog.unnest(ARRAY['CREATE', 'TEMP']) AS privilege
+          WHERE pg_catalog.has_database_privilege(pg_catalog.current_database(), privilege)
          LIMIT 5"
     )
 }

@@ -399,6 +399,59 @@ async fn the_walls_hold() {
     }
 }
 
+/// What a tenant makes in its schema never stands in for what Postgres has.
+#[tokio::test]
+async fn nothing_of_a_tenant_is_taken_for_postgres_own() {
+    let stage = Stage::set(4).await;
+    let acme = stage.org("acme").await;
+    let schema = stage.schema(acme, "state").await;
+    let shadows = "CREATE FUNCTION pg_terminate_backend(int) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+                   CREATE FUNCTION pg_backend_pid() RETURNS int LANGUAGE sql AS 'SELECT 1';
+                   CREATE FUNCTION pg_current_xact_id() RETURNS int LANGUAGE sql AS 'SELECT 1';
+                   CREATE TABLE pg_proc (oid int); CREATE TABLE pg_class (oid int, relnamespace int)";
+    stage.migrate(acme, &schema, &[(1, shadows)]).await.expect("a migration");
+    let sql = "SELECT pg_backend_pid() > 1, count(*) > 1000 FROM pg_proc";
+    let found = stage.run(acme, &schema, sql, vec![]).await.expect("a row");
+    assert_eq!(found.rows, [[Value::Bool(true), Value::Bool(true)]]);
+    let two = [(1, shadows), (2, "CREATE TABLE t (a int)")];
+    assert_eq!(stage.migrate(acme, &schema, &two).await.expect("a migration"), [2]);
+}
+
+/// A few bytes that would take very many of ours, and types that nobody could follow down.
+#[tokio::test]
+async fn answers_take_no_more_memory_than_they_may() {
+    let stage = Stage::set(4).await;
+    let acme = stage.org("acme").await;
+    let schema = stage.schema(acme, "state").await;
+    stage.migrate(acme, &schema, &[(1, "CREATE TABLE t (a int)")]).await.expect("a migration");
+    let nulls = vec!["NULL::int"; 1_600].join(", ");
+    for sql in [
+        "SELECT array_fill(10::numeric ^ 131071, ARRAY[500000])".to_owned(),
+        "SELECT array_fill(NULL::int, ARRAY[4000000])".to_owned(),
+        format!("SELECT {nulls} FROM generate_series(1, 3600)"),
+    ] {
+        let error = stage.run(acme, &schema, &sql, vec![]).await.expect_err("too much");
+        assert_eq!(code(&error), "limit", "{error}");
+    }
+    let many = "SELECT g, 'row ' || g FROM generate_series(1, 10000) g";
+    assert_eq!(stage.run(acme, &schema, many, vec![]).await.expect("rows").rows.len(), 10_000);
+
+    for (sql, expected) in [
+        ("CREATE DOMAIN d1 AS int; CREATE DOMAIN d2 AS d1", "invalid"),
+        ("CREATE DOMAIN d1 AS int; CREATE DOMAIN d2 AS d1[]", "invalid"),
+        ("CREATE TYPE c AS (a int); CREATE TABLE u (c c)", "invalid"),
+        ("CREATE TYPE c AS (a int); CREATE TABLE u (c c[])", "invalid"),
+        ("CREATE TABLE u (t t)", "invalid"),
+        (
+            "CREATE DOMAIN d1 AS int; CREATE TYPE e AS ENUM ('x'); CREATE TABLE u (d d1, e e, es e[])",
+            "fine",
+        ),
+    ] {
+        let done = stage.migrate(acme, &schema, &[(1, "CREATE TABLE t (a int)"), (2, sql)]).await;
+        assert_eq!(done.as_ref().map_or_else(code, |_| "fine"), expected, "{sql}: {done:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_call_that_is_given_up_is_stopped_on_the_server() {
     let stage = Arc::new(Stage::set(2).await);
@@ -484,6 +537,19 @@ async fn a_shell_is_its_schemas_role_for_an_hour() {
     };
     let mut session =
         PgConnection::connect_with(&options(&shell.database)).await.expect("a session");
+    // Whatever it changes of its role, sessions of skills begin as they always do.
+    for sql in [
+        "ALTER ROLE CURRENT_USER PASSWORD 'mine'",
+        "ALTER ROLE CURRENT_USER SET statement_timeout = 0",
+        "ALTER ROLE CURRENT_USER SET search_path = pg_catalog",
+    ] {
+        session.execute(sql).await.expect("its own role is its own");
+    }
+    let grant = format!("GRANT SELECT ON t TO {}", shell.user);
+    session.execute(AssertSqlSafe(grant)).await.expect("granted to itself");
+    let settings = "SELECT current_setting('statement_timeout'), current_setting('search_path')";
+    let settings = stage.run(acme, &schema, settings, vec![]).await.expect("settings");
+    assert_eq!(settings.rows, [[text("31s"), text("state")]]);
     // What it makes belongs to the schema, where skills find it.
     session
         .execute("INSERT INTO t VALUES (7); CREATE TABLE u AS SELECT * FROM t")

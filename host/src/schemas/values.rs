@@ -8,6 +8,7 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc};
 use fallible_iterator::FallibleIterator as _;
 use postgres_protocol::types as wire;
 use serde_json::Value as Json;
+use std::cell::Cell;
 use tokio_postgres::types::{Format, FromSql, IsNull, Kind, ToSql, Type};
 
 /// A value of a column or a parameter, as in `eve:skill/db`.
@@ -251,8 +252,38 @@ impl ToSql for Value {
     }
 }
 
+/// More memory than an answer may take.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer takes more memory than it may; ask for fewer rows, columns or elements")]
+pub(super) struct TooMuch;
+
+thread_local! {
+    /// What the row that is being decoded on this thread may still take.
+    static ROOM: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Decodes with so much memory, and leaves what is left of it. A few bytes of the protocol can stand for
+/// very many of ours: a NULL for a whole [`Value`], a numeric for a hundred thousand digits.
+pub(super) fn within<T>(room: &mut usize, decode: impl FnOnce() -> T) -> T {
+    ROOM.set(*room);
+    let decoded = decode();
+    *room = ROOM.take();
+    decoded
+}
+
+fn charge(bytes: usize) -> Result<(), Failure> {
+    match ROOM.get().checked_sub(bytes) {
+        Some(left) => {
+            ROOM.set(left);
+            Ok(())
+        }
+        None => Err(Box::new(TooMuch)),
+    }
+}
+
 impl<'a> FromSql<'a> for Value {
     fn from_sql(ty: &Type, raw: &'a [u8]) -> Result<Self, Failure> {
+        charge(size_of::<Value>() + raw.len())?;
         if let Kind::Domain(base) = ty.kind() {
             return Value::from_sql(base, raw);
         }
@@ -335,6 +366,7 @@ impl<'a> FromSql<'a> for Value {
     }
 
     fn from_sql_null(_: &Type) -> Result<Self, Failure> {
+        charge(size_of::<Value>())?;
         Ok(Value::Null)
     }
 
@@ -373,7 +405,7 @@ fn array(element: &Type, raw: &[u8]) -> Result<Value, Failure> {
     let mut elements = array.values();
     while let Some(value) = elements.next()? {
         values.push(match value {
-            None => Value::Null,
+            None => Value::from_sql_null(element)?,
             Some(raw) => Value::from_sql(element, raw)?,
         });
     }
@@ -401,6 +433,7 @@ fn numeric(raw: &[u8]) -> Result<String, Failure> {
         0xF000 => return Ok("-Infinity".into()),
         _ => {}
     }
+    charge(4 * (usize::try_from(weight).unwrap_or(0) + usize::try_from(scale).unwrap_or(0)))?;
     let mut digits = Vec::with_capacity(groups.max(0) as usize);
     for _ in 0..groups {
         digits.push(next()?);
