@@ -95,3 +95,30 @@ async fn a_program_that_is_not_ours_is_our_problem() {
         assert!(matches!(failed, Err(CompileError::Child(..))), "{failed:?}");
     }
 }
+
+/// The child gets its three pipes and nothing that this process happens to have open.
+#[tokio::test]
+async fn the_compiler_inherits_no_descriptor_and_no_environment() {
+    use std::os::fd::AsRawFd as _;
+    let folder = tempfile::tempdir().unwrap();
+    let (script, seen) = (folder.path().join("eve"), folder.path().join("seen"));
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let file = std::fs::File::open("/etc/hostname").unwrap();
+    let ours = [socket.as_raw_fd(), file.as_raw_fd()]
+        .map(|fd| std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap().display().to_string());
+    let text = format!("#!/bin/bash\n(readlink /proc/$$/fd/*; env) > {}\n", seen.display());
+    std::fs::write(&script, text).unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&script, executable).unwrap();
+    assert!(compile(&guests::noop(), &script).await.is_err(), "it does not answer");
+    let seen = std::fs::read_to_string(&seen).unwrap();
+    assert!(seen.contains("pipe:["), "{seen}");
+    for open in &ours {
+        assert!(!seen.lines().any(|line| line == open), "{open}: {seen}");
+    }
+    // What bash sets by itself.
+    for line in seen.lines().filter(|line| line.contains('=')) {
+        let name = line.split('=').next().unwrap_or_default();
+        assert!(["PWD", "OLDPWD", "SHLVL", "_"].contains(&name), "{line}");
+    }
+}

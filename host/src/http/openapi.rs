@@ -33,7 +33,9 @@ pub fn base() -> OpenApi {
                 .scheme(HttpAuthScheme::Bearer)
                 .bearer_format("eve_… or JWT")
                 .description(Some(
-                    "An API token (`eve_…`) or a sign-in token (JWT) of Supabase Auth.",
+                    "An API token (`eve_…`) or a sign-in token (JWT) of Supabase Auth. Where an operation \
+                     names a role, that is the least that may call it: `admin` of the organisation, or \
+                     `platform-admin`.",
                 ))
                 .build(),
         ),
@@ -57,7 +59,10 @@ pub fn complete(document: &mut OpenApi) {
 }
 
 fn complete_operation(path: &str, operation: &mut Operation) {
-    operation.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(BEARER, [])]);
+    // A handler that takes more than any member says so itself.
+    operation
+        .security
+        .get_or_insert_with(|| vec![SecurityRequirement::new::<_, [&str; 0], &str>(BEARER, [])]);
     operation.parameters.get_or_insert_default().push(
         ParameterBuilder::new()
             .name("Eve-Org")

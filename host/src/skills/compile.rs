@@ -7,8 +7,11 @@
 //!
 //! Invariants:
 //! - No byte of an upload is parsed in the parent.
-//! - The child has no environment, no files beyond its pipes, and limits on CPU, memory and time.
+//! - The child has no environment, no files beyond its pipes, limits on CPU, memory and time, and no
+//!   system calls but those that compiling needs (`compile/confine`).
 //! - What is wrong with an upload is said in words for the skill's author.
+
+mod confine;
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
@@ -18,7 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use wasmtime::Engine;
@@ -35,12 +37,6 @@ pub const COMMAND: &str = "compile-skill";
 /// The largest component: JavaScript's are 12 MB, Python's 18 MB.
 pub const MAX_COMPONENT: usize = 64 << 20;
 
-/// Address space of the child: the largest real component takes 346 MB of it.
-const ADDRESS_SPACE: u64 = 1 << 30;
-/// CPU time of the child: the slowest real component takes 11 s.
-const CPU_SECONDS: u64 = 60;
-/// Open files of the child: its pipes, and what the standard library opens for a moment.
-const OPEN_FILES: u64 = 16;
 /// Wall-clock time of the child.
 const WALL: Duration = Duration::from_secs(240);
 /// What is kept of the child's standard error, for our own log.
@@ -142,6 +138,10 @@ pub async fn compile(wasm: &[u8], exe: &Path) -> Result<Compiled, CompileError> 
         tracing::warn!(%status, stderr = %String::from_utf8_lossy(&complaints), "a skill's compiler died");
         return Err(CompileError::Rejected(death(status).to_owned()));
     }
+    let complaints = String::from_utf8_lossy(&complaints);
+    if complaints.contains(confine::UNFILTERED) {
+        tracing::warn!(%complaints, "the compiler process is not as confined as it could be");
+    }
     understand(&written)
 }
 
@@ -176,7 +176,7 @@ fn understand(written: &[u8]) -> Result<Compiled, CompileError> {
 
 /// What the hidden command does. Reads a component from standard input, writes to standard output.
 pub fn child_main() -> ExitCode {
-    if let Err(error) = confine() {
+    if let Err(error) = confine::confine() {
         eprintln!("limiting the compiler process: {error}");
         return ExitCode::FAILURE;
     }
@@ -203,20 +203,6 @@ pub fn child_main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn confine() -> std::io::Result<()> {
-    let limits = [
-        (Resource::As, ADDRESS_SPACE),
-        (Resource::Cpu, CPU_SECONDS),
-        (Resource::Core, 0),
-        (Resource::Fsize, 0),
-        (Resource::Nofile, OPEN_FILES),
-    ];
-    for (resource, limit) in limits {
-        setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
-    }
-    Ok(())
 }
 
 fn say(answer: &Answer, code: &[u8]) -> std::io::Result<()> {

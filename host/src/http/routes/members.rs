@@ -40,7 +40,8 @@ pub struct MemberRole {
     responses(
         (status = 200, description = "The member", body = Member),
         (status = 409, description = "This is the last owner (`conflict`)"),
-    )
+    ),
+    security(("bearer" = ["admin"])),
 )]
 pub async fn put_member(
     State(state): State<AppState>,
@@ -59,7 +60,8 @@ pub async fn put_member(
     responses(
         (status = 204, description = "Removed"),
         (status = 409, description = "This is the last owner (`conflict`)"),
-    )
+    ),
+    security(("bearer" = ["admin"])),
 )]
 pub async fn delete_member(
     State(state): State<AppState>,

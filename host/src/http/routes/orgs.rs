@@ -25,7 +25,8 @@ pub async fn list_orgs(Somebody(identity): Somebody) -> Json<Items<Org>> {
     responses(
         (status = 201, description = "Created", body = Org),
         (status = 409, description = "The slug is taken (`conflict`)"),
-    )
+    ),
+    security(("bearer" = ["platform-admin"])),
 )]
 pub async fn create_org(
     State(state): State<AppState>,

@@ -105,7 +105,8 @@ pub async fn run_statement(
 /// administrators: what they say is not looked at, and the server's address has to be reachable for them.
 #[utoipa::path(
     post, path = "/v1/schemas/{schema}/shell", tag = "schemas", params(("schema" = String, Path)),
-    responses((status = 201, description = "Where to connect to, and as whom", body = Shell))
+    responses((status = 201, description = "Where to connect to, and as whom", body = Shell)),
+    security(("bearer" = ["admin"])),
 )]
 pub async fn open_shell(
     State(state): State<AppState>,

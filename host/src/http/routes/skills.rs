@@ -99,7 +99,8 @@ pub async fn list_versions(
 /// Deletes a skill with all its versions.
 #[utoipa::path(
     delete, path = "/v1/skills/{name}", tag = "skills", params(("name" = String, Path), OwnerQuery),
-    responses((status = 204, description = "Deleted"))
+    responses((status = 204, description = "Deleted")),
+    security(("bearer" = ["admin"])),
 )]
 pub async fn delete_skill(
     State(state): State<AppState>,
@@ -123,7 +124,8 @@ pub async fn delete_skill(
     responses(
         (status = 200, description = "The version, active", body = Version),
         (status = 409, description = "Several versions begin with these digits (`conflict`)"),
-    )
+    ),
+    security(("bearer" = ["admin"])),
 )]
 pub async fn activate_version(
     State(state): State<AppState>,
@@ -141,7 +143,8 @@ pub async fn activate_version(
 #[utoipa::path(
     put, path = "/v1/skills/{name}/schemas/{schema}", tag = "skills",
     params(("name" = String, Path), ("schema" = String, Path)),
-    responses((status = 200, description = "What it may reach", body = inline(Items<SchemaGrant>)))
+    responses((status = 200, description = "What it may reach", body = inline(Items<SchemaGrant>))),
+    security(("bearer" = ["admin"])),
 )]
 pub async fn approve_schema(
     State(state): State<AppState>,
@@ -157,7 +160,8 @@ pub async fn approve_schema(
 #[utoipa::path(
     delete, path = "/v1/skills/{name}/schemas/{schema}", tag = "skills",
     params(("name" = String, Path), ("schema" = String, Path)),
-    responses((status = 204, description = "Taken back"))
+    responses((status = 204, description = "Taken back")),
+    security(("bearer" = ["admin"])),
 )]
 pub async fn withdraw_schema(
     State(state): State<AppState>,

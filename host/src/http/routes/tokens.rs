@@ -16,7 +16,8 @@ use crate::tenancy::tokens::{self, NewToken, Token};
 /// Lists tokens that are not revoked, newest first; for admins.
 #[utoipa::path(
     get, path = "/v1/tokens", tag = "tokens",
-    responses((status = 200, description = "The tokens", body = inline(Items<Token>)))
+    responses((status = 200, description = "The tokens", body = inline(Items<Token>))),
+    security(("bearer" = ["admin"])),
 )]
 pub async fn list_tokens(
     State(state): State<AppState>,
@@ -41,7 +42,8 @@ pub struct IssuedToken {
     responses(
         (status = 201, description = "The token, with its secret", body = IssuedToken),
         (status = 409, description = "The organisation has too many tokens (`conflict`)"),
-    )
+    ),
+    security(("bearer" = ["admin"])),
 )]
 pub async fn create_token(
     State(state): State<AppState>,
@@ -55,7 +57,8 @@ pub async fn create_token(
 /// Revokes a token; for admins.
 #[utoipa::path(
     delete, path = "/v1/tokens/{id}", tag = "tokens", params(("id" = TokenId, Path)),
-    responses((status = 204, description = "Revoked"))
+    responses((status = 204, description = "Revoked")),
+    security(("bearer" = ["admin"])),
 )]
 pub async fn revoke_token(
     State(state): State<AppState>,

@@ -42,7 +42,8 @@ pub async fn get_worker_type(
     responses(
         (status = 200, description = "Replaced", body = WorkerType),
         (status = 201, description = "Created", body = WorkerType),
-    )
+    ),
+    security(("bearer" = ["platform-admin"])),
 )]
 pub async fn put_worker_type(
     State(state): State<AppState>,
@@ -62,7 +63,8 @@ pub async fn put_worker_type(
     responses(
         (status = 204, description = "Deleted"),
         (status = 409, description = "Requests are open that are sent to it (`conflict`)"),
-    )
+    ),
+    security(("bearer" = ["platform-admin"])),
 )]
 pub async fn delete_worker_type(
     State(state): State<AppState>,

@@ -1,5 +1,6 @@
 //! The API as a client sees it: the whole router on a real database.
 
+mod coverage;
 mod hitl;
 mod meta;
 mod problems;
@@ -221,7 +222,7 @@ fn every_operation_is_documented_and_guarded() {
             let name = format!("{method} {path}");
             assert!(operation["summary"].is_string(), "{name} has no summary");
             if path.starts_with("/v1/") && path != "/v1/openapi.json" {
-                assert_eq!(operation["security"], json!([{ "bearer": [] }]), "{name}");
+                assert!(operation["security"][0]["bearer"].is_array(), "{name}");
                 for status in ["401", "403", "500", "503"] {
                     assert!(
                         operation["responses"][status]["content"].is_object(),
