@@ -52,8 +52,9 @@ pub struct Statement {
     /// SQL with $1, $2, …; quote it, so that the shell leaves them alone
     #[arg(value_name = "SQL", allow_hyphen_values = true)]
     sql: String,
-    /// The values of $1, $2, …; they adapt to what they are compared with or stored in
-    #[arg(value_name = "VALUE", allow_hyphen_values = true)]
+    /// The values of $1, $2, …; they adapt to what they are compared with or stored in. After `--` one may
+    /// begin with a hyphen
+    #[arg(value_name = "VALUE", allow_negative_numbers = true)]
     values: Vec<String>,
 }
 

@@ -57,6 +57,8 @@ const UPLOAD_BODY_LIMIT: usize = 256 << 20;
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 /// How long a batch may take.
 const BATCH_TIME_LIMIT: Duration = Duration::from_secs(60);
+/// How long a statement in a schema may take: its own limit comes first, and says what happened.
+const STATEMENT_TIME_LIMIT: Duration = Duration::from_secs(45);
 /// How long an upload may take: slow lines, the wait for other compilations, its own.
 const UPLOAD_TIME_LIMIT: Duration = Duration::from_secs(300);
 /// How long requests in progress may go on after a shutdown was asked for.

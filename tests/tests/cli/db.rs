@@ -67,6 +67,9 @@ async fn a_schema_is_reached_by_those_whom_its_organisation_lets() -> Result<()>
     let found = member.json([&["db", "query"], &shelf[..], &[query, "2"]].concat()).await?;
     assert_eq!(found["rows"], json!([["Hills", 7], ["Sea", 3]]));
     // Within the quotes of the terminal's own shell.
+    // Options may come after values, and numbers may be negative.
+    let args = ["db", "query", "--schema", "shelf", "SELECT $1::int + 1", "-3", "-o", "json"];
+    assert_eq!(member.json(args).await?["rows"], json!([[-2]]));
     let shown = member.on_terminal(80, "db query --schema shelf \"TABLE anthologies\"").await?;
     assert!(shown.stdout.contains("Hills") && shown.stdout.contains("title"), "{shown}");
 

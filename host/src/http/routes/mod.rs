@@ -22,8 +22,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    AppState, BATCH_BODY_LIMIT, BATCH_TIME_LIMIT, BODY_LIMIT, TIME_LIMIT, UPLOAD_BODY_LIMIT,
-    UPLOAD_TIME_LIMIT, limited, openapi,
+    AppState, BATCH_BODY_LIMIT, BATCH_TIME_LIMIT, BODY_LIMIT, STATEMENT_TIME_LIMIT, TIME_LIMIT,
+    UPLOAD_BODY_LIMIT, UPLOAD_TIME_LIMIT, limited, openapi,
 };
 
 pub use hitl::{Answer, Ask, QuestionPage};
@@ -67,9 +67,7 @@ pub fn all() -> OpenApiRouter<AppState> {
         .routes(routes!(schedules::pause_schedule))
         .routes(routes!(schedules::resume_schedule))
         .routes(routes!(schemas::list_schemas))
-        .routes(routes!(schemas::run_statement))
         .routes(routes!(schemas::list_migrations))
-        .routes(routes!(schemas::open_shell))
         .routes(routes!(skills::list_skills))
         .routes(routes!(skills::approve_schema, skills::withdraw_schema))
         .routes(routes!(skills::get_skill, skills::delete_skill))
@@ -87,8 +85,12 @@ pub fn all() -> OpenApiRouter<AppState> {
         .routes(routes!(tokens::list_tokens, tokens::create_token))
         .routes(routes!(tokens::revoke_token));
     let batches = OpenApiRouter::new().routes(routes!(requests::create_batch));
+    let statements = OpenApiRouter::new()
+        .routes(routes!(schemas::run_statement))
+        .routes(routes!(schemas::open_shell));
     let uploads = OpenApiRouter::new().routes(routes!(skills::push_version, skills::list_versions));
     limited(usual, BODY_LIMIT, TIME_LIMIT)
         .merge(limited(batches, BATCH_BODY_LIMIT, BATCH_TIME_LIMIT))
+        .merge(limited(statements, BODY_LIMIT, STATEMENT_TIME_LIMIT))
         .merge(limited(uploads, UPLOAD_BODY_LIMIT, UPLOAD_TIME_LIMIT))
 }
