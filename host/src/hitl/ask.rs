@@ -35,7 +35,7 @@ pub(crate) async fn insert(
         // Validated: at most 30 days.
         .map(|ms| i64::try_from(ms).unwrap_or(i64::MAX))
         .collect();
-    let creator = serde_json::to_value(actor).expect("an Actor always serialises");
+    let creator = actor.to_json();
     sqlx::query!(
         r#"
         INSERT INTO eve.hitl_requests

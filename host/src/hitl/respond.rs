@@ -58,7 +58,7 @@ impl Questions {
         let reach = Reach { rows: orchestration.into_iter().collect(), ..Reach::default() };
         let graph = Graph::lock(&mut tx, &reach).await.map_err(failed)?;
 
-        let responder = serde_json::to_value(actor).expect("an Actor always serialises");
+        let responder = actor.to_json();
         let answered = sqlx::query_scalar!(
             r#"
             UPDATE eve.hitl_requests

@@ -17,7 +17,7 @@ use crate::db;
 use crate::hitl::HitlError;
 use crate::requests::RequestError;
 use crate::schedules::ScheduleError;
-use crate::schemas::SchemaError;
+use crate::schemas::{InvalidSchemaName, SchemaError};
 use crate::skills::store::SkillError;
 use crate::skills::upload::UploadError;
 use crate::tenancy::TenancyError;
@@ -326,6 +326,12 @@ impl From<SchemaError> for Problem {
             SchemaError::Unavailable { .. } => Problem::of_failure(true, error),
             SchemaError::Database { source, .. } => Problem::of_failure(is_outage(source), error),
         }
+    }
+}
+
+impl From<InvalidSchemaName> for Problem {
+    fn from(invalid: InvalidSchemaName) -> Self {
+        Problem::invalid("schema", invalid.to_string())
     }
 }
 

@@ -340,7 +340,7 @@ async fn insert_rows(
     let parent_generations: Vec<Option<i32>> =
         prepared.iter().map(|r| r.parent.map(|parent| parent.generation)).collect();
     let detached: Vec<bool> = prepared.iter().map(|r| r.new.detached).collect();
-    let creator = serde_json::to_value(origin.actor).expect("an Actor always serialises");
+    let creator = origin.actor.to_json();
     sqlx::query!(
         r#"
         INSERT INTO eve.requests

@@ -185,7 +185,6 @@ async fn with_database(
     }
     let plane = ControlPlane {
         schemas: schemas(db.clone()),
-        skills: Some(skills),
         db,
         bell,
         auth: AuthConfig::default(),

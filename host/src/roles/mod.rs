@@ -69,21 +69,14 @@ pub struct SkillsDatabase {
 }
 
 impl SkillsDatabase {
-    /// The server, if there is one.
-    fn server(&self) -> anyhow::Result<Option<Server>> {
-        let Some(url) = &self.skills_database_url else { return Ok(None) };
+    /// The schemas of its server, if there is one.
+    fn schemas(&self, db: Db) -> anyhow::Result<Schemas> {
+        let Some(url) = &self.skills_database_url else { return Ok(Schemas::none(db)) };
         let key = self.skills_key.as_deref().context(
             "a skills server needs a key: set EVE_SKILLS_KEY (openssl rand -base64 32 makes one)",
         )?;
         let key = key.parse().map_err(|why: String| anyhow::anyhow!("EVE_SKILLS_KEY {why}"))?;
-        Ok(Some(Server::new(url, key)?))
-    }
-
-    fn schemas(&self, db: Db) -> anyhow::Result<Schemas> {
-        Ok(match self.server()? {
-            Some(server) => Schemas::new(db, server, self.skills_connections as usize),
-            None => Schemas::none(db),
-        })
+        Ok(Schemas::new(db, Server::new(url, key)?, self.skills_connections as usize))
     }
 }
 

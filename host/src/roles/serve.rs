@@ -18,7 +18,7 @@ use crate::requests::Requests;
 use crate::retention::Retention;
 use crate::runtime::{Runtime, RuntimeConfig};
 use crate::scheduler;
-use crate::schemas::{self, Schemas, Server};
+use crate::schemas::Schemas;
 use crate::skills::artifact::{ArtifactCache, Signer};
 use crate::skills::compile::Workshop;
 use crate::skills::upload::Uploads;
@@ -104,8 +104,6 @@ pub(super) struct ControlPlane {
     pub retention: Retention,
     pub metrics: PrometheusHandle,
     pub schemas: Schemas,
-    /// Where schemas are made.
-    pub skills: Option<Server>,
 }
 
 /// Runs it.
@@ -129,19 +127,9 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let bell = Bell::start(db.pool().clone());
     let auth = args.jwt.config()?;
     let retention = args.retention;
-    let (schemas, skills) = (args.skills.schemas(db.clone())?, args.skills.server()?);
-    let plane = ControlPlane {
-        db,
-        bell,
-        auth,
-        signer,
-        runtime,
-        cache,
-        retention,
-        metrics,
-        schemas,
-        skills,
-    };
+    let schemas = args.skills.schemas(db.clone())?;
+    let plane =
+        ControlPlane { db, bell, auth, signer, runtime, cache, retention, metrics, schemas };
     tracing::info!(address = %listener.local_addr()?, "serving");
     plane.run(listener, stop).await
 }
@@ -178,18 +166,15 @@ impl ControlPlane {
         });
         let duties =
             tokio::spawn(scheduler::run(self.db.clone(), self.bell, self.retention, stop.clone()));
-        let provisioning = self.skills.map(|server| {
-            tokio::spawn(schemas::provision::run(self.db.clone(), server, stop.clone()))
-        });
+        let (schemas, stopped) = (self.schemas.clone(), stop.clone());
+        let provisioning = tokio::spawn(async move { schemas.provision(stopped).await });
         let parts = http::Parts { requests, auth, uploads, schemas: self.schemas };
         let state = AppState::new(self.db, parts, Some(self.metrics), stop.clone());
         let served = http::serve(listener, state, stop.clone()).await;
         stop.cancel();
         missing.abort();
         duties.await.context("a background duty panicked")?;
-        if let Some(provisioning) = provisioning {
-            provisioning.await.context("making schemas panicked")?;
-        }
+        provisioning.await.context("making schemas panicked")?;
         served.context("serving HTTP")
     }
 }

@@ -42,7 +42,7 @@ impl Schedules {
         })?;
         let id = ScheduleId::generate();
         let request = serde_json::to_value(&new.request).expect("a NewRequest always serialises");
-        let creator = serde_json::to_value(actor).expect("an Actor always serialises");
+        let creator = actor.to_json();
         // Two at the same time may both be the last: the limit is no promise to anybody.
         let made = sqlx::query!(
             r#"

@@ -158,6 +158,12 @@ impl Connections {
         shares.entry(org).or_insert_with(|| Arc::new(Semaphore::new(self.0.share))).clone()
     }
 
+    /// Whether a session of a schema waits to be used.
+    pub(super) fn has_idle(&self, org: OrgId, schema: &SchemaName) -> bool {
+        let idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.iter().any(|idle| idle.key.0 == org && idle.key.1 == *schema)
+    }
+
     fn take_idle(&self, key: &Key) -> Option<Session> {
         let mut idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
         // The one that was used last: the others may grow old.

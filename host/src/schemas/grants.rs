@@ -91,33 +91,32 @@ pub(crate) fn not_named(schema: &SchemaName, named: &BTreeSet<String>) -> Schema
     ))
 }
 
-/// Approves a schema for a skill, in the caller's transaction.
+/// Approves schemas for a skill, in the caller's transaction; what was approved already stays as it is.
 pub async fn approve(
     tx: &mut Tx,
     tenant: Tenant,
     actor: &Actor,
     skill: SkillId,
     name: &str,
-    schema: &SchemaName,
-) -> Result<bool, sqlx::Error> {
-    let by = serde_json::to_value(actor).expect("an Actor always serialises");
-    let new = sqlx::query!(
+    schemas: &[String],
+) -> Result<(), sqlx::Error> {
+    let new = sqlx::query_scalar!(
         "INSERT INTO eve.schema_approvals (org_id, skill_id, schema_name, approved_by)
-         VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+         SELECT $1, $2, n.name, $4 FROM unnest($3::text[]) AS n (name)
+         ON CONFLICT DO NOTHING
+         RETURNING schema_name",
         tenant.org().0,
         skill.0,
-        schema.as_str(),
-        by
+        schemas,
+        actor.to_json()
     )
-    .execute(&mut **tx)
-    .await?
-    .rows_affected()
-        == 1;
-    if new {
+    .fetch_all(&mut **tx)
+    .await?;
+    for schema in new {
         let details = json!({ "schema": schema });
         audit::record_details(tx, tenant, actor, "schema.approve", name, details).await?;
     }
-    Ok(new)
+    Ok(())
 }
 
 /// Takes an approval back. Runs in progress find out at their next call.

@@ -194,7 +194,7 @@ async fn one(
             Some(known) if known.applied => return Ok(false),
             Some(known) => match fate(client, &known.transaction).await? {
                 Fate::Committed => {
-                    note_applied(db, access, schema, number, &known.transaction).await?;
+                    settle(db, access, schema, number, &known.transaction, true).await?;
                     return Ok(false);
                 }
                 Fate::InProgress => {
@@ -224,10 +224,13 @@ async fn one(
             continue;
         }
         if let Err(error) = run(client, schema, parts).await {
-            if matches!(error, SchemaError::Sql(_) | SchemaError::Limit(_)) {
+            if matches!(
+                error,
+                SchemaError::Sql(_) | SchemaError::Limit(_) | SchemaError::Invalid(_)
+            ) {
                 // Gone before the ledger's row is: whoever looks meanwhile finds it aborted.
                 client.batch_execute("ROLLBACK").await.map_err(failed)?;
-                give_up(db, access, schema, number, &transaction).await?;
+                settle(db, access, schema, number, &transaction, false).await?;
             }
             return Err(match error {
                 SchemaError::Sql(mut said) => {
@@ -241,7 +244,7 @@ async fn one(
             });
         }
         client.batch_execute("COMMIT").await.map_err(failed)?;
-        note_applied(db, access, schema, number, &transaction).await?;
+        settle(db, access, schema, number, &transaction, true).await?;
         return Ok(true);
     }
 }
@@ -345,7 +348,7 @@ async fn claim(
         migration.name,
         checksum(migration),
         transaction,
-        access.run.map(|run| run.request.0),
+        access.run.map(|request| request.0),
         stale
     )
     .execute(&mut *tx)
@@ -356,48 +359,38 @@ async fn claim(
     Ok(written == 1)
 }
 
-async fn note_applied(
+/// Writes what became of a migration that this transaction was applying.
+async fn settle(
     db: &Db,
     access: &Access,
     schema: &SchemaName,
     number: i32,
     transaction: &str,
+    committed: bool,
 ) -> Result<(), SchemaError> {
     let failed = SchemaError::database("writing the ledger of migrations");
     let mut tx = db.begin(access.scope()).await.map_err(failed)?;
-    sqlx::query!(
-        "UPDATE eve.skill_migrations SET status = 'applied', applied_at = now()
-          WHERE org_id = $1 AND schema_name = $2 AND number = $3 AND transaction = $4
-            AND status = 'applying'",
-        access.tenant.org().0,
-        schema.as_str(),
-        number,
-        transaction
-    )
-    .execute(&mut *tx)
-    .await
-    .map_err(failed)?;
-    tx.commit().await.map_err(failed)
-}
-
-async fn give_up(
-    db: &Db,
-    access: &Access,
-    schema: &SchemaName,
-    number: i32,
-    transaction: &str,
-) -> Result<(), SchemaError> {
-    let failed = SchemaError::database("writing the ledger of migrations");
-    let mut tx = db.begin(access.scope()).await.map_err(failed)?;
-    sqlx::query!(
-        "DELETE FROM eve.skill_migrations
-          WHERE org_id = $1 AND schema_name = $2 AND number = $3 AND transaction = $4
-            AND status = 'applying'",
-        access.tenant.org().0,
-        schema.as_str(),
-        number,
-        transaction
-    )
+    let org = access.tenant.org().0;
+    match committed {
+        true => sqlx::query!(
+            "UPDATE eve.skill_migrations SET status = 'applied', applied_at = now()
+              WHERE org_id = $1 AND schema_name = $2 AND number = $3 AND transaction = $4
+                AND status = 'applying'",
+            org,
+            schema.as_str(),
+            number,
+            transaction
+        ),
+        false => sqlx::query!(
+            "DELETE FROM eve.skill_migrations
+              WHERE org_id = $1 AND schema_name = $2 AND number = $3 AND transaction = $4
+                AND status = 'applying'",
+            org,
+            schema.as_str(),
+            number,
+            transaction
+        ),
+    }
     .execute(&mut *tx)
     .await
     .map_err(failed)?;

@@ -20,10 +20,11 @@ pub mod grants;
 pub mod limits;
 mod migrations;
 mod name;
-pub(crate) mod provision;
+mod provision;
 mod server;
 mod shell;
 mod statements;
+mod sweep;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 pub use call::{Column, Rows, Statement};
@@ -49,6 +51,7 @@ use crate::db::{Db, Scope};
 use crate::ids::{RequestId, VersionId, WorkerId};
 use crate::tenancy::{Actor, Tenant, audit};
 use connections::Connections;
+use statements::Checked;
 
 /// What people and runs do with schemas. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -58,13 +61,6 @@ pub struct Schemas {
     connections: Option<Connections>,
     /// How long a call may take.
     patience: Duration,
-}
-
-/// A run that asks.
-#[derive(Clone, Copy, Debug)]
-pub struct RunRef {
-    /// The request that was claimed: for a wake-up, the wake-up itself.
-    pub request: RequestId,
 }
 
 /// A run that asks, with what proves it.
@@ -88,7 +84,8 @@ pub struct Run {
 #[derive(Clone, Copy, Debug)]
 struct Access {
     tenant: Tenant,
-    run: Option<RunRef>,
+    /// The request that was claimed, if a run asks.
+    run: Option<RequestId>,
 }
 
 impl Access {
@@ -132,6 +129,14 @@ impl Schemas {
         Schemas { db, connections: None, patience: limits::CALL }
     }
 
+    /// Makes the schemas that are wanted, until `stop`: with the provisioner's credentials, which the
+    /// server's URL has where this is a control plane.
+    pub async fn provision(&self, stop: CancellationToken) {
+        if let Some(connections) = &self.connections {
+            provision::run(self.db.clone(), connections.server().clone(), stop).await;
+        }
+    }
+
     fn connections(&self) -> Result<&Connections, SchemaError> {
         self.connections.as_ref().ok_or_else(|| {
             SchemaError::unavailable(
@@ -150,7 +155,8 @@ impl Schemas {
         calls: &[Statement],
     ) -> Result<Vec<Rows>, SchemaError> {
         self.exists(tenant, schema).await?;
-        if call::check(calls)?.iter().any(|checked| checked.writes) {
+        let checked = call::check(calls)?;
+        if checked.iter().any(|checked| checked.writes) {
             // Before it happens, for it happens in another database: better one entry too many.
             let failed = SchemaError::database("writing the audit log");
             let mut tx = self.db.begin(Scope::Tenant(tenant)).await.map_err(failed)?;
@@ -160,7 +166,7 @@ impl Schemas {
             tx.commit().await.map_err(failed)?;
         }
         let access = Access { tenant, run: None };
-        self.within(self.call_as(&access, schema, calls, new_user())).await
+        self.within(self.call_as(&access, schema, calls, &checked, new_user())).await
     }
 
     /// Runs statements for a run: all of them or none. `user` is the same for all calls of the run.
@@ -173,8 +179,9 @@ impl Schemas {
         user: u64,
     ) -> Result<Vec<Rows>, SchemaError> {
         self.admit(tenant, run, schema).await?;
-        let access = Access { tenant, run: Some(RunRef { request: run.request }) };
-        self.within(self.call_as(&access, schema, calls, user)).await
+        let checked = call::check(calls)?;
+        let access = Access { tenant, run: Some(run.request) };
+        self.within(self.call_as(&access, schema, calls, &checked, user)).await
     }
 
     /// Runs statements for a run on its author's machine, which nobody has claimed: what admits a run of
@@ -186,7 +193,9 @@ impl Schemas {
         calls: &[Statement],
         user: u64,
     ) -> Result<Vec<Rows>, SchemaError> {
-        self.within(self.call_as(&Access { tenant, run: None }, schema, calls, user)).await
+        let checked = call::check(calls)?;
+        let access = Access { tenant, run: None };
+        self.within(self.call_as(&access, schema, calls, &checked, user)).await
     }
 
     async fn call_as(
@@ -194,12 +203,12 @@ impl Schemas {
         access: &Access,
         schema: &SchemaName,
         calls: &[Statement],
+        checked: &[Checked],
         user: u64,
     ) -> Result<Vec<Rows>, SchemaError> {
-        let checked = call::check(calls)?;
         let mut lease = self.lease(access, schema, user).await?;
         let answered =
-            call::run(&mut lease, calls, &checked).await.map_err(|error| lease.explained(error));
+            call::run(&mut lease, calls, checked).await.map_err(|error| lease.explained(error));
         match &answered {
             // What is still on its way in, or half done, is stopped when the lease is dropped.
             Err(
@@ -222,7 +231,7 @@ impl Schemas {
         user: u64,
     ) -> Result<Vec<u32>, SchemaError> {
         self.admit(tenant, run, schema).await?;
-        let access = Access { tenant, run: Some(RunRef { request: run.request }) };
+        let access = Access { tenant, run: Some(run.request) };
         self.migrate_as(&access, schema, migrations, user).await
     }
 
@@ -269,7 +278,10 @@ impl Schemas {
     ) -> Result<connections::Lease, SchemaError> {
         let connections = self.connections()?;
         let org = access.tenant.org();
-        provision::want(&self.db, || access.scope(), org.0, schema).await?;
+        // Where there is a session, there is a schema.
+        if !connections.has_idle(org, schema) {
+            provision::want(&self.db, || access.scope(), org.0, schema).await?;
+        }
         connections.lease(org, schema, user).await
     }
 

@@ -10,9 +10,8 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::server::Server;
-use super::template::{self, code};
-use super::{SchemaError, SchemaName, limits, shell};
+use super::server::{Server, change, code};
+use super::{SchemaError, SchemaName, limits, sweep, template};
 use crate::db::{Db, Scope, is_connection_loss};
 use crate::ids::OrgId;
 
@@ -22,12 +21,13 @@ const TICK: Duration = Duration::from_millis(100);
 const RETRY: f64 = 5.0;
 /// Schemas made at one time, by one process: copying a database takes the disk a tenth of a second.
 const AT_ONCE: i64 = 4;
-
-/// How often shells that have expired are ended.
+/// How often the server is swept.
 const SWEEP: Duration = Duration::from_secs(60);
+/// For errors.
+const DOING: &str = "making a schema";
 
-/// Makes what is requested, until `stop`; ends shells that have expired.
-pub(crate) async fn run(db: Db, server: Server, stop: CancellationToken) {
+/// Makes what is requested, until `stop`, and sweeps the server.
+pub(super) async fn run(db: Db, server: Server, stop: CancellationToken) {
     let mut prepared = false;
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -38,8 +38,7 @@ pub(crate) async fn run(db: Db, server: Server, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
             _ = sweeps.tick() => {
-                let swept = shell::sweep(&server).await.map(drop);
-                if let Err(error) = swept.and(shell::end_stuck_workers(&server).await) {
+                if let Err(error) = sweep::sweep(&server).await {
                     let error: &dyn std::error::Error = &error;
                     tracing::warn!(error, "the skills server could not be swept; trying again");
                 }
@@ -103,8 +102,7 @@ async fn wanted(db: &Db) -> Result<Vec<(OrgId, SchemaName)>, sqlx::Error> {
 async fn make_and_note(db: &Db, server: &Server, org: OrgId, name: SchemaName) {
     // One that hangs, behind a session that will not end for instance, does not keep the others.
     let made = tokio::time::timeout(limits::MAKING, make(server, org, &name)).await;
-    let made =
-        made.unwrap_or_else(|_| Err(SchemaError::unavailable("making a schema", "it hangs")));
+    let made = made.unwrap_or_else(|_| Err(SchemaError::unavailable(DOING, "it hangs")));
     let error = made.as_ref().err().map(|error| {
         let error: &dyn std::error::Error = error;
         tracing::error!(%org, schema = %name, error, "a schema could not be made; trying again");
@@ -142,9 +140,8 @@ pub(super) async fn make(
 ) -> Result<(), SchemaError> {
     let database = Server::database(org);
     let (role, login) = (Server::role(org, name), Server::login(org, name));
-    let failed = |error: tokio_postgres::Error| SchemaError::of_client("making a schema", error, 0);
-    let opened = |error| SchemaError::unavailable("making a schema", error);
-    let session = server.open(&server.provisioner("postgres")).await.map_err(opened)?;
+    let failed = |error: tokio_postgres::Error| SchemaError::of_client(DOING, error, 0);
+    let session = server.provision("postgres", DOING).await?;
     let there: bool = session
         .client
         .query_one("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", &[&database])
@@ -153,18 +150,10 @@ pub(super) async fn make(
         .get(0);
     if !there {
         let create = format!("CREATE DATABASE {database} TEMPLATE {}", super::server::TEMPLATE);
-        let mut tries = 0;
-        loop {
-            match session.client.batch_execute(&create).await {
-                // Two at once.
-                Err(error) if matches!(code(&error), Some("42P04" | "23505")) => break,
-                // Somebody is looking at the template.
-                Err(error) if code(&error) == Some("55006") && tries < 50 => {
-                    tries += 1;
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-                other => break other.map_err(failed)?,
-            }
+        match change(&session.client, &create).await {
+            // Two at once.
+            Err(error) if matches!(code(&error), Some("42P04" | "23505")) => {}
+            other => other.map_err(failed)?,
         }
     }
     // Privileges on a database are not copied with it.
@@ -174,7 +163,7 @@ pub(super) async fn make(
          ALTER DATABASE {database} CONNECTION LIMIT {}",
         limits::DATABASE_CONNECTIONS
     );
-    repeat(&session.client, &limits).await.map_err(failed)?;
+    change(&session.client, &limits).await.map_err(failed)?;
     let password =
         postgres_protocol::password::scram_sha_256(server.password(org, name).as_bytes());
     const PLAIN: &str = "NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS";
@@ -188,7 +177,7 @@ pub(super) async fn make(
         match session.client.batch_execute(&format!("CREATE ROLE {role} {options}")).await {
             Err(error) if matches!(code(&error), Some("42710" | "23505")) => {
                 let options = options.replace(PLAIN, "");
-                repeat(&session.client, &format!("ALTER ROLE {role} {options}"))
+                change(&session.client, &format!("ALTER ROLE {role} {options}"))
                     .await
                     .map_err(failed)?;
             }
@@ -210,7 +199,7 @@ pub(super) async fn make(
          ALTER ROLE {login} SET max_parallel_maintenance_workers = 0",
         timeout = (limits::CALL + limits::CANCEL).as_millis(),
     );
-    repeat(&session.client, &settings).await.map_err(failed)?;
+    change(&session.client, &settings).await.map_err(failed)?;
     // Only a superuser, or who was granted them (Postgres 15), may set these. The database's is for the
     // server's own workers, which evaluate what stands in indexes.
     for setting in [
@@ -218,7 +207,7 @@ pub(super) async fn make(
         format!("ALTER DATABASE {database} SET temp_file_limit = '{}'", limits::TEMP_FILES),
         format!("ALTER ROLE {login} SET log_min_error_statement = 'panic'"),
     ] {
-        match repeat(&session.client, &setting).await {
+        match change(&session.client, &setting).await {
             Err(error) if code(&error) == Some("42501") => {
                 tracing::warn!(
                     setting,
@@ -229,31 +218,17 @@ pub(super) async fn make(
             other => other.map_err(failed)?,
         }
     }
-    let session = server.open(&server.provisioner(&database)).await.map_err(opened)?;
+    let session = server.provision(&database, DOING).await?;
     // The provisioner's own, so that the tenant can neither drop nor give away what it stands in.
     let schema = format!(
         "CREATE SCHEMA IF NOT EXISTS \"{name}\";
          GRANT USAGE, CREATE ON SCHEMA \"{name}\" TO {role}"
     );
-    match repeat(&session.client, &schema).await {
+    match change(&session.client, &schema).await {
         Err(error) if matches!(code(&error), Some("42P06" | "23505")) => {
-            repeat(&session.client, &schema).await.map_err(failed)
+            change(&session.client, &schema).await.map_err(failed)
         }
         other => other.map_err(failed),
-    }
-}
-
-/// Two who change the same row of a catalogue at once: the second tries again.
-async fn repeat(client: &tokio_postgres::Client, sql: &str) -> Result<(), tokio_postgres::Error> {
-    let mut tries = 0;
-    loop {
-        match client.batch_execute(sql).await {
-            Err(error) if matches!(code(&error), Some("XX000" | "40P01")) && tries < 20 => {
-                tries += 1;
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            other => return other,
-        }
     }
 }
 
@@ -264,36 +239,35 @@ pub(super) async fn want(
     org: Uuid,
     name: &SchemaName,
 ) -> Result<(), SchemaError> {
-    let failed = SchemaError::database("making a schema");
-    let mut inserted = false;
+    let failed = SchemaError::database(DOING);
     let mut wait = Duration::from_millis(20);
     loop {
         let mut tx = db.begin(scope()).await.map_err(failed)?;
-        if !inserted {
-            sqlx::query!(
-                "INSERT INTO eve.skill_schemas (org_id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-                org,
-                name.as_str()
-            )
-            .execute(&mut *tx)
-            .await
-            .map_err(failed)?;
-            inserted = true;
-        }
         let row = sqlx::query!(
             r#"SELECT status, error FROM eve.skill_schemas WHERE org_id = $1 AND name = $2"#,
             org,
             name.as_str()
         )
-        .fetch_one(&mut *tx)
+        .fetch_optional(&mut *tx)
         .await
         .map_err(failed)?;
-        tx.commit().await.map_err(failed)?;
-        match (row.status.as_str(), row.error) {
-            ("ready", _) => return Ok(()),
-            (_, Some(error)) => return Err(SchemaError::unavailable("making a schema", error)),
-            _ => {}
+        match row.map(|row| (row.status, row.error)) {
+            Some((status, _)) if status == "ready" => return Ok(()),
+            Some((_, Some(error))) => return Err(SchemaError::unavailable(DOING, error)),
+            Some(_) => {}
+            None => {
+                sqlx::query!(
+                    "INSERT INTO eve.skill_schemas (org_id, name) VALUES ($1, $2)
+                     ON CONFLICT DO NOTHING",
+                    org,
+                    name.as_str()
+                )
+                .execute(&mut *tx)
+                .await
+                .map_err(failed)?;
+            }
         }
+        tx.commit().await.map_err(failed)?;
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(Duration::from_millis(200));
     }

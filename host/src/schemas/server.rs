@@ -7,6 +7,7 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use secrecy::{ExposeSecret as _, SecretBox};
@@ -17,7 +18,7 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::wire::{Budget, Wire};
-use super::{SchemaName, limits};
+use super::{SchemaError, SchemaName, limits};
 use crate::ids::OrgId;
 
 /// The database that those of organisations are copied from.
@@ -143,6 +144,16 @@ impl Server {
         config
     }
 
+    /// Opens a session as the provisioner, in a database, for `doing` something.
+    pub(super) async fn provision(
+        &self,
+        database: &str,
+        doing: &'static str,
+    ) -> Result<Opened, SchemaError> {
+        let opened = self.open(&self.provisioner(database)).await;
+        opened.map_err(|error| SchemaError::unavailable(doing, error))
+    }
+
     /// Asks the server to cancel what a session is doing. Whether it does shows in the session.
     pub(super) async fn cancel(&self, config: &Config, client: &tokio_postgres::Client) {
         let cancelling = async {
@@ -180,6 +191,32 @@ impl Server {
             }
         });
         Ok(Opened { client, task, budget })
+    }
+}
+
+/// The SQLSTATE of an error, if Postgres has said one.
+pub(super) fn code(error: &tokio_postgres::Error) -> Option<&str> {
+    error.code().map(|code| code.code())
+}
+
+/// Changes catalogues that others may be changing: what two disturb each other in is done again.
+pub(super) async fn change(
+    client: &tokio_postgres::Client,
+    sql: &str,
+) -> Result<(), tokio_postgres::Error> {
+    let mut tries = 0;
+    loop {
+        match client.batch_execute(sql).await {
+            // "tuple concurrently updated", a deadlock, an object that is in use or just gone.
+            Err(error)
+                if tries < 20
+                    && matches!(code(&error), Some("XX000" | "40P01" | "55006" | "42704")) =>
+            {
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(50 * tries)).await;
+            }
+            other => return other,
+        }
     }
 }
 

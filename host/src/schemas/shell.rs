@@ -12,18 +12,17 @@ use tokio_postgres::config::Host;
 use utoipa::ToSchema;
 
 use super::server::Server;
-use super::template::code;
 use super::{SchemaError, SchemaName, Schemas, provision};
 use crate::db::Scope;
 use crate::ids::OrgId;
 use crate::tenancy::{Actor, Tenant, audit};
 
 /// How long a role lives, and the longest that a session of it can.
-pub(super) const LIFE: Duration = Duration::from_secs(3600);
+const LIFE: Duration = Duration::from_secs(3600);
 /// Sessions of one shell: `\connect`, and a tool that opens a second one.
 const SESSIONS: u32 = 3;
 /// What their names begin with.
-const PREFIX: &str = "eve_shell_";
+pub(super) const PREFIX: &str = "eve_shell_";
 
 /// Where a shell connects to, and as whom.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -70,10 +69,7 @@ async fn open(server: &Server, org: OrgId, schema: &SchemaName) -> Result<Shell,
     let tenant = Server::role(org, schema);
     let user = format!("{PREFIX}{}", hex::encode(rand::random::<[u8; 8]>()));
     let password = hex::encode(rand::random::<[u8; 24]>());
-    let session = server
-        .open(&server.provisioner(&database))
-        .await
-        .map_err(|error| SchemaError::unavailable(DOING, error))?;
+    let session = server.provision(&database, DOING).await?;
     // By the server's own clock, which is the one that ends it.
     let seconds: f64 = session
         .client
@@ -108,99 +104,4 @@ async fn open(server: &Server, org: OrgId, schema: &SchemaName) -> Result<Shell,
     };
     let port = server.config.get_ports().first().copied().unwrap_or(5432);
     Ok(Shell { host, port, database, user, password, expires_at })
-}
-
-/// Ends what has expired: sessions first, then the roles. Safe to do again, and by two at once.
-pub(super) async fn sweep(server: &Server) -> Result<u64, SchemaError> {
-    const DOING: &str = "removing the roles of shells";
-    let failed = |error: tokio_postgres::Error| SchemaError::unavailable(DOING, error);
-    let session = server
-        .open(&server.provisioner("postgres"))
-        .await
-        .map_err(|error| SchemaError::unavailable(DOING, error))?;
-    // Where they stood in privileges that they were granted, nobody could drop them.
-    let expired = session
-        .client
-        .query(
-            "SELECT r.rolname::text, d.datname::text
-               FROM pg_roles r
-               LEFT JOIN pg_database d
-                 ON EXISTS (SELECT FROM aclexplode(d.datacl) a WHERE a.grantee = r.oid)
-              WHERE starts_with(r.rolname, $1) AND r.rolvaliduntil <= now()",
-            &[&PREFIX],
-        )
-        .await
-        .map_err(failed)?;
-    let mut removed = 0;
-    for row in expired {
-        let (role, database): (String, Option<String>) = (row.get(0), row.get(1));
-        session
-            .client
-            .execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1",
-                &[&role],
-            )
-            .await
-            .map_err(failed)?;
-        match drop_role(server, &session.client, &role, database.as_deref()).await {
-            Ok(()) => removed += 1,
-            // Somebody else is at it, or was; or it stands in the way of nobody but itself.
-            Err(error) => {
-                let error: &dyn std::error::Error = &error;
-                tracing::warn!(role, error, "a shell's role could not be removed; trying again");
-            }
-        }
-    }
-    Ok(removed)
-}
-
-async fn drop_role(
-    server: &Server,
-    client: &tokio_postgres::Client,
-    role: &str,
-    database: Option<&str>,
-) -> Result<(), SchemaError> {
-    const DOING: &str = "removing the role of a shell";
-    let failed = |error: tokio_postgres::Error| SchemaError::unavailable(DOING, error);
-    if let Some(database) = database {
-        let inside = server
-            .open(&server.provisioner(database))
-            .await
-            .map_err(|error| SchemaError::unavailable(DOING, error))?;
-        // What it was granted, and what it owns after all; its right to connect too.
-        inside.client.batch_execute(&format!("DROP OWNED BY {role}")).await.map_err(failed)?;
-    }
-    client.batch_execute(&format!("DROP ROLE IF EXISTS {role}")).await.map_err(failed)
-}
-
-/// Ends the server's own workers that have been at an organisation's table for very long: they evaluate what
-/// its authors have put into indexes, without any of our limits.
-pub(super) async fn end_stuck_workers(server: &Server) -> Result<(), SchemaError> {
-    const DOING: &str = "ending workers that are stuck";
-    let session = server
-        .open(&server.provisioner("postgres"))
-        .await
-        .map_err(|error| SchemaError::unavailable(DOING, error))?;
-    let ended = session
-        .client
-        .execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-              WHERE backend_type = 'autovacuum worker' AND datname LIKE 'eve\\_org\\_%'
-                AND xact_start < now() - interval '10 minutes'",
-            &[],
-        )
-        .await;
-    match ended {
-        Ok(0) => Ok(()),
-        Ok(count) => {
-            tracing::warn!(
-                count,
-                "autovacuum workers were ended that had been at a tenant's table for very long"
-            );
-            Ok(())
-        }
-        // Only a superuser, or a member of pg_signal_backend from Postgres 18 on, may.
-        Err(error) if code(&error) == Some("42501") => Ok(()),
-        Err(error) => Err(SchemaError::unavailable(DOING, error)),
-    }
 }

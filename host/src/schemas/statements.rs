@@ -62,14 +62,16 @@ const DDL: [&str; 23] = [
 /// Checks one statement.
 pub fn check(sql: &str) -> Result<Checked, SchemaError> {
     sized(sql)?;
-    let parts = split(sql)?;
-    if parts.len() != 1 {
-        return Err(SchemaError::Invalid(match parts.len() {
-            0 => "there is no statement here".into(),
-            count => format!("one statement a call, and these are {count}"),
-        }));
+    let parsed = parse(sql)?;
+    match parsed.protobuf.stmts.len() {
+        0 => return Err(SchemaError::Invalid("there is no statement here".into())),
+        1 => {}
+        count => {
+            let said = format!("one statement a call, and these are {count}");
+            return Err(SchemaError::Invalid(said));
+        }
     }
-    allowed(sql, Place::Call)
+    Ok(Checked { writes: allowed(sql, Place::Call)?, parameters: parameters(sql)? })
 }
 
 /// Takes a migration apart into its statements, each of which may run.
@@ -88,6 +90,9 @@ pub fn migration(sql: &str) -> Result<Vec<String>, SchemaError> {
     }
     for part in &parts {
         allowed(part, Place::Migration)?;
+        let parsed = parse(part)?;
+        functions(&parsed)?;
+        elements(&parsed)?;
     }
     Ok(parts)
 }
@@ -115,9 +120,13 @@ fn split(sql: &str) -> Result<Vec<String>, SchemaError> {
         .collect())
 }
 
-fn allowed(sql: &str, place: Place) -> Result<Checked, SchemaError> {
-    // The summary has no word for a syntax error: it is empty.
-    let parsed = pg_query::parse(sql, 0).map_err(unparsable)?;
+fn parse(sql: &str) -> Result<pg_query::ParseResult, SchemaError> {
+    pg_query::parse(sql, 0).map_err(unparsable)
+}
+
+/// Refuses what may not run, of a statement that has been parsed: the summary has no word for a syntax
+/// error. Says whether it writes.
+fn allowed(sql: &str, place: Place) -> Result<bool, SchemaError> {
     let summary = pg_query::summary(sql, 0, -1).map_err(unparsable)?;
     let types = summary.statement_types();
     if types.is_empty() {
@@ -129,20 +138,13 @@ fn allowed(sql: &str, place: Place) -> Result<Checked, SchemaError> {
             return Err(refused(kind, place));
         }
     }
-    if place == Place::Migration {
-        functions(&parsed)?;
-        elements(&parsed)?;
-    }
     // SELECT … INTO makes a table, and so may EXPLAIN ANALYZE of what does.
     if place == Place::Call
         && !summary.protobuf.tables.iter().all(|table| table.context != DDL_CONTEXT)
     {
         return Err(refused("SELECT … INTO", place));
     }
-    Ok(Checked {
-        writes: types.iter().any(|kind| *kind != "SelectStmt"),
-        parameters: parameters(sql)?,
-    })
+    Ok(types.iter().any(|kind| *kind != "SelectStmt"))
 }
 
 /// The highest `$n` of a statement.

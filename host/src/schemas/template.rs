@@ -7,9 +7,7 @@
 //!
 //! Only a superuser can prepare a server: what is revoked belongs to Postgres itself.
 
-use tokio_postgres::Client;
-
-use super::server::{OpenError, Server, TEMPLATE};
+use super::server::{OpenError, Server, TEMPLATE, change, code};
 
 /// Functions that nobody needs and that reach beyond a schema, by how their names begin: locks,
 /// notifications and messages fill shared memory; settings undo limits; statistics show others; large
@@ -25,7 +23,8 @@ const RELATIONS: &str = r"^(pg_database|pg_authid|pg_roles|pg_user|pg_shadow|pg_
 pub(super) async fn prepare(server: &Server) -> Result<(), PrepareError> {
     let maintenance = server.open(&server.provisioner("postgres")).await?;
     let client = maintenance.client;
-    if !is_there(&client).await? {
+    let there = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)";
+    if !client.query_one(there, &[&TEMPLATE]).await?.get::<_, bool>(0) {
         match client.batch_execute(&format!("CREATE DATABASE {TEMPLATE} TEMPLATE template0")).await
         {
             // Somebody else has made it at this moment.
@@ -36,16 +35,11 @@ pub(super) async fn prepare(server: &Server) -> Result<(), PrepareError> {
     // The URL's own database is the platform's, where both are on one server.
     let named = server.config.get_dbname().unwrap_or("postgres").replace('"', "\"\"");
     for database in ["postgres", "template1", TEMPLATE, &format!("\"{named}\"")] {
-        again(|| {
-            let sql = format!("REVOKE ALL ON DATABASE {database} FROM PUBLIC");
-            let client = &client;
-            async move { client.batch_execute(&sql).await }
-        })
-        .await?;
+        change(&client, &format!("REVOKE ALL ON DATABASE {database} FROM PUBLIC")).await?;
     }
     let session = server.open(&server.provisioner(TEMPLATE)).await?;
     let shut = "DROP EXTENSION IF EXISTS plpgsql; REVOKE ALL ON SCHEMA public FROM PUBLIC";
-    again(|| session.client.batch_execute(shut)).await?;
+    change(&session.client, shut).await?;
     // Without plpgsql there is no loop on the server, so the statements are made here.
     let revokes: Vec<String> = session
         .client
@@ -66,53 +60,10 @@ pub(super) async fn prepare(server: &Server) -> Result<(), PrepareError> {
         .iter()
         .map(|row| row.get(0))
         .collect();
-    again(|| {
-        let all = revokes.join(";\n");
-        let client = &session.client;
-        async move { client.batch_execute(&all).await }
-    })
-    .await?;
+    change(&session.client, &revokes.join(";\n")).await?;
     drop(session);
-    again(|| {
-        let sql = format!("ALTER DATABASE {TEMPLATE} IS_TEMPLATE true");
-        let client = &client;
-        async move { client.batch_execute(&sql).await }
-    })
-    .await?;
+    change(&client, &format!("ALTER DATABASE {TEMPLATE} IS_TEMPLATE true")).await?;
     Ok(())
-}
-
-/// Whether the template is there.
-pub(super) async fn is_there(client: &Client) -> Result<bool, tokio_postgres::Error> {
-    let row = client
-        .query_one("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", &[&TEMPLATE])
-        .await?;
-    Ok(row.get(0))
-}
-
-/// Repeats what two who prepare at once disturb each other in.
-async fn again<F>(mut attempt: impl FnMut() -> F) -> Result<(), tokio_postgres::Error>
-where
-    F: Future<Output = Result<(), tokio_postgres::Error>>,
-{
-    let mut tries = 0;
-    loop {
-        match attempt().await {
-            // "tuple concurrently updated", a deadlock, an object that is in use or just gone.
-            Err(error)
-                if tries < 20
-                    && matches!(code(&error), Some("XX000" | "40P01" | "55006" | "42704")) =>
-            {
-                tries += 1;
-                tokio::time::sleep(std::time::Duration::from_millis(50 * tries)).await;
-            }
-            other => return other,
-        }
-    }
-}
-
-pub(super) fn code(error: &tokio_postgres::Error) -> Option<&str> {
-    error.code().map(|code| code.code())
 }
 
 /// Why a server could not be prepared.

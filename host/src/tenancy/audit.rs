@@ -28,7 +28,7 @@ pub async fn record_all(
     if targets.is_empty() {
         return Ok(());
     }
-    let actor = serde_json::to_value(actor).expect("an Actor always serialises");
+    let actor = actor.to_json();
     let ids: Vec<Uuid> = targets.iter().map(|_| Uuid::now_v7()).collect();
     sqlx::query!(
         "INSERT INTO eve.audit_log (id, org_id, actor, action, target)
@@ -53,7 +53,7 @@ pub async fn record_details(
     target: &str,
     details: Value,
 ) -> Result<(), sqlx::Error> {
-    let actor = serde_json::to_value(actor).expect("an Actor always serialises");
+    let actor = actor.to_json();
     sqlx::query!(
         "INSERT INTO eve.audit_log (id, org_id, actor, action, target, details)
          VALUES ($1, $2, $3, $4, $5, $6)",

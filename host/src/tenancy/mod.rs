@@ -119,6 +119,11 @@ pub enum Actor {
 }
 
 impl Actor {
+    /// As it is stored beside what it has done.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(self).expect("an Actor always serialises")
+    }
+
     /// The person behind it, if there is one.
     pub fn user(&self) -> Option<UserId> {
         match *self {

@@ -42,7 +42,7 @@ pub async fn check(wasm: &[u8], path: &Path) -> Result<Compiled, Error> {
 }
 
 /// Our own failure, with its causes.
-fn failed(doing: &str, error: &dyn std::error::Error) -> Error {
+pub fn failed(doing: &str, error: &dyn std::error::Error) -> Error {
     let mut text = format!("{doing} failed: {error}");
     let mut source = error.source();
     while let Some(error) = source {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,12 +18,12 @@ use super::build::{self, Options};
 use super::local::{self, Bench, Setting};
 use super::project::{self, Project};
 use super::push::read_component;
-use super::state::State;
+use super::state;
 use super::trigger::{self, Trigger};
 use crate::hitl::NewQuestion;
 use crate::ids::{QuestionId, RequestId};
 use crate::requests::{LogLine, NewRequest, empty_object};
-use crate::runtime::{Capability, Grants, NoDb, Report, Verdict};
+use crate::runtime::{Capability, Grants, Report, Verdict};
 use crate::skills::compile::Compiled;
 
 /// Run a skill on this machine
@@ -161,18 +160,13 @@ pub async fn run(command: Run, out: &Output) -> Result<Exit, Error> {
         true => Subject::of_folder(&command.path, command.no_build, out).await?,
         false => Subject::of_file(&command.path).await?,
     };
-    let state = subject.state(command.fresh, out).await?;
-    let db = state.as_ref().map(|state| state.host(subject.schemas.clone()));
-    let ran = async {
-        let bench = Bench::new(db.unwrap_or_else(|| Arc::new(NoDb)))?;
+    let folder = subject.folder(command.fresh, out)?;
+    let ran = state::around(&subject.compiled, folder, subject.schemas.clone(), async |db| {
+        let bench = Bench::new(db)?;
         let skill = bench.prepare(&subject.wasm, &subject.compiled, &subject.grants)?;
         Ok(Ran::of(subject.name.clone(), bench.run(&skill, &setting).await))
-    };
-    let ran = ran.await;
-    if let Some(state) = state {
-        state.close().await?;
-    }
-    let ran = ran?;
+    })
+    .await?;
     let exit = if ran.error.is_some() { Exit::Failed } else { Exit::Ok };
     out.show(&ran)?;
     Ok(exit)
@@ -191,24 +185,21 @@ struct Subject {
 }
 
 impl Subject {
-    /// A database, for a skill that uses one.
-    async fn state(&self, fresh: bool, out: &Output) -> Result<Option<State>, Error> {
-        if !self.compiled.capabilities.contains(&Capability::Db) {
-            return Ok(None);
+    /// Where a skill that has schemas keeps them: emptied if that is wanted.
+    fn folder(&self, fresh: bool, out: &Output) -> Result<Option<&Path>, Error> {
+        let uses_db = self.compiled.capabilities.contains(&Capability::Db);
+        let Some(folder) = self.folder.as_deref().filter(|_| uses_db) else { return Ok(None) };
+        if fresh && folder.exists() {
+            std::fs::remove_dir_all(folder).map_err(|source| Error::File {
+                doing: "remove",
+                path: folder.to_owned(),
+                source,
+            })?;
         }
-        if let Some(folder) = &self.folder {
-            if fresh && folder.exists() {
-                std::fs::remove_dir_all(folder).map_err(|source| Error::File {
-                    doing: "remove",
-                    path: folder.clone(),
-                    source,
-                })?;
-            }
-            if !folder.exists() {
-                out.note("making a database for the skill, once");
-            }
+        if !folder.exists() {
+            out.note("making a database for the skill, once");
         }
-        State::open(self.folder.as_deref()).await.map(Some)
+        Ok(Some(folder))
     }
 
     async fn of_folder(path: &Path, no_build: bool, out: &Output) -> Result<Subject, Error> {

@@ -12,18 +12,21 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::super::error::Error;
+use super::local::failed;
 use crate::db::{self, Db, DbConfig};
 use crate::dev::bootstrap;
 use crate::dev::postgres::PrivatePostgres;
 use crate::runtime::capabilities::db::{Answer, DbHost};
+use crate::runtime::{Capability, NoDb};
 use crate::schemas::{self, Migration, Rows, SchemaError, SchemaName, Schemas, Server, Statement};
+use crate::skills::compile::Compiled;
 use crate::tenancy::Tenant;
 
 /// Sessions at one time: a run has one, and what it gave up may have another.
 const SESSIONS: usize = 4;
 
 /// A Postgres with a platform's tables in it and one organisation.
-pub struct State {
+struct State {
     postgres: PrivatePostgres,
     schemas: Schemas,
     tenant: Tenant,
@@ -34,7 +37,7 @@ pub struct State {
 
 impl State {
     /// Opens what is in `folder`, which is made if need be; without one, something that is gone afterwards.
-    pub async fn open(folder: Option<&Path>) -> Result<State, Error> {
+    async fn open(folder: Option<&Path>) -> Result<State, Error> {
         let kept = |source| Error::File {
             doing: "make",
             path: folder.unwrap_or(Path::new("a temporary folder")).into(),
@@ -73,13 +76,14 @@ impl State {
         let key = crate::dev::skills_key(&folder.join("skills.key"))?;
         let server = Server::new(&url, key)?;
         let stop = CancellationToken::new();
-        let making = schemas::provision::run(platform.clone(), server.clone(), stop.clone());
-        let making = tokio::spawn(making);
-        Ok((Schemas::new(platform, server, SESSIONS), tenant, stop, making))
+        let schemas = Schemas::new(platform, server, SESSIONS);
+        let (maker, stopped) = (schemas.clone(), stop.clone());
+        let making = tokio::spawn(async move { maker.provision(stopped).await });
+        Ok((schemas, tenant, stop, making))
     }
 
     /// What a run reaches: the schemas that its SKILL.md names, or any where there is none.
-    pub fn host(&self, named: Option<BTreeSet<String>>) -> Arc<dyn DbHost> {
+    fn host(&self, named: Option<BTreeSet<String>>) -> Arc<dyn DbHost> {
         Arc::new(LocalDb {
             schemas: self.schemas.clone(),
             tenant: self.tenant,
@@ -89,7 +93,7 @@ impl State {
     }
 
     /// Stops Postgres.
-    pub async fn close(self) -> Result<(), Error> {
+    async fn close(self) -> Result<(), Error> {
         self.stop.cancel();
         // It has nothing left to do; that it ended by a panic was logged.
         let _ = self.making.await;
@@ -97,14 +101,25 @@ impl State {
     }
 }
 
-fn unusable(error: &(dyn std::error::Error + 'static)) -> Error {
-    let mut text = format!("there is no database for the skill: {error}");
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
+fn unusable(error: &dyn std::error::Error) -> Error {
+    failed("starting a database for the skill", error)
+}
+
+/// Runs something with the schemas that a component can use, of which `named` may be reached; with none where
+/// it uses none. In `folder` they stay.
+pub async fn around<T>(
+    compiled: &Compiled,
+    folder: Option<&Path>,
+    named: Option<BTreeSet<String>>,
+    run: impl AsyncFnOnce(Arc<dyn DbHost>) -> Result<T, Error>,
+) -> Result<T, Error> {
+    if !compiled.capabilities.contains(&Capability::Db) {
+        return run(Arc::new(NoDb)).await;
     }
-    Error::local(text)
+    let state = State::open(folder).await?;
+    let done = run(state.host(named)).await;
+    state.close().await?;
+    done
 }
 
 /// The schemas of a run on this machine.

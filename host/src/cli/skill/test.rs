@@ -1,7 +1,6 @@
 //! `eve skill test`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -10,9 +9,9 @@ use super::super::output::{Output, Render, View, cell, text_cell};
 use super::build::{self, Made, Options, Tested, needs};
 use super::local::{Bench, Setting};
 use super::project::Project;
-use super::state::State;
+use super::state;
 use crate::requests::FailureCode;
-use crate::runtime::{Capability, DbHost, Grants, NoDb, Report, Verdict};
+use crate::runtime::{Grants, Report, Verdict};
 
 /// Test a skill
 ///
@@ -146,18 +145,13 @@ async fn trial(project: &Project, made: &Made) -> Check {
 /// With empty schemas, if it uses any.
 async fn tried(project: &Project, made: &Made) -> Result<Report, Error> {
     let grants: Grants = made.compiled.capabilities.iter().copied().collect();
-    let run = async |db: Arc<dyn DbHost>| -> Result<Report, Error> {
+    let named = project.manifest.schemas.iter().cloned().collect();
+    state::around(&made.compiled, None, Some(named), async |db| {
         let bench = Bench::new(db)?;
         let skill = bench.prepare(&made.wasm, &made.compiled, &grants)?;
         Ok(bench.run(&skill, &Setting::default()).await)
-    };
-    if !made.compiled.capabilities.contains(&Capability::Db) {
-        return run(Arc::new(NoDb)).await;
-    }
-    let state = State::open(None).await?;
-    let report = run(state.host(Some(project.manifest.schemas.iter().cloned().collect()))).await;
-    state.close().await?;
-    report
+    })
+    .await
 }
 
 /// A failure of the skill's own is what most skills have to say to nothing.

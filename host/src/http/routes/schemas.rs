@@ -9,9 +9,7 @@ use crate::http::AppState;
 use crate::http::extract::{Allowed, Json, ManageOrg, Path, ReadRequests, WriteRequests};
 use crate::http::problem::Problem;
 use crate::http::routes::Items;
-use crate::schemas::{
-    AppliedMigration, InvalidSchemaName, Rows, Schema, SchemaName, Shell, Statement, Value,
-};
+use crate::schemas::{AppliedMigration, Rows, Schema, SchemaName, Shell, Statement, Value};
 
 /// A statement with its parameters.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -62,11 +60,6 @@ impl From<Rows> for SqlAnswer {
     }
 }
 
-fn named(name: &str) -> Result<SchemaName, Problem> {
-    name.parse()
-        .map_err(|invalid: InvalidSchemaName| Problem::invalid("schema", invalid.to_string()))
-}
-
 /// Lists the organisation's schemas.
 #[utoipa::path(
     get, path = "/v1/schemas", tag = "schemas",
@@ -91,7 +84,7 @@ pub async fn run_statement(
     Path(schema): Path<String>,
     Json(call): Json<SqlCall>,
 ) -> Result<Json<SqlAnswer>, Problem> {
-    let schema = named(&schema)?;
+    let schema: SchemaName = schema.parse()?;
     let call = Statement {
         sql: call.sql,
         parameters: call.parameters.iter().map(Value::from_json).collect(),
@@ -113,7 +106,8 @@ pub async fn open_shell(
     Allowed(caller, _): Allowed<ManageOrg>,
     Path(schema): Path<String>,
 ) -> Result<(StatusCode, Json<Shell>), Problem> {
-    let shell = state.schemas.open_shell(caller.tenant, &caller.actor, &named(&schema)?).await?;
+    let schema: SchemaName = schema.parse()?;
+    let shell = state.schemas.open_shell(caller.tenant, &caller.actor, &schema).await?;
     Ok((StatusCode::CREATED, Json(shell)))
 }
 
@@ -127,6 +121,7 @@ pub async fn list_migrations(
     Allowed(caller, _): Allowed<ReadRequests>,
     Path(schema): Path<String>,
 ) -> Result<Json<Items<AppliedMigration>>, Problem> {
-    let items = state.schemas.migrations(caller.tenant, &named(&schema)?).await?;
+    let schema: SchemaName = schema.parse()?;
+    let items = state.schemas.migrations(caller.tenant, &schema).await?;
     Ok(Json(Items { items }))
 }

@@ -14,8 +14,8 @@ use crate::http::extract::{
     too_large,
 };
 use crate::http::problem::{Kind, Problem};
+use crate::schemas::SchemaName;
 use crate::schemas::grants::SchemaGrant;
-use crate::schemas::{InvalidSchemaName, SchemaName};
 use crate::skills::store::{self, Activation, Pushed, Skill, SkillDetail, Version};
 use crate::skills::upload::{MAX_COMPONENT_BYTES, MAX_MANIFEST_BYTES, Upload};
 use crate::tenancy::auth::Caller;
@@ -151,7 +151,7 @@ pub async fn approve_schema(
     Allowed(caller, _): Allowed<ManageSkills>,
     Path((name, schema)): Path<(String, String)>,
 ) -> Result<Json<Items<SchemaGrant>>, Problem> {
-    let (name, schema) = (printable("name", name)?, schema_name(&schema)?);
+    let (name, schema): (_, SchemaName) = (printable("name", name)?, schema.parse()?);
     let items = store::approve(&state.db, caller.tenant, &caller.actor, &name, &schema).await?;
     Ok(Json(Items { items }))
 }
@@ -168,14 +168,9 @@ pub async fn withdraw_schema(
     Allowed(caller, _): Allowed<ManageSkills>,
     Path((name, schema)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
-    let (name, schema) = (printable("name", name)?, schema_name(&schema)?);
+    let (name, schema): (_, SchemaName) = (printable("name", name)?, schema.parse()?);
     store::withdraw(&state.db, caller.tenant, &caller.actor, &name, &schema).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn schema_name(text: &str) -> Result<SchemaName, Problem> {
-    text.parse()
-        .map_err(|invalid: InvalidSchemaName| Problem::invalid("schema", invalid.to_string()))
 }
 
 /// An upload.

@@ -505,28 +505,14 @@ async fn make_active(
         audit::record_details(tx, tenant, actor, "skill.activate", name, details).await?;
     }
     // Only an administrator activates, and with it approves what its manifest names.
-    let by = serde_json::to_value(actor).expect("an Actor always serialises");
-    let approved = sqlx::query_scalar!(
-        r#"
-        INSERT INTO eve.schema_approvals (org_id, skill_id, schema_name, approved_by)
-        SELECT $1, $2, n.name, $4
-          FROM eve.skill_versions v
-         CROSS JOIN LATERAL jsonb_array_elements_text(v.manifest -> 'schemas') AS n (name)
-         WHERE v.id = $3
-        ON CONFLICT DO NOTHING
-        RETURNING schema_name
-        "#,
-        tenant.org().0,
-        skill.0,
+    let named: Vec<String> = sqlx::query_scalar!(
+        r#"SELECT jsonb_array_elements_text(manifest -> 'schemas') AS "name!"
+             FROM eve.skill_versions WHERE id = $1"#,
         version.0,
-        by,
     )
     .fetch_all(&mut **tx)
     .await?;
-    for schema in approved {
-        let details = json!({ "schema": schema });
-        audit::record_details(tx, tenant, actor, "schema.approve", name, details).await?;
-    }
+    grants::approve(tx, tenant, actor, skill, name, &named).await?;
     Ok(())
 }
 
@@ -609,7 +595,8 @@ pub async fn approve(
     let mut tx = db.begin(Scope::Tenant(tenant)).await.map_err(failed)?;
     let found = find(&mut tx, tenant, name).await.map_err(failed)?;
     let found = found.ok_or_else(|| SkillError::no_skill(name))?;
-    grants::approve(&mut tx, tenant, actor, found.id, name, schema).await.map_err(failed)?;
+    let schemas = [schema.to_string()];
+    grants::approve(&mut tx, tenant, actor, found.id, name, &schemas).await.map_err(failed)?;
     let all = grants::of_skill(&mut tx, tenant, found.id).await.map_err(failed)?;
     tx.commit().await.map_err(failed)?;
     Ok(all)
