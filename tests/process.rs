@@ -42,6 +42,15 @@ impl Process {
         self.child.id()
     }
 
+    /// The most memory that it has had resident at one time, in bytes.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let file = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(&file).with_context(|| format!("reading {file}"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = line.and_then(|line| line.split_whitespace().next());
+        Ok(kilobytes.context("no VmHWM")?.parse::<u64>()? << 10)
+    }
+
     /// What it has written so far.
     pub fn log(&self) -> String {
         match std::fs::read(&self.log) {

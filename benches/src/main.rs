@@ -3,6 +3,7 @@
 //!
 //! `just bench`, or: `eve-bench PATH-TO-EVE PATH-TO-SKILLS [REQUESTS]`, both of a release build.
 
+mod neighbours;
 mod overhead;
 mod processes;
 mod queue;
@@ -68,6 +69,24 @@ async fn main() -> Result<()> {
         "pick-up of a single request when idle: p50 {:.1} ms, p95 {:.1} ms",
         picked.p50, picked.p95
     );
+    for skill in ["hostile", "hostile-wasi"] {
+        eve.push(&skills.join(skill)).await?;
+    }
+    let client = eve.client();
+    let alone = neighbours::latency(&client, &db, 300).await?;
+    println!("a no-op request, alone: p50 {:.1} ms, p95 {:.1} ms", alone.p50, alone.p95);
+    for attack in neighbours::ATTACKS {
+        let beside = neighbours::beside(attack, &client, &db, 300).await?;
+        println!(
+            "beside 8 of {} that {}: p50 {:.1} ms, p95 {:.1} ms (ratio {:.2})",
+            attack.0,
+            attack.1,
+            beside.p50,
+            beside.p95,
+            beside.p95 / alone.p95
+        );
+    }
+    println!("that worker afterwards: {} MiB resident", resident(worker.id())? >> 20);
     worker.stop().await?;
 
     let ids = queue::create(&db, org, requests).await?;

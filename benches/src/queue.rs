@@ -91,6 +91,14 @@ pub struct Percentiles {
     pub p95: f64,
 }
 
+impl Percentiles {
+    pub fn of(mut all: Vec<f64>) -> Percentiles {
+        all.sort_by(f64::total_cmp);
+        let at = |share: f64| all[((all.len() - 1) as f64 * share) as usize];
+        Percentiles { p50: at(0.5), p95: at(0.95) }
+    }
+}
+
 /// Sends single requests through the API, each when the one before has ended, and reads how long
 /// each waited for its worker.
 pub async fn pick_up(client: &Client, db: &Db, count: usize) -> Result<Percentiles> {
@@ -110,7 +118,7 @@ pub async fn pick_up(client: &Client, db: &Db, count: usize) -> Result<Percentil
         finished(db, &[id]).await?;
         ids.push(id);
     }
-    let mut waits: Vec<f64> = sqlx::query(
+    let waits: Vec<f64> = sqlx::query(
         "SELECT extract(epoch FROM x.started_at - r.created_at)::float8 * 1000
            FROM eve.requests r JOIN eve.orchestration_results x ON x.request_id = r.id
           WHERE r.id = ANY ($1)",
@@ -121,9 +129,7 @@ pub async fn pick_up(client: &Client, db: &Db, count: usize) -> Result<Percentil
     .iter()
     .map(|row| row.get(0))
     .collect();
-    waits.sort_by(f64::total_cmp);
-    let at = |share: f64| waits[((waits.len() - 1) as f64 * share) as usize];
-    Ok(Percentiles { p50: at(0.5), p95: at(0.95) })
+    Ok(Percentiles::of(waits))
 }
 
 /// The same statements as a worker's, one connection, batches of 500, running nothing.

@@ -17,6 +17,7 @@ use wasmtime::{
 };
 
 use super::limits;
+use crate::skills::compile::interruptible;
 
 /// The wasmtime that compiles and runs skills. A test compares it with `Cargo.lock`.
 pub const WASMTIME_VERSION: &str = "48.0.8";
@@ -129,7 +130,8 @@ pub fn compiling() -> Result<Engine, EngineError> {
 
 /// Which builds of ours and of wasmtime make and accept an artifact.
 fn build() -> String {
-    format!("wasmtime-{WASMTIME_VERSION}+eve-{}", env!("CARGO_PKG_VERSION"))
+    let (eve, revision) = (env!("CARGO_PKG_VERSION"), interruptible::REVISION);
+    format!("wasmtime-{WASMTIME_VERSION}+eve-{eve}.{revision}")
 }
 
 /// Names everything that an artifact depends on: builds, target and wasmtime's compatibility hash.

@@ -127,6 +127,10 @@ impl Default for Limits {
 
 /// Bytes that all guests of this process may have together, so that eight large guests never take
 /// a pod down.
+///
+/// Half of it is shared out among the slots: whatever a run has of its share, no other can take. The
+/// other half is for whoever comes first. So the greedy can keep each other, and never the modest,
+/// from running.
 #[derive(Clone, Debug)]
 pub struct MemoryBudget {
     inner: Arc<Budget>,
@@ -135,13 +139,20 @@ pub struct MemoryBudget {
 #[derive(Debug)]
 struct Budget {
     total: usize,
+    /// What each account has to itself.
+    share: usize,
+    /// What all accounts have together, within and beyond their shares.
     used: AtomicUsize,
+    /// What is left beyond the shares.
+    common: AtomicUsize,
 }
 
 impl MemoryBudget {
-    /// A budget of `total` bytes.
-    pub fn new(total: usize) -> Self {
-        Self { inner: Arc::new(Budget { total, used: AtomicUsize::new(0) }) }
+    /// A budget of `total` bytes for as many accounts at a time as there are slots.
+    pub fn new(total: usize, slots: usize) -> Self {
+        let share = total / 2 / slots.max(1);
+        let common = AtomicUsize::new(total - share * slots);
+        Self { inner: Arc::new(Budget { total, share, used: AtomicUsize::new(0), common }) }
     }
 
     /// Bytes that guests have now.
@@ -154,17 +165,30 @@ impl MemoryBudget {
         self.inner.total
     }
 
-    fn take(&self, bytes: usize) -> bool {
-        self.inner
-            .used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(bytes).filter(|used| *used <= self.inner.total)
-            })
-            .is_ok()
+    /// Of `bytes` that an account holds, what is not its share.
+    fn beyond(&self, bytes: usize) -> usize {
+        bytes.saturating_sub(self.inner.share)
     }
 
-    fn give_back(&self, bytes: usize) {
-        self.inner.used.fetch_sub(bytes, Ordering::Relaxed);
+    /// Makes an account that holds `held` one that holds `wanted`, if there is as much.
+    fn take(&self, held: usize, wanted: usize) -> bool {
+        let more = self.beyond(wanted) - self.beyond(held);
+        let took = self
+            .inner
+            .common
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(more));
+        if took.is_err() {
+            return false;
+        }
+        self.inner.used.fetch_add(wanted - held, Ordering::Relaxed);
+        true
+    }
+
+    /// The opposite.
+    fn give_back(&self, held: usize, left: usize) {
+        let less = self.beyond(held) - self.beyond(left);
+        self.inner.common.fetch_add(less, Ordering::Relaxed);
+        self.inner.used.fetch_sub(held - left, Ordering::Relaxed);
     }
 }
 
@@ -223,7 +247,7 @@ impl MemoryAccount {
         let held = self.held.load(Ordering::Relaxed);
         match held.checked_add(bytes) {
             Some(wanted) if wanted <= self.limit => {
-                if !self.budget.take(bytes) {
+                if !self.budget.take(held, wanted) {
                     self.refusal.store(2, Ordering::Relaxed);
                     return false;
                 }
@@ -245,14 +269,16 @@ impl MemoryAccount {
     }
 
     fn give_back(&self, bytes: usize) {
-        self.held.store(self.held.load(Ordering::Relaxed).saturating_sub(bytes), Ordering::Relaxed);
-        self.budget.give_back(bytes);
+        let held = self.held.load(Ordering::Relaxed);
+        let left = held.saturating_sub(bytes);
+        self.held.store(left, Ordering::Relaxed);
+        self.budget.give_back(held, left);
     }
 }
 
 impl Drop for MemoryAccount {
     fn drop(&mut self) {
-        self.budget.give_back(*self.held.get_mut());
+        self.budget.give_back(*self.held.get_mut(), 0);
     }
 }
 
@@ -338,7 +364,7 @@ mod tests {
 
     #[test]
     fn memories_and_tables_count_together() {
-        let budget = MemoryBudget::new(1_000_000);
+        let budget = MemoryBudget::new(1_000_000, 1);
         let (account, mut limiter) = account(&budget, 1_000);
         assert!(limiter.memory_growing(0, 400, None).unwrap());
         assert!(limiter.memory_growing(0, 400, None).unwrap());
@@ -353,19 +379,28 @@ mod tests {
 
     #[test]
     fn the_budget_refuses_in_its_own_name() {
-        let budget = MemoryBudget::new(500);
+        // A quarter for each of two, and half for whoever comes first.
+        let budget = MemoryBudget::new(400, 2);
         let (first, mut a) = account(&budget, 1_000);
         let (second, mut b) = account(&budget, 1_000);
         assert!(a.memory_growing(0, 300, None).unwrap());
-        assert!(!b.memory_growing(0, 300, None).unwrap());
+        assert!(!a.memory_growing(300, 301, None).unwrap());
+        assert_eq!(first.refusal(), Some(Refusal::Budget));
+        assert!(b.memory_growing(0, 100, None).unwrap());
+        assert!(!b.memory_growing(100, 101, None).unwrap());
         assert_eq!(second.refusal(), Some(Refusal::Budget));
+        assert_eq!(budget.used(), 400);
         drop((first, a));
-        assert!(b.memory_growing(0, 300, None).unwrap());
+        assert!(b.memory_growing(100, 300, None).unwrap());
+        drop((second, b));
+        assert_eq!(budget.used(), 0);
+        let (_, mut c) = account(&budget, 1_000);
+        assert!(c.memory_growing(0, 300, None).unwrap());
     }
 
     #[test]
     fn what_could_not_be_made_real_is_given_back() {
-        let budget = MemoryBudget::new(1_000);
+        let budget = MemoryBudget::new(1_000, 1);
         let (account, mut limiter) = account(&budget, 1_000);
         assert!(limiter.memory_growing(0, 600, None).unwrap());
         limiter.memory_grow_failed(wasmtime::Error::msg("no")).unwrap();

@@ -148,7 +148,7 @@ impl Runtime {
                 linker,
                 executor,
                 slots: Arc::new(Semaphore::new(config.max_concurrent as usize)),
-                budget: MemoryBudget::new(config.memory_budget),
+                budget: MemoryBudget::new(config.memory_budget, config.max_concurrent as usize),
                 io: config.io,
             }),
         })

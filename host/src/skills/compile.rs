@@ -12,6 +12,7 @@
 //! - What is wrong with an upload is said in words for the skill's author.
 
 mod confine;
+pub(crate) mod interruptible;
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
@@ -27,6 +28,7 @@ use wasmtime::Engine;
 use wasmtime::component::types::{ComponentItem, Type};
 use wasmtime::component::{Component, types};
 
+use self::interruptible::interruptible;
 use super::artifact::{self, ArtifactCache, ArtifactError, Claim, Signer, Statement};
 use crate::runtime::{
     self, Capability, Grants, Import, LoadError, RefusedImport, Runtime, SkillPre, engine,
@@ -223,9 +225,9 @@ fn check_and_compile(wasm: &[u8]) -> Result<Compiled, String> {
     // about its types helps nobody.
     let foreign = foreign_import(wasm);
     let engine = engine::compiling().map_err(describe)?;
-    let component = Component::new(&engine, wasm).map_err(|error| match &foreign {
+    let component = compiled(&engine, wasm).map_err(|error| match &foreign {
         Some(refused) => format!("the component {refused}"),
-        None => format!("the component is not valid: {}", innermost(&error)),
+        None => format!("the component is not valid: {error}"),
     })?;
     let imports = runtime::functional_imports(&engine, &component);
     Grants::all()
@@ -250,6 +252,17 @@ fn check_and_compile(wasm: &[u8]) -> Result<Compiled, String> {
     capabilities.dedup();
     let artifact = component.serialize().map_err(|error| innermost(&error))?;
     Ok(Compiled { artifact, imports, capabilities, fingerprint: engine::fingerprint(&engine) })
+}
+
+/// Compiles what [`interruptible`] makes of the component. What is wrong with it is told of the
+/// component as it was sent, whose offsets its author can look up.
+fn compiled(engine: &Engine, wasm: &[u8]) -> Result<Component, String> {
+    interruptible(wasm)
+        .and_then(|rewritten| Component::new(engine, rewritten).map_err(|error| innermost(&error)))
+        .map_err(|rewritten| match Component::new(engine, wasm) {
+            Err(sent) => innermost(&sent),
+            Ok(_) => rewritten,
+        })
 }
 
 fn check_kind(wasm: &[u8]) -> Result<(), String> {

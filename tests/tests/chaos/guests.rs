@@ -36,6 +36,7 @@ async fn every_misbehaviour_ends_with_its_own_code() -> Result<()> {
         ("hostile", json!({ "do": "invalid-cost" }), "output_invalid"),
         ("hostile", json!({ "do": "fail-permanent" }), "failed"),
         ("hostile", json!({ "do": "waiting" }), "nothing_to_wait_for"),
+        ("hostile", json!({ "do": "bulk" }), "cpu_exhausted"),
         ("hostile-wasi", json!({ "do": "sleep" }), "timed_out"),
     ];
     let mut requests = Vec::new();
@@ -66,6 +67,87 @@ async fn every_misbehaviour_ends_with_its_own_code() -> Result<()> {
         assert_eq!((end.status.as_str(), end.attempt), ("completed", 1));
     }
     assert_eq!(platform.count("SELECT count(*) FROM eve.attempts").await, 0);
+    invariants::hold(&platform).await;
+    Ok(())
+}
+
+/// Every text and list that a guest can pass to the host, a byte longer than it may be and longer than
+/// the host will copy.
+#[tokio::test]
+async fn what_is_too_long_for_any_function_is_refused() -> Result<()> {
+    const FUNCTIONS: [&str; 43] = [
+        "log.message",
+        "log.fields",
+        "queue.create.worker-type",
+        "queue.create.skill",
+        "queue.create.prompt",
+        "queue.create.context",
+        "queue.create.repo-url",
+        "queue.create.branch",
+        "queue.create.config",
+        "queue.create.metadata",
+        "queue.create.blocked-by",
+        "queue.create.idempotency-key",
+        "queue.create-many",
+        "queue.get",
+        "queue.result",
+        "queue.list.context",
+        "queue.list.statuses",
+        "queue.list.worker-type",
+        "queue.list.before",
+        "queue.children",
+        "queue.blockers",
+        "queue.cancel.id",
+        "queue.cancel.reason",
+        "queue.ask.text",
+        "queue.ask.options",
+        "queue.ask.many-options",
+        "queue.ask.details",
+        "queue.wake-after",
+        "db.query.schema",
+        "db.query.sql",
+        "db.query.text",
+        "db.query.bytes",
+        "db.query.json",
+        "db.query.numeric",
+        "db.query.uuid",
+        "db.query.texts",
+        "db.query.booleans",
+        "db.query.type-name",
+        "db.query.parameters",
+        "db.execute.sql",
+        "db.transaction",
+        "db.migrate.name",
+        "db.migrate.sql",
+    ];
+    let platform = Platform::start(&["hostile"]).await?;
+    let worker = platform.worker(8)?;
+    // What it takes to run at all, once in every slot.
+    for id in platform.create_all(vec![json!({ "skill": "hostile" }); 64]).await? {
+        assert_eq!(platform.end_of(id).await.code(), "completed");
+    }
+    let before = worker.peak_memory()?;
+    let mut requests = Vec::new();
+    for to in FUNCTIONS {
+        for bytes in [(1 << 20) + 1, 64 << 20] {
+            let orders = json!({ "do": "shout", "to": to, "bytes": bytes });
+            requests.push(json!({ "skill": "hostile", "context": orders, "max_attempts": 1 }));
+        }
+    }
+    let ids = platform.create_all(requests).await?;
+    for (index, to) in FUNCTIONS.into_iter().enumerate() {
+        let long = platform.end_of(ids[2 * index]).await;
+        assert_eq!(long.code(), "completed", "{to}: {long:?}");
+        let error = long.data.as_ref().and_then(|data| data["error"].as_str());
+        // Lines of the log are cut.
+        assert_eq!(error.is_none(), to.starts_with("log."), "{to}: {long:?}");
+        let longer = platform.end_of(ids[2 * index + 1]).await;
+        assert_eq!(longer.code(), "trapped", "{to}: {longer:?}");
+    }
+    // The guests have 64 MiB each and copies of it; the host nothing of the kind.
+    let more = worker.peak_memory()? - before;
+    println!("the worker's memory has grown by {} MiB at most", more >> 20);
+    assert!(more < 8 * (256 << 20) + (128 << 20), "{} MiB", more >> 20);
     invariants::hold(&platform).await;
     Ok(())
 }

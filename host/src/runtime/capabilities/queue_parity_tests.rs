@@ -29,7 +29,7 @@ static IO: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
 });
 
 fn account() -> Arc<MemoryAccount> {
-    Arc::new(MemoryAccount::open(&MemoryBudget::new(0), 0))
+    Arc::new(MemoryAccount::open(&MemoryBudget::new(0, 1), 0))
 }
 
 /// What a store carries whose guest has just begun.

@@ -29,6 +29,8 @@
 //! | `create-then-trap`, `create-then-fail`, `create-then-loop` | the same, and does not survive it | the same |
 //! | `create-raw` | one request with this text as its context; completes with the error, if any | `raw` |
 //! | `cancel` | cancels a request; completes with the error, if any | `cancel` |
+//! | `shout` | passes a text to the named argument of a host function; completes with the error, if any | `to`: `log.message`, `queue.create.prompt`, …; `bytes`, 1 MiB and 1 if absent |
+//! | `bulk` | fills and copies its memory for ever | |
 //! | `big-output` | completes with a string as data | `bytes`, 2 MiB if absent |
 //! | `big-summary` | completes with a long summary | `bytes` |
 //! | `invalid-json`, `nul-output`, `invalid-cost`, `invalid-utf8` | completes with an output that is not valid | |
@@ -164,6 +166,11 @@ fn obey(request: Request) -> Result<Outcome, Failure> {
             let id = orders.cancel.ok_or_else(|| Failure::permanent("`cancel` is missing"))?;
             reported(queue::cancel(&id, Some("as told")))
         }
+        "shout" => shout(&request, &orders),
+        "bulk" => loop {
+            let half = vec![1u8; 32 << 20];
+            black_box(half.clone());
+        },
         "big-output" => {
             Ok(Outcome::completed("big").data(&"x".repeat(orders.bytes.unwrap_or(2 << 20))))
         }
@@ -380,6 +387,142 @@ fn create_raw(request: &Request, orders: Orders) -> Result<Outcome, Failure> {
         idempotency_key: None,
     };
     reported(raw_queue::create(&new).map(|_| ()).map_err(Error::from))
+}
+
+/// One argument of one host function that is as long as it is told.
+fn shout(request: &Request, orders: &Orders) -> Result<Outcome, Failure> {
+    use eve_sdk::bindings::eve::skill::{db, log};
+
+    let text = "x".repeat(orders.bytes.unwrap_or((1 << 20) + 1));
+    let new = || raw_queue::NewRequest {
+        worker_type: request.worker_type(),
+        skill: None,
+        prompt: String::new(),
+        context: None,
+        repo_url: None,
+        branch: None,
+        config: None,
+        metadata: None,
+        blocked_by: Vec::new(),
+        reply_to_me: false,
+        detached: false,
+        delay: None,
+        priority: None,
+        max_attempts: None,
+        timeout: None,
+        idempotency_key: None,
+    };
+    let blocker = |id: String| raw_queue::Blocker { id, on_failure: types::OnFailure::Run };
+    let filter = || raw_queue::Filter {
+        context: None,
+        statuses: Vec::new(),
+        worker_type: None,
+        limit: None,
+        before: None,
+    };
+    let question = || raw_queue::Question {
+        text: "?".into(),
+        options: Vec::new(),
+        details: None,
+        expires_in: None,
+    };
+    let sql = |sql: &str, parameters: Vec<db::Value>| db::Statement {
+        sql: sql.into(),
+        parameters,
+        expected_rows: None,
+    };
+    let created = |new: raw_queue::NewRequest| done(raw_queue::create(&new));
+    let asked = |question: raw_queue::Question| done(raw_queue::ask(&question));
+    let listed = |filter: raw_queue::Filter| done(raw_queue::list(&filter));
+    let parameter = |value: db::Value| done(db::query("state", &sql("SELECT $1", vec![value])));
+    let to = orders.to.as_deref().unwrap_or("log.message");
+    let answer: Result<(), String> = match to {
+        "log.message" => Ok(log::log(log::Level::Info, &text, &[])),
+        "log.fields" => Ok(log::log(log::Level::Info, "", &[(text.clone(), text)])),
+        "queue.create.worker-type" => created(raw_queue::NewRequest { worker_type: text, ..new() }),
+        "queue.create.skill" => created(raw_queue::NewRequest { skill: Some(text), ..new() }),
+        "queue.create.prompt" => created(raw_queue::NewRequest { prompt: text, ..new() }),
+        "queue.create.context" => {
+            let context = Some(format!("{{\"a\": \"{text}\"}}"));
+            created(raw_queue::NewRequest { context, ..new() })
+        }
+        "queue.create.repo-url" => created(raw_queue::NewRequest { repo_url: Some(text), ..new() }),
+        "queue.create.branch" => created(raw_queue::NewRequest { branch: Some(text), ..new() }),
+        "queue.create.config" => created(raw_queue::NewRequest { config: Some(text), ..new() }),
+        "queue.create.metadata" => created(raw_queue::NewRequest { metadata: Some(text), ..new() }),
+        "queue.create.blocked-by" => {
+            created(raw_queue::NewRequest { blocked_by: vec![blocker(text)], ..new() })
+        }
+        "queue.create.idempotency-key" => {
+            created(raw_queue::NewRequest { idempotency_key: Some(text), ..new() })
+        }
+        "queue.create-many" => {
+            let many: Vec<_> = (0..text.len() / 64).map(|_| new()).collect();
+            done(raw_queue::create_many(&many))
+        }
+        "queue.get" => done(raw_queue::get(&text)),
+        "queue.result" => done(raw_queue::result(&text)),
+        "queue.list.context" => listed(raw_queue::Filter { context: Some(text), ..filter() }),
+        "queue.list.statuses" => {
+            let statuses = vec![types::Status::Pending; text.len()];
+            listed(raw_queue::Filter { statuses, ..filter() })
+        }
+        "queue.list.worker-type" => {
+            listed(raw_queue::Filter { worker_type: Some(text), ..filter() })
+        }
+        "queue.list.before" => listed(raw_queue::Filter { before: Some(text), ..filter() }),
+        "queue.children" => done(raw_queue::children(&text)),
+        "queue.blockers" => done(raw_queue::blockers(&text)),
+        "queue.cancel.id" => done(raw_queue::cancel(&text, None)),
+        "queue.cancel.reason" => {
+            done(raw_queue::cancel("01890000-0000-7000-8000-000000000000", Some(&text)))
+        }
+        "queue.ask.text" => asked(raw_queue::Question { text, ..question() }),
+        "queue.ask.options" => asked(raw_queue::Question { options: vec![text], ..question() }),
+        "queue.ask.many-options" => asked(raw_queue::Question {
+            options: vec![String::new(); text.len() / 8],
+            ..question()
+        }),
+        "queue.ask.details" => asked(raw_queue::Question { details: Some(text), ..question() }),
+        "queue.wake-after" => done(raw_queue::wake_after(5_000, &text)),
+        "db.query.schema" => done(db::query(&text, &sql("SELECT 1", Vec::new()))),
+        "db.query.sql" => done(db::query("state", &sql(&text, Vec::new()))),
+        "db.query.text" => parameter(db::Value::Text(text)),
+        "db.query.bytes" => parameter(db::Value::Bytes(text.into_bytes())),
+        "db.query.json" => parameter(db::Value::Json(text)),
+        "db.query.numeric" => parameter(db::Value::Numeric("9".repeat(text.len()))),
+        "db.query.uuid" => parameter(db::Value::Uuid(text)),
+        "db.query.texts" => parameter(db::Value::Array(db::Array::Texts(vec![Some(text)]))),
+        "db.query.booleans" => {
+            parameter(db::Value::Array(db::Array::Booleans(vec![None; text.len()])))
+        }
+        "db.query.type-name" => {
+            parameter(db::Value::Other(db::OtherValue { type_name: text, text: String::new() }))
+        }
+        "db.query.parameters" => {
+            done(db::query("state", &sql("SELECT 1", vec![db::Value::Null; text.len() / 16])))
+        }
+        "db.execute.sql" => done(db::execute("state", &sql(&text, Vec::new()))),
+        "db.transaction" => {
+            let many = vec![sql("SELECT 1", Vec::new()); text.len() / 64];
+            done(db::transaction("state", &many))
+        }
+        "db.migrate.name" => done(db::migrate(
+            "state",
+            &[db::Migration { number: 1, name: text, sql: "SELECT 1".into() }],
+        )),
+        "db.migrate.sql" => done(db::migrate(
+            "state",
+            &[db::Migration { number: 1, name: "one".into(), sql: text }],
+        )),
+        unknown => return Err(Failure::permanent(format_args!("`to` is unknown: {unknown}"))),
+    };
+    Ok(Outcome::completed("shouted").data(&json!({ "error": answer.err() })))
+}
+
+/// What the host answered, if it was a refusal: its beginning.
+fn done<T, E: std::fmt::Debug>(answer: Result<T, E>) -> Result<(), String> {
+    answer.map(|_| ()).map_err(|error| format!("{error:?}").chars().take(500).collect())
 }
 
 /// A refused call is what some tests are after: it is the output, not a failure.

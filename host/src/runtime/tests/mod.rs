@@ -1,5 +1,8 @@
 //! Real components in the real runtime: every way in which a run can end.
 
+mod hostile;
+mod isolation;
+
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -10,6 +13,7 @@ use super::capabilities::queue::{Answer, Child};
 use super::*;
 use crate::ids::RequestId;
 use crate::requests::{BlockerState, NewRequest, Request, RequestResult, Status};
+use crate::skills::compile::interruptible::interruptible;
 
 static IO: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
@@ -22,7 +26,9 @@ fn runtime(max_concurrent: u32, memory_budget: usize) -> Runtime {
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| runtime(16, 1 << 30));
 
+/// As what was uploaded becomes what a worker runs.
 fn load(runtime: &Runtime, wasm: &[u8]) -> Result<Skill, LoadError> {
+    let wasm = interruptible(wasm).unwrap();
     let component = Component::new(runtime.engine(), wasm).unwrap();
     runtime.prepare(&component, &Grants::all())
 }

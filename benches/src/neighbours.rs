@@ -1,0 +1,147 @@
+//! What well-behaved requests feel of hostile ones on the same worker.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use eve_host::db::Db;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::processes::Client;
+use super::queue::Percentiles;
+
+/// What runs beside them, by what it is told to do.
+pub const ATTACKS: [(&str, &str); 11] = [
+    ("hostile", "loop"),
+    ("hostile", "bulk"),
+    ("hostile", "allocate"),
+    ("hostile", "recurse"),
+    ("hostile", "sleep-busy"),
+    ("hostile", "log"),
+    ("hostile", "trap"),
+    ("hostile", "big-output"),
+    ("hostile-wasi", "print"),
+    ("hostile-wasi", "sleep"),
+    ("hostile", "create-then-loop"),
+];
+
+/// Hostile runs at one time.
+const HOSTILE: usize = 8;
+
+/// From the creation of a request to its result, in milliseconds: requests through the API, each
+/// when the one before has ended.
+pub async fn latency(client: &Client, db: &Db, count: usize) -> Result<Percentiles> {
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        let id = send(client, &json!({ "worker_type": "general", "skill": "noop" })).await?;
+        ended(db, id).await?;
+        ids.push(id);
+    }
+    let took: Vec<f64> = sqlx::query_scalar(
+        "SELECT extract(epoch FROM x.finished_at - r.created_at)::float8 * 1000
+           FROM eve.requests r JOIN eve.orchestration_results x ON x.request_id = r.id
+          WHERE r.id = ANY ($1)",
+    )
+    .bind(&ids)
+    .fetch_all(db.pool())
+    .await?;
+    Ok(Percentiles::of(took))
+}
+
+/// The same beside this attack, which goes on without a break.
+pub async fn beside(
+    (skill, action): (&str, &str),
+    client: &Client,
+    db: &Db,
+    count: usize,
+) -> Result<Percentiles> {
+    let order = json!({
+        "worker_type": "general", "skill": skill, "max_attempts": 1, "context": { "do": action },
+    });
+    let measured = async {
+        // The attack is under way.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        latency(client, db, count).await
+    };
+    let measured = tokio::select! {
+        failed = keep_up(client, db, &order) => match failed? {},
+        measured = measured => measured?,
+    };
+    cancel_all(client, db).await?;
+    Ok(measured)
+}
+
+/// So many of them at any time.
+async fn keep_up(client: &Client, db: &Db, order: &Value) -> Result<Infallible> {
+    let mut open: Vec<Uuid> = Vec::new();
+    loop {
+        while open.len() < HOSTILE {
+            open.push(send(client, order).await?);
+        }
+        let over: Vec<Uuid> = sqlx::query_scalar(
+            "SELECT request_id FROM eve.orchestration_results WHERE request_id = ANY ($1)",
+        )
+        .bind(&open)
+        .fetch_all(db.pool())
+        .await?;
+        open.retain(|id| !over.contains(id));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn send(client: &Client, request: &Value) -> Result<Uuid> {
+    let answer: Value = client
+        .http
+        .post(format!("{}/v1/requests", client.url))
+        .bearer_auth(&client.token)
+        .json(request)
+        .send()
+        .await?
+        .error_for_status()?
+        .json()
+        .await?;
+    Ok(answer["id"].as_str().context("no id")?.parse()?)
+}
+
+async fn ended(db: &Db, id: Uuid) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let there: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM eve.orchestration_results WHERE request_id = $1)",
+        )
+        .bind(id)
+        .fetch_one(db.pool())
+        .await?;
+        if there {
+            return Ok(());
+        }
+        anyhow::ensure!(Instant::now() < deadline, "request {id} has not ended");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Whatever is left of an attack must not be beside the next.
+async fn cancel_all(client: &Client, db: &Db) -> Result<()> {
+    let open: Vec<Uuid> =
+        sqlx::query_scalar("SELECT id FROM eve.queue").fetch_all(db.pool()).await?;
+    for id in open {
+        client
+            .http
+            .post(format!("{}/v1/requests/{id}/cancel", client.url))
+            .bearer_auth(&client.token)
+            .json(&json!({}))
+            .send()
+            .await?;
+    }
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let open: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM eve.queue").fetch_one(db.pool()).await?;
+        if open == 0 {
+            return Ok(());
+        }
+        anyhow::ensure!(Instant::now() < deadline, "{open} requests are still open");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
