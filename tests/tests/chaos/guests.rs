@@ -121,6 +121,7 @@ async fn what_is_too_long_for_any_function_is_refused() -> Result<()> {
         "db.migrate.sql",
     ];
     let platform = Platform::start(&["hostile"]).await?;
+    platform.eve().json(["skill", "approve", "hostile", "--schema", "state"]).await?;
     let worker = platform.worker(8)?;
     // What it takes to run at all, once in every slot.
     for id in platform.create_all(vec![json!({ "skill": "hostile" }); 64]).await? {
@@ -129,7 +130,7 @@ async fn what_is_too_long_for_any_function_is_refused() -> Result<()> {
     let before = worker.peak_memory()?;
     let mut requests = Vec::new();
     for to in FUNCTIONS {
-        for bytes in [(1 << 20) + 1, 64 << 20] {
+        for bytes in [(1 << 20) + 1, 16 << 20] {
             let orders = json!({ "do": "shout", "to": to, "bytes": bytes });
             requests.push(json!({ "skill": "hostile", "context": orders, "max_attempts": 1 }));
         }
@@ -137,14 +138,20 @@ async fn what_is_too_long_for_any_function_is_refused() -> Result<()> {
     let ids = platform.create_all(requests).await?;
     for (index, to) in FUNCTIONS.into_iter().enumerate() {
         let long = platform.end_of(ids[2 * index]).await;
-        assert_eq!(long.code(), "completed", "{to}: {long:?}");
         let error = long.data.as_ref().and_then(|data| data["error"].as_str());
-        // Lines of the log are cut.
-        assert_eq!(error.is_none(), to.starts_with("log."), "{to}: {long:?}");
+        match to {
+            // Lines are cut, and a status named twice is named once.
+            "log.message" | "log.fields" | "queue.list.statuses" => {
+                assert!(long.code() == "completed" && error.is_none(), "{to}: {long:?}");
+            }
+            // So many take more to copy than they are long.
+            "queue.create-many" | "db.transaction" => assert_ne!(long.code(), "internal", "{to}"),
+            _ => assert!(error.is_some_and(|said| !said.contains("Denied")), "{to}: {long:?}"),
+        }
         let longer = platform.end_of(ids[2 * index + 1]).await;
         assert_eq!(longer.code(), "trapped", "{to}: {longer:?}");
     }
-    // The guests have 64 MiB each and copies of it; the host nothing of the kind.
+    // The guests have 16 MiB each and copies of it; the host nothing of the kind.
     let more = worker.peak_memory()? - before;
     println!("the worker's memory has grown by {} MiB at most", more >> 20);
     assert!(more < 8 * (256 << 20) + (128 << 20), "{} MiB", more >> 20);
