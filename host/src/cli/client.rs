@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::{Method, RequestBuilder, Response, header};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use url::Url;
@@ -18,6 +18,13 @@ const ANSWER: Duration = Duration::from_secs(60);
 
 /// An upload is compiled before it is answered: up to a minute of CPU on a machine that may be busy.
 const UPLOAD: Duration = Duration::from_secs(600);
+
+/// How long to put up with being told to come back later (429). A rate fills up within seconds, so
+/// whoever is still refused then had better hear of it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Those who were told the same come back within this of each other, and not all at one instant.
+const SPREAD: Duration = Duration::from_millis(250);
 
 /// How much of an answer that is not ours an error quotes, in characters.
 const QUOTED: usize = 200;
@@ -140,8 +147,28 @@ impl Client {
         request
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
-        let response = request.send().await.map_err(|error| {
+    /// Sends it, and again when the server says that it came too soon: nothing was done then. A body
+    /// that can be read only once is sent once.
+    async fn send(&self, mut request: RequestBuilder) -> Result<Response, Error> {
+        let mut waited = Duration::ZERO;
+        loop {
+            let again = request.try_clone();
+            let response = self.send_once(request).await?;
+            match (too_soon(&response), again) {
+                (Some(wait), Some(again)) if waited + wait <= PATIENCE => {
+                    let wait = wait + SPREAD.mul_f64(rand::random());
+                    tokio::time::sleep(wait).await;
+                    waited += wait;
+                    request = again;
+                }
+                _ if response.status().is_success() => return Ok(response),
+                _ => return Err(self.refusal(response).await),
+            }
+        }
+    }
+
+    async fn send_once(&self, request: RequestBuilder) -> Result<Response, Error> {
+        request.send().await.map_err(|error| {
             let error = error.without_url();
             let url = self.server.url.clone();
             if error.is_builder() {
@@ -151,12 +178,7 @@ impl Client {
             } else {
                 Error::Interrupted { url, source: error }
             }
-        })?;
-        if response.status().is_success() {
-            Ok(response)
-        } else {
-            Err(self.refusal(response).await)
-        }
+        })
     }
 
     async fn json<T: DeserializeOwned>(&self, response: Response) -> Result<T, Error> {
@@ -189,6 +211,12 @@ impl Client {
     }
 }
 
+/// When to come back, if the server has refused for having been called too often.
+fn too_soon(response: &Response) -> Option<Duration> {
+    let wait = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    (response.status() == StatusCode::TOO_MANY_REQUESTS).then(|| Duration::from_secs(wait))
+}
+
 /// Whether an address is this machine's own.
 pub fn is_local(url: &Url) -> bool {
     match url.host() {
@@ -211,6 +239,11 @@ fn quote(body: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::response::IntoResponse as _;
+
     use super::*;
 
     fn client(url: &str) -> Client {
@@ -228,6 +261,47 @@ mod tests {
             url(&client, &["skills", "a/../b?c"]),
             "http://127.0.0.1:1/eve/v1/skills/a%2F..%2Fb%3Fc"
         );
+    }
+
+    /// A server that answers 429 so many times, and then 200.
+    async fn busy(times: usize, retry_after: &'static str) -> (Client, Arc<AtomicUsize>) {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
+        let answer = move || async move {
+            if counted.fetch_add(1, Ordering::SeqCst) >= times {
+                return axum::Json(serde_json::json!("done")).into_response();
+            }
+            let problem = serde_json::json!({
+                "type": "https://eve-horizon.dev/problems/too-many-requests",
+                "title": "Too many requests", "status": 429, "detail": "too often: try again later",
+            });
+            (StatusCode::TOO_MANY_REQUESTS, [("retry-after", retry_after)], axum::Json(problem))
+                .into_response()
+        };
+        let router = axum::Router::new().fallback(answer);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (client(&url), calls)
+    }
+
+    #[tokio::test]
+    async fn who_came_too_soon_comes_again() {
+        let (client, calls) = busy(2, "0").await;
+        let done: String = client.post(&["requests"], &"body").await.expect("it is served");
+        assert_eq!((done.as_str(), calls.load(Ordering::SeqCst)), ("done", 3));
+    }
+
+    #[tokio::test]
+    async fn who_would_wait_too_long_says_so_at_once() {
+        for retry_after in ["3600", "31", "soon", "-1"] {
+            let (client, calls) = busy(1, retry_after).await;
+            let error = client.get::<String>(&["me"]).await.expect_err("refused");
+            assert_eq!(error.to_string(), "too often: try again later");
+            assert_eq!(error.exit(), super::super::Exit::Unreachable);
+            assert!(error.next().is_some_and(|next| next.contains("less often")), "{error:?}");
+            assert_eq!(calls.load(Ordering::SeqCst), 1, "{retry_after}");
+        }
     }
 
     #[tokio::test]

@@ -196,6 +196,10 @@ impl Refusal {
                 TOO_MUCH
             }
             ("too-large", _) => TOO_MUCH,
+            ("too-many-requests", _) => {
+                "call less often, or with a token of its own: each has a rate to itself; nothing was \
+                 changed"
+            }
             ("unavailable", _) => "try again in a moment; nothing was changed",
             ("internal", _) => "it is a fault of the server: report it with the id",
             _ => return None,
@@ -265,7 +269,7 @@ fn exit_for(status: u16) -> Exit {
         401 | 403 => Exit::Denied,
         404 => Exit::NotFound,
         400 | 413 | 415 | 422 => Exit::Usage,
-        502..=504 => Exit::Unreachable,
+        429 | 502..=504 => Exit::Unreachable,
         _ => Exit::Failed,
     }
 }
@@ -407,6 +411,7 @@ mod tests {
             (422, Exit::Usage),
             (409, Exit::Failed),
             (500, Exit::Failed),
+            (429, Exit::Unreachable),
             (503, Exit::Unreachable),
         ];
         for (status, exit) in exits {

@@ -14,9 +14,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::problem::{Kind, Problem};
+use super::rates::Told;
 use super::{AppState, BODY_LIMIT};
 use crate::tenancy::OrgRole;
-use crate::tenancy::auth::{Caller, Identity};
+use crate::tenancy::auth::{AuthError, Caller, Identity};
 use crate::tenancy::tokens::TokenScope;
 
 /// The header that chooses an organisation.
@@ -238,6 +239,7 @@ impl<P: Permission> FromRequestParts<AppState> for Allowed<P> {
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
         let caller = identify(parts, state).await?.in_org(org_header(parts)?.as_deref())?;
+        state.rates.admit_for(caller.tenant)?;
         if let Some(scope) = P::SCOPE
             && !caller.scopes.allow(scope)
         {
@@ -300,17 +302,32 @@ pub fn require_platform_admin(is_admin: bool) -> Result<(), Problem> {
     Err(Problem::new(Kind::Forbidden, "only administrators of the platform may do this"))
 }
 
+/// Who is calling, if they may at present: the one place where calls are counted.
 async fn identify(parts: &Parts, state: &AppState) -> Result<Arc<Identity>, Problem> {
-    let header = match parts.headers.get(header::AUTHORIZATION) {
-        Some(value) => Some(value.to_str().map_err(|_| {
-            Problem::new(
-                Kind::Unauthenticated,
-                "the Authorization header is not `Bearer` and a token",
-            )
-        })?),
-        None => None,
+    let rates = &state.rates;
+    let origin = rates.origin(parts);
+    let credential = match credential(parts) {
+        Ok(credential) => credential,
+        Err(error) => return Err(rates.turn_away(origin, None, error.into())),
     };
-    Ok(state.auth.identify(header).await?)
+    rates.hesitate(origin, credential).await?;
+    match state.auth.identify(Some(credential)).await {
+        Ok(identity) => {
+            rates.admit(&identity.actor, credential, parts.extensions.get::<Told>())?;
+            Ok(identity)
+        }
+        Err(error) => Err(rates.turn_away(origin, Some(credential), error.into())),
+    }
+}
+
+/// The one `Authorization` header. Of two, a proxy may have looked at the other.
+fn credential(parts: &Parts) -> Result<&str, AuthError> {
+    let mut all = parts.headers.get_all(header::AUTHORIZATION).iter();
+    match (all.next(), all.next()) {
+        (None, _) => Err(AuthError::Missing),
+        (Some(one), None) => one.to_str().map_err(|_| AuthError::NotBearer),
+        (Some(_), Some(_)) => Err(AuthError::NotBearer),
+    }
 }
 
 fn org_header(parts: &Parts) -> Result<Option<String>, Problem> {

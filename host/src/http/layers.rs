@@ -11,19 +11,22 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::problem::{Kind, Problem};
+use super::rates::Told;
 
 /// Names a request in responses and in the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest id that is taken over from a client.
 const MAX_REQUEST_ID: usize = 64;
 
-/// The outermost layer: gives the request its id, and errors their shape.
-pub async fn frame(request: Request, next: Next) -> Response {
+/// The outermost layer: gives the request its id, errors their shape, and says what a caller has left.
+pub async fn frame(mut request: Request, next: Next) -> Response {
     let id = request_id(&request);
     let method = request.method().clone();
     // The route, not the path: what counts requests must not grow with what clients make up.
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let span = tracing::info_span!("http", %method, route, request_id = id);
+    let told = Told::default();
+    request.extensions_mut().insert(told.clone());
     let started = Instant::now();
     let mut response = next.run(request).instrument(span).await;
     if let Some(problem) = Problem::of(&mut response) {
@@ -37,6 +40,7 @@ pub async fn frame(request: Request, next: Next) -> Response {
     ];
     metrics::counter!("eve_http_requests_total", &labels).increment(1);
     metrics::histogram!("eve_http_request_duration_seconds", &labels).record(started.elapsed());
+    told.write(response.headers_mut());
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }

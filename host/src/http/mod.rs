@@ -7,17 +7,19 @@
 //! Invariants:
 //! - Every error is problem details, with the request's id and nothing of our insides.
 //! - Every operation under `/v1` but the document itself asks for a credential.
-//! - Every body, wait and stream has a limit.
+//! - Every body, wait and stream has a limit, and so has the rate at which anybody calls.
 
 mod cursor;
 mod extract;
 mod layers;
 mod openapi;
 mod problem;
+pub mod rates;
 mod routes;
 mod watch;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +46,7 @@ use crate::schemas::Schemas;
 use crate::skills::upload::Uploads;
 use crate::tenancy::auth::Authenticator;
 use extract::BodyLimit;
+use rates::{RateLimits, Rates};
 use watch::Hub;
 
 /// Largest JSON body of a single thing: a request's context may have 1 MiB, its prompt 256 KiB.
@@ -74,8 +77,10 @@ pub struct AppState {
     pub(crate) schemas: Schemas,
     pub(crate) auth: Authenticator,
     pub(crate) uploads: Uploads,
+    rates: Rates,
     hub: Hub,
     gauges: routes::Gauges,
+    readiness: routes::Readiness,
     prometheus: Option<PrometheusHandle>,
     document: Arc<OpenApi>,
     shutdown: CancellationToken,
@@ -91,6 +96,8 @@ pub struct Parts {
     pub uploads: Uploads,
     /// Where skills keep state.
     pub schemas: Schemas,
+    /// How often clients may call.
+    pub rates: RateLimits,
 }
 
 impl AppState {
@@ -102,7 +109,7 @@ impl AppState {
         prometheus: Option<PrometheusHandle>,
         shutdown: CancellationToken,
     ) -> Self {
-        let Parts { requests, auth, uploads, schemas } = parts;
+        let Parts { requests, auth, uploads, schemas, rates } = parts;
         let hub = Hub::start(db.clone(), requests.clone(), shutdown.clone());
         let document = Arc::new(document());
         let gauges = routes::Gauges::default();
@@ -116,8 +123,10 @@ impl AppState {
             schemas,
             auth,
             uploads,
+            rates: Rates::new(rates),
             hub,
             gauges,
+            readiness: routes::Readiness::default(),
             prometheus,
             document,
             shutdown,
@@ -157,7 +166,8 @@ pub async fn serve(
             () = streams.cancelled() => stopped.cancel(),
         }
     };
-    let serving = axum::serve(listener, router(state)).with_graceful_shutdown(cancelled);
+    let service = router(state).into_make_service_with_connect_info::<SocketAddr>();
+    let serving = axum::serve(listener, service).with_graceful_shutdown(cancelled);
     let overdue = async {
         shutdown.cancelled().await;
         tokio::time::sleep(DRAIN_TIME).await;

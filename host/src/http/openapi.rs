@@ -3,8 +3,8 @@
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
-    Components, ContentBuilder, InfoBuilder, LicenseBuilder, ObjectBuilder, OpenApi,
-    OpenApiBuilder, Ref, RefOr, Required, Response, ResponseBuilder, schema::Type,
+    Components, ContentBuilder, Header, HeaderBuilder, InfoBuilder, LicenseBuilder, ObjectBuilder,
+    OpenApi, OpenApiBuilder, Ref, RefOr, Required, Response, ResponseBuilder, schema::Type,
 };
 use utoipa::{PartialSchema, ToSchema};
 
@@ -20,7 +20,9 @@ pub fn base() -> OpenApi {
         .version("1")
         .description(Some(
             "Runs skills - WebAssembly components - on a queue of requests. Errors are problem details \
-             (RFC 9457) with a stable `type`; every response carries `x-request-id`.",
+             (RFC 9457) with a stable `type`; every response carries `x-request-id`. A caller - an API \
+             token, or a person - may call so often: `RateLimit-Policy` and `RateLimit` say how often, \
+             and what is left of it.",
         ))
         .license(Some(LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build()))
         .build();
@@ -88,6 +90,12 @@ fn complete_operation(path: &str, operation: &mut Operation) {
         ("413", has_body, "The body is larger than `limit` (`too-large`)"),
         ("415", has_body, "The body's type is not understood here (`unsupported-media-type`)"),
         ("422", true, "Something in `field` is not acceptable (`invalid`)"),
+        (
+            "429",
+            true,
+            "Too many calls of this caller, or of this address with credentials that do not hold: try \
+             again after `Retry-After` (`too-many-requests`)",
+        ),
         ("500", true, "A bug or an outage of ours (`internal`)"),
         ("503", true, "Not just now: try again after `Retry-After` (`unavailable`)"),
     ];
@@ -105,7 +113,19 @@ fn complete_operation(path: &str, operation: &mut Operation) {
         {
             *response = problem(&response.description);
         }
+        if let RefOr::T(response) = response
+            && ["429", "503"].contains(&status.as_str())
+        {
+            response.headers.insert("Retry-After".to_owned(), RefOr::T(retry_after()));
+        }
     }
+}
+
+fn retry_after() -> Header {
+    HeaderBuilder::new()
+        .description(Some("Seconds after which the same call may succeed"))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::Integer)))
+        .build()
 }
 
 fn problem(description: &str) -> Response {

@@ -6,6 +6,7 @@
 //! [RFC 9457]: https://www.rfc-editor.org/rfc/rfc9457
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::rates;
 use crate::db;
 use crate::hitl::HitlError;
 use crate::requests::RequestError;
@@ -52,6 +54,8 @@ pub enum Kind {
     TooLarge,
     /// The body is of a type that is not understood here.
     UnsupportedMediaType,
+    /// Too often in too short a time.
+    TooManyRequests,
     /// Not now.
     Unavailable,
     /// A bug or an outage of ours.
@@ -81,6 +85,9 @@ impl Kind {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "Unsupported media type",
             ),
+            Kind::TooManyRequests => {
+                ("too-many-requests", StatusCode::TOO_MANY_REQUESTS, "Too many requests")
+            }
             Kind::Unavailable => {
                 ("unavailable", StatusCode::SERVICE_UNAVAILABLE, "Not available just now")
             }
@@ -104,6 +111,7 @@ impl Kind {
             StatusCode::PAYLOAD_TOO_LARGE => Kind::TooLarge,
             StatusCode::UNSUPPORTED_MEDIA_TYPE => Kind::UnsupportedMediaType,
             StatusCode::UNPROCESSABLE_ENTITY => Kind::Invalid,
+            StatusCode::TOO_MANY_REQUESTS => Kind::TooManyRequests,
             StatusCode::SERVICE_UNAVAILABLE => Kind::Unavailable,
             status if status.is_client_error() => Kind::Malformed,
             _ => Kind::Internal,
@@ -117,6 +125,8 @@ pub struct Problem {
     kind: Kind,
     detail: String,
     extras: Map<String, Value>,
+    /// In how many seconds the same may succeed.
+    retry_after: Option<u64>,
     /// For the log only.
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
@@ -143,7 +153,20 @@ pub struct ProblemDetails {
 impl Problem {
     /// A problem of a kind; `detail` is for people.
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), extras: Map::new(), source: None }
+        let retry_after = (kind == Kind::Unavailable).then_some(RETRY_AFTER_SECONDS);
+        Self { kind, detail: detail.into(), extras: Map::new(), retry_after, source: None }
+    }
+
+    /// Too often; the same may succeed after `wait`.
+    pub fn too_many(why: &str, wait: Duration) -> Self {
+        let seconds = rates::seconds(wait).max(1);
+        let detail = format!("{why}: try again in {seconds} s");
+        Self { retry_after: Some(seconds), ..Self::new(Kind::TooManyRequests, detail) }
+    }
+
+    /// Of which kind it is.
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// What was sent is not acceptable, and where.
@@ -217,8 +240,8 @@ impl Problem {
         if self.kind == Kind::Unauthenticated {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if self.kind == Kind::Unavailable {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         let (mut parts, _) = from.into_parts();
         parts.status = status;

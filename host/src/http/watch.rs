@@ -31,6 +31,8 @@ const ROUND: Duration = Duration::from_millis(100);
 const PARALLEL: usize = 4;
 /// Most watchers of a process: each is an open connection.
 const MAX_WATCHERS: usize = 10_000;
+/// Most of them of one organisation: it takes four to keep all others out.
+const MAX_OF_ONE: usize = MAX_WATCHERS / 4;
 /// Most requests asked about in one statement.
 const CHUNK: usize = 1_000;
 
@@ -74,8 +76,12 @@ impl Hub {
     /// then no change falls in between.
     pub fn subscribe(&self, tenant: Tenant, id: RequestId) -> Result<Subscription, Problem> {
         let mut watched = self.watched();
-        let watchers: usize = watched.values().map(|sender| sender.receiver_count()).sum();
-        if watchers >= MAX_WATCHERS {
+        let (mut all, mut own) = (0, 0);
+        for ((of, _), sender) in watched.iter() {
+            all += sender.receiver_count();
+            own += if *of == tenant { sender.receiver_count() } else { 0 };
+        }
+        if all >= MAX_WATCHERS || own >= MAX_OF_ONE {
             return Err(Problem::new(
                 Kind::Unavailable,
                 "too many requests are being watched here",

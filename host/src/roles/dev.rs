@@ -15,6 +15,7 @@ use crate::cli;
 use crate::db::{self, Db, DbConfig};
 use crate::dev::postgres::{PostgresError, PrivatePostgres};
 use crate::dev::{bootstrap, skills_key};
+use crate::http::rates::RateLimits;
 use crate::notify::Bell;
 use crate::requests::Requests;
 use crate::retention::Retention;
@@ -188,6 +189,7 @@ async fn with_database(
         db,
         bell,
         auth: AuthConfig::default(),
+        rates: RateLimits::off(),
         signer,
         runtime,
         cache: super::open_cache(&artifacts, verifier()?)?,

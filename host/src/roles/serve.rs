@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Database, SkillsDatabase};
 use crate::db::Db;
+use crate::http::rates::{self, Rate, RateLimits};
 use crate::http::{self, AppState};
 use crate::notify::Bell;
 use crate::requests::Requests;
@@ -39,6 +40,8 @@ pub struct Args {
     listen: SocketAddr,
     #[command(flatten)]
     jwt: Jwt,
+    #[command(flatten)]
+    rates: Rates,
     /// The key that artifacts are signed with, base64 of 32 bytes; `eve keygen` makes one
     #[arg(long, env = "EVE_SIGNING_KEY", hide_env_values = true, value_name = "KEY")]
     signing_key: Option<String>,
@@ -93,11 +96,41 @@ impl Jwt {
     }
 }
 
+/// How often clients may call. Each process counts for itself.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Rates {
+    /// Calls of one token or person, such as 200/s or 600/m, ten seconds' worth at once; or off
+    #[arg(long, env = "EVE_RATE_LIMIT", default_value_t = rates::CALLER, value_name = "RATE")]
+    rate_limit: Rate,
+    /// Calls of one address without a credential that holds, before it is slowed down; or off
+    #[arg(
+        long,
+        env = "EVE_BAD_CREDENTIAL_LIMIT",
+        default_value_t = rates::STRANGER,
+        value_name = "RATE"
+    )]
+    bad_credential_limit: Rate,
+    /// How many proxies of yours append to X-Forwarded-For: a client's address is taken from there
+    #[arg(long, env = "EVE_TRUSTED_PROXIES", default_value_t = 0, value_name = "N")]
+    trusted_proxies: usize,
+}
+
+impl Rates {
+    fn limits(self) -> RateLimits {
+        RateLimits {
+            caller: self.rate_limit,
+            stranger: self.bad_credential_limit,
+            proxies: self.trusted_proxies,
+        }
+    }
+}
+
 /// What the control plane serves with.
 pub(super) struct ControlPlane {
     pub db: Db,
     pub bell: Bell,
     pub auth: AuthConfig,
+    pub rates: RateLimits,
     pub signer: Signer,
     pub runtime: Runtime,
     pub cache: ArtifactCache,
@@ -126,10 +159,11 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
     })?;
     let bell = Bell::start(db.pool().clone());
     let auth = args.jwt.config()?;
+    let rates = args.rates.limits();
     let retention = args.retention;
     let schemas = args.skills.schemas(db.clone())?;
     let plane =
-        ControlPlane { db, bell, auth, signer, runtime, cache, retention, metrics, schemas };
+        ControlPlane { db, bell, auth, rates, signer, runtime, cache, retention, metrics, schemas };
     tracing::info!(address = %listener.local_addr()?, "serving");
     plane.run(listener, stop).await
 }
@@ -168,7 +202,8 @@ impl ControlPlane {
             tokio::spawn(scheduler::run(self.db.clone(), self.bell, self.retention, stop.clone()));
         let (schemas, stopped) = (self.schemas.clone(), stop.clone());
         let provisioning = tokio::spawn(async move { schemas.provision(stopped).await });
-        let parts = http::Parts { requests, auth, uploads, schemas: self.schemas };
+        let (schemas, rates) = (self.schemas, self.rates);
+        let parts = http::Parts { requests, auth, uploads, schemas, rates };
         let state = AppState::new(self.db, parts, Some(self.metrics), stop.clone());
         let served = http::serve(listener, state, stop.clone()).await;
         stop.cancel();

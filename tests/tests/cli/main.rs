@@ -7,6 +7,7 @@ mod db;
 mod graph;
 mod guide;
 mod hitl;
+mod rates;
 mod reading;
 mod release_notes;
 mod schedules;

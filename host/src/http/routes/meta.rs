@@ -15,6 +15,9 @@ use crate::http::problem::{Kind, Problem};
 
 /// How long the database may take to prove that it is there.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
+/// That it was there holds for so long: anybody may ask, and as often as they like, so the database is
+/// not asked each time.
+const READY_INTERVAL: Duration = Duration::from_secs(1);
 /// Counts are taken at most this often, however many scrape.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 /// A count that takes longer is left out of this scrape.
@@ -43,9 +46,17 @@ pub async fn readyz(State(state): State<AppState>) -> Result<&'static str, Probl
     if state.shutdown.is_cancelled() {
         return not_ready("shutting down");
     }
+    // One asks for all who ask meanwhile.
+    let mut seen = state.readiness.seen.lock().await;
+    if seen.is_some_and(|at| at.elapsed() < READY_INTERVAL) {
+        return Ok("ready\n");
+    }
     match tokio::time::timeout(READY_TIMEOUT, db::schema_state(state.db.pool())).await {
         // Schemas are expanded before they are contracted: ours may serve with a later one.
-        Ok(Ok(SchemaState::Current | SchemaState::Ahead)) => Ok("ready\n"),
+        Ok(Ok(SchemaState::Current | SchemaState::Ahead)) => {
+            *seen = Some(Instant::now());
+            Ok("ready\n")
+        }
         Ok(Ok(SchemaState::Behind)) => {
             not_ready("the database's schema is behind: run `eve migrate`")
         }
@@ -71,6 +82,12 @@ pub async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
 )]
 pub async fn openapi(State(state): State<AppState>) -> impl IntoResponse {
     axum::Json(state.document.as_ref()).into_response()
+}
+
+/// When the database was last seen to be as it should.
+#[derive(Clone, Default)]
+pub struct Readiness {
+    seen: Arc<Mutex<Option<Instant>>>,
 }
 
 /// Gauges that are counted when somebody scrapes.

@@ -28,7 +28,7 @@ use super::{
 
 pub use hitl::{Answer, Ask, QuestionPage};
 pub use me::Me;
-pub use meta::Gauges;
+pub use meta::{Gauges, Readiness};
 pub use requests::{Batch, CreatedBatch, Logs, RequestPage};
 pub use schedules::SchedulePage;
 pub use schemas::{SqlAnswer, SqlCall, SqlColumn};

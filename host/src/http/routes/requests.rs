@@ -35,6 +35,9 @@ const MAX_PAGE: u32 = 100;
 const MAX_REASON: usize = 1_000;
 /// Comments on a stream on which nothing happens, so that proxies leave it open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long a stream may last: whoever watches on shows their credential again, which may have been
+/// revoked meanwhile.
+const LONGEST_WATCH: Duration = Duration::from_secs(3_600);
 /// The header that makes a repeated call harmless.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
@@ -352,7 +355,8 @@ pub async fn get_logs(
 /// Watches a request until it has ended.
 ///
 /// Server-sent events: `request` with the request as JSON, the first at once, then one at every
-/// change of status; the stream ends after a terminal one. When it ends earlier, watch again.
+/// change of status; the stream ends after a terminal one. When it ends earlier, after an hour at
+/// the latest, watch again.
 #[utoipa::path(
     get, path = "/v1/requests/{id}/watch", tag = "requests", params(("id" = RequestId, Path)),
     responses((status = 200, description = "Events", content_type = "text/event-stream", body = String))
@@ -366,6 +370,7 @@ pub async fn watch_request(
     let mut subscription = state.hub.subscribe(caller.tenant, id)?;
     let first = state.requests.get(caller.tenant, id).await?;
     let shutdown = state.shutdown.clone();
+    let end = tokio::time::Instant::now() + LONGEST_WATCH;
     let events = async_stream::stream! {
         let mut shown = std::sync::Arc::new(first);
         yield event(&shown);
@@ -373,6 +378,7 @@ pub async fn watch_request(
             let next = tokio::select! {
                 next = subscription.changed() => next,
                 () = shutdown.cancelled() => None,
+                () = tokio::time::sleep_until(end) => None,
             };
             let Some(next) = next else { break };
             if is_change(&shown, &next) {

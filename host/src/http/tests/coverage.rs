@@ -4,9 +4,9 @@
 use super::*;
 
 /// An operation of the document.
-struct Operation {
-    method: Method,
-    path: String,
+pub(super) struct Operation {
+    pub(super) method: Method,
+    pub(super) path: String,
     /// The least role that it names: none, `admin` or `platform-admin`.
     role: Option<String>,
     /// The media type of its body.
@@ -26,7 +26,7 @@ impl Operation {
 }
 
 /// All that somebody must be known for.
-fn operations() -> Vec<Operation> {
+pub(super) fn operations() -> Vec<Operation> {
     let document = serde_json::to_value(document()).unwrap();
     let mut all = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {

@@ -4,6 +4,7 @@ mod coverage;
 mod hitl;
 mod meta;
 mod problems;
+mod rates;
 mod requests;
 mod schedules;
 mod skills;
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 use uuid::Uuid;
 
+use super::rates::{RateLimits, Rates};
 use super::*;
 use crate::ids::UserId;
 use crate::notify::Bell;
@@ -110,9 +112,17 @@ impl Api {
         let uploads = Uploads::new(db.clone(), workshop);
         let shutdown = CancellationToken::new();
         let schemas = Schemas::none(db.clone());
-        let parts = Parts { requests, auth, uploads, schemas };
+        let rates = RateLimits::off();
+        let parts = Parts { requests, auth, uploads, schemas, rates };
         let state = AppState::new(db, parts, None, shutdown.clone());
         Self { database, router: router(state.clone()), state, shutdown, _cache: cache }
+    }
+
+    /// The same API with other limits.
+    fn limited(mut self, rates: Rates) -> Self {
+        self.state.rates = rates;
+        self.router = router(self.state.clone());
+        self
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
@@ -223,11 +233,15 @@ fn every_operation_is_documented_and_guarded() {
             assert!(operation["summary"].is_string(), "{name} has no summary");
             if path.starts_with("/v1/") && path != "/v1/openapi.json" {
                 assert!(operation["security"][0]["bearer"].is_array(), "{name}");
-                for status in ["401", "403", "500", "503"] {
+                for status in ["401", "403", "429", "500", "503"] {
                     assert!(
                         operation["responses"][status]["content"].is_object(),
                         "{name} {status}"
                     );
+                }
+                for status in ["429", "503"] {
+                    let headers = &operation["responses"][status]["headers"];
+                    assert!(headers["Retry-After"].is_object(), "{name} {status}");
                 }
             }
         }

@@ -1,4 +1,6 @@
-//! Attacks on JWTs, against a real key set on a real endpoint where one is needed.
+//! JWTs that hold and JWTs that do not, against a real key set on a real endpoint where one is needed.
+
+mod attacks;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -88,6 +90,11 @@ impl Endpoint {
             { "kty": "of another planet", "kid": 7 },
             "not even an object",
         ] });
+        Self::serving(signing, keys).await
+    }
+
+    /// The same with another set.
+    async fn serving(signing: SigningKey, keys: Value) -> Self {
         let (asked, up) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(true)));
         let router = axum::Router::new()
             .route(
