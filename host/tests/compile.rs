@@ -24,6 +24,8 @@ async fn rejection(wasm: &[u8]) -> String {
 
 #[tokio::test]
 async fn what_is_wrong_with_an_upload_is_said() {
+    let escape = r#"(component (core module $m (import "\1b[2J" "\0a" (func)))
+        (core instance (instantiate $m)))"#;
     let wit_0_2 = guests::importing("eve:skill/queue@0.2.0");
     for (wasm, reason) in [
         (Vec::new(), "is empty"),
@@ -40,11 +42,12 @@ async fn what_is_wrong_with_an_upload_is_said() {
         (guests::importing("eve:skill/log@0.1.0"), "imports do not match"),
         (wit_0_2, "another version of the contract"),
         (guests::noop()[..300].to_vec(), "not valid"),
+        (wat::parse_str(escape).unwrap(), "argument named `\\u{1b}[2J`"),
         (guests::body("(i32.const 0) (i32.const 0)"), "not valid"),
     ] {
         let said = rejection(&wasm).await;
         assert!(said.contains(reason), "{said}\nshould contain {reason}");
-        assert!(said.len() < 2_048 && !said.contains('\n'), "{said}");
+        assert!(said.len() < 2_048 && !said.contains(char::is_control), "{said}");
     }
 }
 

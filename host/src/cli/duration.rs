@@ -9,7 +9,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     if rest.is_empty() {
         return Err(FORM.to_owned());
     }
-    let mut total = Duration::ZERO;
+    let mut total = 0_u64;
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
         let (number, after) = rest.split_at(digits);
@@ -31,11 +31,11 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         };
         total = number
             .checked_mul(milliseconds)
-            .and_then(|part| total.checked_add(Duration::from_millis(part)))
+            .and_then(|part| total.checked_add(part))
             .ok_or_else(|| format!("{text} is too large"))?;
         rest = after;
     }
-    Ok(total)
+    Ok(Duration::from_millis(total))
 }
 
 /// The length of time as the API has it.
@@ -69,6 +69,7 @@ mod tests {
         }
         assert!(parse("10").is_err_and(|said| said.starts_with("10 of what?")));
         assert!(parse("213503982334602d").is_err(), "overflow");
+        assert!(parse("18446744073709551615ms1ms").is_err(), "more than the API can be told");
     }
 
     proptest::proptest! {

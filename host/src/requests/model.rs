@@ -217,14 +217,15 @@ impl std::str::FromStr for BlockerRef {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let shown = || super::validate::shown(text, 64);
         match text.strip_prefix('#') {
             Some(index) => index.parse().map(BlockerRef::Entry).map_err(|_| {
-                format!("blocked_by: `{text}` is not `#` and the index of an earlier entry")
+                format!("blocked_by: `{}` is not `#` and the index of an earlier entry", shown())
             }),
             None => text
                 .parse()
                 .map(BlockerRef::Id)
-                .map_err(|_| format!("blocked_by: `{text}` is not a request id (a UUID)")),
+                .map_err(|_| format!("blocked_by: `{}` is not a request id (a UUID)", shown())),
         }
     }
 }

@@ -32,6 +32,8 @@ pub const PRIORITY: RangeInclusive<i16> = -100..=100;
 pub const ATTEMPTS: RangeInclusive<u16> = 1..=25;
 /// Wall-clock limit of one run: a tenth of a second to a day.
 pub const TIMEOUT_MS: RangeInclusive<u64> = 100..=86_400_000;
+/// Digits after the point that `numeric` keeps, and so `jsonb`.
+const NUMBER_SCALE: usize = 16_383;
 
 /// What is wrong with a value, in words for whoever sent it: names the field first.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -236,6 +238,75 @@ fn number_bytes(field: &str, number: &serde_json::Number) -> Result<usize, Inval
     }
 }
 
+/// The numbers of a JSON text, which has been parsed, where it is kept as it is written: then `jsonb` reads
+/// them again, and refuses what a parser of floats takes for 0, such as `1e-20000`.
+pub fn numbers(field: &str, text: &str) -> Result<(), Invalid> {
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = match first {
+            b'"' => after_string(after),
+            b'-' | b'0'..=b'9' => {
+                let part = |byte: &u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);
+                let end = rest.iter().position(|byte| !part(byte)).unwrap_or(rest.len());
+                if !number_fits(&rest[..end]) {
+                    return Err(Invalid::new(
+                        field,
+                        format_args!(
+                            "a number has more than {NUMBER_SCALE} digits after the point, or as \
+                             large an exponent"
+                        ),
+                    ));
+                }
+                &rest[end..]
+            }
+            _ => after,
+        };
+    }
+    Ok(())
+}
+
+/// What follows a string whose opening quote has been read.
+fn after_string(mut rest: &[u8]) -> &[u8] {
+    loop {
+        rest = match rest {
+            [b'"', after @ ..] => return after,
+            [b'\\', _, after @ ..] | [_, after @ ..] => after,
+            [] => return rest,
+        };
+    }
+}
+
+fn number_fits(number: &[u8]) -> bool {
+    let most = NUMBER_SCALE as i64;
+    let exponent_at = number.iter().position(|byte| matches!(byte, b'e' | b'E'));
+    let (digits, exponent) = match exponent_at {
+        Some(at) => (&number[..at], std::str::from_utf8(&number[at + 1..]).unwrap_or_default()),
+        None => (number, "0"),
+    };
+    let point = digits.iter().position(|byte| *byte == b'.');
+    let scale = point.map_or(0, |at| digits.len() - at - 1) as i64;
+    let fits = |exponent: i64| (-most..=most).contains(&exponent) && scale - exponent <= most;
+    exponent.parse().is_ok_and(fits)
+}
+
+/// What somebody else has written, as it may stand in a message of ours: cut, and control characters, which
+/// do things to terminals and logs, escaped.
+pub(crate) fn shown(text: &str, bytes: usize) -> String {
+    let mut shown = String::new();
+    for c in text.chars() {
+        let before = shown.len();
+        match c.is_control() {
+            true => shown.extend(c.escape_debug()),
+            false => shown.push(c),
+        }
+        if shown.len() > bytes {
+            shown.truncate(before);
+            break;
+        }
+    }
+    shown
+}
+
 fn within<T: PartialOrd + std::fmt::Display>(
     field: &str,
     value: T,
@@ -301,6 +372,36 @@ mod tests {
         assert!(problem(json!({"worker_type": "a", "context": []})).contains("object"));
         let big = json!({"worker_type": "a", "config": {"x": "y".repeat(SETTINGS_BYTES)}});
         assert!(problem(big).contains("bytes of JSON"));
+    }
+
+    #[test]
+    fn numbers_that_jsonb_refuses_are_found() {
+        let decimals = |count: usize| format!("{{\"a\": [0.{}]}}", "0".repeat(count));
+        for text in [
+            "[0, -1.5, 1e308, 1E-16383, 1.5e-16382, 0e16383, true, null]",
+            r#"{"1e-20000": "1e-20000 \" 1e-20000", "\\": 1}"#,
+            &decimals(16_383),
+        ] {
+            assert_eq!(numbers("data", text), Ok(()), "{text}");
+        }
+        for text in [
+            "1e-16384",
+            "[1.5e-16383]",
+            "{\"a\": -0e-20000}",
+            "[\"\\\\\", 0e2000000000]",
+            "1e-99999999999999999999",
+            &decimals(16_384),
+        ] {
+            let problem = numbers("data", text).unwrap_err().to_string();
+            assert!(problem.starts_with("data: a number has more than 16383 digits"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_is_short_and_printable() {
+        assert_eq!(shown("a\u{1b}[2J`é'", 20), "a\\u{1b}[2J`é'");
+        assert_eq!(shown("ééé", 5), "éé");
+        assert_eq!(shown("\0\0\0", 5), "\\0\\0");
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) fn failed(code: FailureCode, message: String, retryable: bool) -> Ver
 }
 
 /// The verdict on what a call of `run` returned.
-pub(super) fn of(
+pub(crate) fn of(
     result: wasmtime::Result<Result<types::Outcome, types::Failure>>,
     account: &MemoryAccount,
 ) -> Verdict {
@@ -65,6 +65,7 @@ fn checked(output: types::Output) -> Result<Output, (FailureCode, String)> {
         let value: Value = serde_json::from_str(data)
             .map_err(|error| invalid(format!("data: not valid JSON: {error}")))?;
         validate::json("data", &value, usize::MAX)
+            .and_then(|()| validate::numbers("data", data))
             .map_err(|problem| invalid(problem.to_string()))?;
     }
     let tokens_used = tokens_used

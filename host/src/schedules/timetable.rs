@@ -10,7 +10,7 @@ use chrono_tz::{TZ_VARIANTS, Tz};
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 
-use crate::requests::Invalid;
+use crate::requests::{Invalid, validate};
 
 /// The longest expression, in bytes: every minute of an hour, written out, fits.
 const CRON_BYTES: usize = 255;
@@ -58,7 +58,7 @@ impl Timetable {
     }
 
     /// The latest of the ticks that are due: `due` is one, and not after `now`.
-    pub(super) fn latest(&self, due: DateTime<Utc>, now: DateTime<Utc>) -> DateTime<Utc> {
+    pub(crate) fn latest(&self, due: DateTime<Utc>, now: DateTime<Utc>) -> DateTime<Utc> {
         // Searched forwards: backwards, the jumps of the clock give other answers.
         let late = self.next(now - LOOK_BACK).filter(|tick| *tick > due && *tick <= now);
         let mut latest = late.unwrap_or(due);
@@ -102,7 +102,11 @@ fn parse_cron(text: &str) -> Result<Cron, Invalid> {
         .year(Year::Disallowed)
         .build()
         .parse(text)
-        .map_err(|error| invalid(format!("`{shown}` is no cron expression: {error}")))
+        .map_err(|error| {
+            // It repeats what it has read.
+            let why = validate::shown(&error.to_string(), 2 * CRON_BYTES);
+            invalid(format!("`{shown}` is no cron expression: {why}"))
+        })
 }
 
 fn parse_zone(text: &str) -> Result<Tz, Invalid> {
@@ -201,9 +205,11 @@ mod tests {
             ("@reboot", "is none of @hourly, @daily"),
             ("@daily @daily", "is none of"),
             ("0\u{1b} * * * *", "\\u{1b}"),
+            ("0\u{1b} * * * *", "illegal character"),
         ] {
             let problem = problem(cron, "UTC");
             assert!(problem.starts_with("cron: ") && problem.contains(said), "{cron}: {problem}");
+            assert!(!problem.contains(char::is_control), "{problem:?}");
         }
         assert!(problem(&"1,".repeat(200), "UTC").contains("at most 255"));
     }

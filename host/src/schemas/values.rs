@@ -4,7 +4,7 @@
 //! does the converting. A result comes out in binary, because that is how its driver asks for it.
 
 use bytes::BytesMut;
-use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc};
+use chrono::{Datelike as _, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta};
 use fallible_iterator::FallibleIterator as _;
 use postgres_protocol::types as wire;
 use serde_json::Value as Json;
@@ -32,7 +32,7 @@ pub enum Value {
     Json(String),
     /// Lower-case text.
     Uuid(String),
-    /// timestamptz: RFC 3339.
+    /// timestamptz: RFC 3339; years that it has not, as Postgres writes them.
     Timestamp(String),
     /// date.
     Date(String),
@@ -76,7 +76,7 @@ fn unfit<T>(message: String) -> Result<T, Failure> {
 
 impl Value {
     /// The type that it has as a parameter.
-    pub(super) fn parameter_type(&self) -> Type {
+    pub(crate) fn parameter_type(&self) -> Type {
         match self {
             // Left open: what it is compared with or stored in decides.
             Value::Null | Value::Text(_) => Type::UNKNOWN,
@@ -264,7 +264,7 @@ thread_local! {
 
 /// Decodes with so much memory, and leaves what is left of it. A few bytes of the protocol can stand for
 /// very many of ours: a NULL for a whole [`Value`], a numeric for a hundred thousand digits.
-pub(super) fn within<T>(room: &mut usize, decode: impl FnOnce() -> T) -> T {
+pub(crate) fn within<T>(room: &mut usize, decode: impl FnOnce() -> T) -> T {
     ROOM.set(*room);
     let decoded = decode();
     *room = ROOM.take();
@@ -321,15 +321,14 @@ impl<'a> FromSql<'a> for Value {
                 i64::MAX => "infinity".into(),
                 i64::MIN => "-infinity".into(),
                 micros => timestamp(micros)
-                    .map(|at| DateTime::<Utc>::from_naive_utc_and_offset(at, Utc))
-                    .map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))
+                    .map(|at| dated(at.date(), &at.format("T%H:%M:%S%.fZ")))
                     .ok_or_else(|| Unfit("a time beyond the year 262142".into()))?,
             }),
             Type::TIMESTAMP => other(match wire::timestamp_from_sql(raw)? {
                 i64::MAX => "infinity".into(),
                 i64::MIN => "-infinity".into(),
                 micros => timestamp(micros)
-                    .map(|at| at.format("%Y-%m-%d %H:%M:%S%.f").to_string())
+                    .map(|at| dated(at.date(), &at.format(" %H:%M:%S%.f")))
                     .ok_or_else(|| Unfit("a time beyond the year 262142".into()))?,
             }),
             Type::DATE => Value::Date(match wire::date_from_sql(raw)? {
@@ -338,14 +337,17 @@ impl<'a> FromSql<'a> for Value {
                 days => epoch()
                     .date()
                     .checked_add_signed(TimeDelta::days(days.into()))
-                    .map(|date: NaiveDate| date.to_string())
+                    .map(|date| dated(date, &""))
                     .ok_or_else(|| Unfit("a date beyond the year 262142".into()))?,
             }),
-            Type::TIME => other(
-                (NaiveTime::MIN + TimeDelta::microseconds(wire::time_from_sql(raw)?))
+            Type::TIME => other(match wire::time_from_sql(raw)? {
+                // The end of a day is another time than its beginning.
+                DAY => "24:00:00".into(),
+                micros @ 0..DAY => (NaiveTime::MIN + TimeDelta::microseconds(micros))
                     .format("%H:%M:%S%.f")
                     .to_string(),
-            ),
+                _ => return unfit("a time beyond the end of a day".into()),
+            }),
             Type::INTERVAL => other(interval(raw)?),
             Type::INET | Type::CIDR => {
                 let inet = wire::inet_from_sql(raw)?;
@@ -412,6 +414,19 @@ fn array(element: &Type, raw: &[u8]) -> Result<Value, Failure> {
     Ok(Value::Array(kind, values))
 }
 
+/// Microseconds of a day.
+const DAY: i64 = 86_400_000_000;
+
+/// A date with what follows it, in a form that Postgres reads: a year has no sign, and one before our era
+/// is counted from 1 and said to be so. (`+10000-01-01` and `-0043-03-15` are time zones to it.)
+fn dated(date: NaiveDate, rest: &dyn std::fmt::Display) -> String {
+    let (year, era) = match date.year() {
+        year @ 1.. => (year, ""),
+        year => (1 - year, " BC"),
+    };
+    format!("{year:04}-{}{rest}{era}", date.format("%m-%d"))
+}
+
 /// Where Postgres counts from.
 fn epoch() -> NaiveDateTime {
     NaiveDate::from_ymd_opt(2000, 1, 1).unwrap_or_default().and_time(NaiveTime::MIN)
@@ -476,6 +491,12 @@ fn interval(raw: &[u8]) -> Result<String, Failure> {
     let micros = wire::time_from_sql(micros)?;
     let days = i32::from_be_bytes([*d0, *d1, *d2, *d3]);
     let months = i32::from_be_bytes([*m0, *m1, *m2, *m3]);
+    // As Postgres has it since version 17.
+    match (micros, days, months) {
+        (i64::MAX, i32::MAX, i32::MAX) => return Ok("infinity".into()),
+        (i64::MIN, i32::MIN, i32::MIN) => return Ok("-infinity".into()),
+        _ => {}
+    }
     let mut text = String::from("P");
     if months / 12 != 0 {
         text.push_str(&format!("{}Y", months / 12));

@@ -30,6 +30,7 @@ use wasmtime::component::{Component, types};
 
 use self::interruptible::interruptible;
 use super::artifact::{self, ArtifactCache, ArtifactError, Claim, Signer, Statement};
+use crate::requests::validate;
 use crate::runtime::{
     self, Capability, Grants, Import, LoadError, RefusedImport, Runtime, SkillPre, engine,
 };
@@ -159,7 +160,7 @@ fn death(status: std::process::ExitStatus) -> &'static str {
     }
 }
 
-fn understand(written: &[u8]) -> Result<Compiled, CompileError> {
+pub(crate) fn understand(written: &[u8]) -> Result<Compiled, CompileError> {
     let garbled = || CompileError::Child("wrote something else than an answer", None);
     let rest = written.strip_prefix(MAGIC).ok_or_else(garbled)?;
     let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(garbled)?;
@@ -188,15 +189,14 @@ pub fn child_main() -> ExitCode {
         eprintln!("reading the component: {error}");
         return ExitCode::FAILURE;
     }
-    let (answer, code) = match check_and_compile(&wasm) {
+    let compiled =
+        engine::compiling().map_err(describe).and_then(|engine| check_and_compile(&engine, &wasm));
+    let (answer, code) = match compiled {
         Ok(Compiled { artifact, imports, capabilities, fingerprint }) => {
             let len = artifact.len() as u64;
             (Answer::Compiled { imports, capabilities, fingerprint, len }, artifact)
         }
-        Err(reason) => {
-            let cut = reason.floor_char_boundary(REASON);
-            (Answer::Rejected(reason[..cut].to_owned()), Vec::new())
-        }
+        Err(reason) => (Answer::Rejected(presentable(&reason)), Vec::new()),
     };
     match say(&answer, &code) {
         Ok(()) => ExitCode::SUCCESS,
@@ -205,6 +205,12 @@ pub fn child_main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A reason as its author is told it.
+pub(crate) fn presentable(reason: &str) -> String {
+    // Names in a component can have any characters.
+    validate::shown(reason, REASON)
 }
 
 fn say(answer: &Answer, code: &[u8]) -> std::io::Result<()> {
@@ -219,22 +225,21 @@ fn say(answer: &Answer, code: &[u8]) -> std::io::Result<()> {
 }
 
 /// Everything that can be wrong with an upload, in the order in which an author meets it.
-fn check_and_compile(wasm: &[u8]) -> Result<Compiled, String> {
+pub(crate) fn check_and_compile(engine: &Engine, wasm: &[u8]) -> Result<Compiled, String> {
     check_kind(wasm)?;
     // Names are read first, and told first: where an import is foreign, what the validator says
     // about its types helps nobody.
     let foreign = foreign_import(wasm);
-    let engine = engine::compiling().map_err(describe)?;
-    let component = compiled(&engine, wasm).map_err(|error| match &foreign {
+    let component = compiled(engine, wasm).map_err(|error| match &foreign {
         Some(refused) => format!("the component {refused}"),
         None => format!("the component is not valid: {error}"),
     })?;
-    let imports = runtime::functional_imports(&engine, &component);
+    let imports = runtime::functional_imports(engine, &component);
     Grants::all()
         .check(imports.iter().map(String::as_str))
         .map_err(|refused| format!("the component {refused}"))?;
-    check_exports(&engine, &component)?;
-    let linker = runtime::linker(&engine).map_err(|error| innermost(&error))?;
+    check_exports(engine, &component)?;
+    let linker = runtime::linker(engine).map_err(|error| innermost(&error))?;
     let pre = linker.instantiate_pre(&component).map_err(|error| {
         format!("the component's imports do not match this version of the host: {error:#}")
     })?;
@@ -251,7 +256,7 @@ fn check_and_compile(wasm: &[u8]) -> Result<Compiled, String> {
     capabilities.sort_unstable();
     capabilities.dedup();
     let artifact = component.serialize().map_err(|error| innermost(&error))?;
-    Ok(Compiled { artifact, imports, capabilities, fingerprint: engine::fingerprint(&engine) })
+    Ok(Compiled { artifact, imports, capabilities, fingerprint: engine::fingerprint(engine) })
 }
 
 /// Compiles what [`interruptible`] makes of the component. What is wrong with it is told of the

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::requests::validate::{self, Invalid};
 use crate::runtime::Capability;
+use crate::schemas::SchemaName;
 
 /// The whole file.
 pub const MAX_BYTES: usize = 64 << 10;
@@ -24,6 +25,8 @@ const DESCRIPTION_BYTES: usize = 1_024;
 const VERSION_BYTES: usize = 64;
 /// Worker types, schemas.
 const LIST: usize = 32;
+/// What is said of a front matter that is wrong; it may repeat what stands there.
+const PROBLEM: usize = 1 << 10;
 
 /// Why a SKILL.md is no good, for its author.
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +126,8 @@ impl Manifest {
         let front: FrontMatter =
             serde_saphyr::from_str_with_options(yaml, options()).map_err(|error| {
                 let line = error.location().map(|location| location.line());
-                ManifestError::Yaml { line, message: without_place(&error.to_string()) }
+                let message = validate::shown(&without_place(&error.to_string()), PROBLEM);
+                ManifestError::Yaml { line, message }
             })?;
         Self::checked(front, body).map_err(|problem| {
             let line = line_of(yaml, &problem.field);
@@ -141,19 +145,19 @@ impl Manifest {
         let mut schemas = front.schemas;
         schemas.extend(front.schema);
         names("schemas", &schemas, schema_name)?;
+        names("capabilities", &front.capabilities, capability)?;
         let capabilities = front
             .capabilities
             .iter()
             // What every skill has may be named, and needs no grant.
             .filter(|name| !ALWAYS_GRANTED.contains(&name.as_str()))
-            .map(|name| name.parse())
-            .collect::<Result<Vec<Capability>, String>>()
-            .map_err(|problem| Invalid { field: "capabilities".into(), message: problem })?;
+            .filter_map(|name| name.parse().ok())
+            .collect();
         validate::text("body", body, MAX_BYTES)?;
         Ok(Self {
             name: front.name,
             description: front.description.trim().to_owned(),
-            version: front.version,
+            version: front.version.map(|version| version.trim().to_owned()),
             worker_types: front.worker_types,
             schemas,
             capabilities,
@@ -246,23 +250,17 @@ fn names(
     Ok(())
 }
 
-/// A logical schema, such as `devops_projects`: becomes part of a Postgres identifier.
+/// A logical schema, such as `devops_projects`.
 fn schema_name(field: &str, name: &str) -> Result<(), Invalid> {
-    let fits = (1..=48).contains(&name.len())
-        && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-    if fits {
+    name.parse::<SchemaName>().map(|_| ()).map_err(|problem| Invalid::new(field, problem))
+}
+
+/// Something that can be granted, or that every skill has.
+fn capability(field: &str, name: &str) -> Result<(), Invalid> {
+    if ALWAYS_GRANTED.contains(&name) {
         return Ok(());
     }
-    let shown: String = name.chars().take(48).collect();
-    Err(Invalid {
-        field: field.into(),
-        message: format!(
-            "`{}` is not a schema's name: lower-case letters, digits and `_`, at most 48, \
-         beginning with a letter",
-            shown.escape_debug()
-        ),
-    })
+    name.parse::<Capability>().map(|_| ()).map_err(|problem| Invalid::new(field, problem))
 }
 
 #[cfg(test)]
@@ -285,6 +283,8 @@ mod tests {
         let windows = Manifest::parse(&GOOD.replace('\n', "\r\n")).unwrap();
         assert_eq!(windows.name, manifest.name);
         assert_eq!(Manifest::parse(&format!("\u{feff}{GOOD}")).unwrap(), manifest);
+        let block = Manifest::parse(&GOOD.replace("\"1.0\"", "|\n  1.0")).unwrap();
+        assert_eq!(block, manifest);
     }
 
     #[test]
@@ -326,12 +326,25 @@ mod tests {
             ("---\nname: a\ndescription: \"x\\ny\"\n---\n", "one line"),
             ("---\nname: a\ndescription: x\ncapabilities: [magic]\n---\n", "not a capability"),
             ("---\nname: a\ndescription: x\nworker_types: [a, a]\n---\n", "twice"),
+            ("---\nname: a\ndescription: x\ncapabilities: [db, db]\n---\n", "twice"),
             ("---\nname: a\ndescription: x\nschema: Bad-Name\n---\n", "schema"),
+            // What Postgres keeps for itself, and what is longer than a schema's name can be.
+            ("---\nname: a\ndescription: x\nschema: public\n---\n", "not the name of a schema"),
+            (
+                "---\nname: a\ndescription: x\nschema: a23456789_b23456789_c23456789_d23456789_e\n---\n",
+                "up to 39",
+            ),
             ("---\nname: &a x\ndescription: *a\n---\n", "nchor"),
             ("---\n- a\n---\n", ""),
         ] {
             let message = Manifest::parse(text).unwrap_err().to_string();
             assert!(message.contains(problem), "{text:?}: {message}");
+        }
+        // What it repeats of the file is cut, and does nothing to a terminal.
+        for key in ["x".repeat(60_000), "\\e[2J".repeat(300), "\\0".into()] {
+            let text = format!("---\nname: a\ndescription: x\n\"{key}\": 1\n---\n");
+            let message = Manifest::parse(&text).unwrap_err().to_string();
+            assert!(message.len() < 1_200 && !message.contains(char::is_control), "{message:?}");
         }
         let large = format!("{GOOD}{}", "x".repeat(MAX_BYTES));
         assert!(matches!(Manifest::parse(&large), Err(ManifestError::TooLarge(_))));

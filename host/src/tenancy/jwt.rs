@@ -97,6 +97,8 @@ struct Claims {
     #[serde(rename = "iss", default)]
     _issuer: Option<String>,
     #[serde(default)]
+    iss: serde_json::Value,
+    #[serde(default)]
     email: Option<String>,
 }
 
@@ -200,6 +202,10 @@ impl JwtVerifier {
         validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
         let claims =
             decode::<Claims>(token, &key.key, &validation).map_err(|error| refusal(&error))?.claims;
+        // The library also takes a list that has ours among others.
+        if !claims.iss.is_string() {
+            return Err(JwtError::Refused("the token is from another issuer"));
+        }
         let user = claims
             .sub
             .parse()

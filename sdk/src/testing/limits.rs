@@ -85,6 +85,8 @@ pub const LOG_LINE: usize = 16 * KIB;
 pub const LOG_FIELDS: usize = 64;
 /// `OUTPUT_SUMMARY`
 pub const OUTPUT_SUMMARY: usize = 64 * KIB;
+/// `NUMBER_SCALE` of `requests::validate`.
+pub const NUMBER_SCALE: usize = 16_383;
 /// `OUTPUT_DATA`
 pub const OUTPUT_DATA: usize = MIB;
 /// `MESSAGE`: of a failure, where longer ones are cut, and the reason for a cancellation.

@@ -567,6 +567,11 @@ pub fn endings() -> Vec<Ending> {
     let of_data = |data: String, failed| Ending { data: Some(data), ..ending(failed) };
     let text = |bytes: usize| format!("\"{}\"", "x".repeat(bytes - 2));
     let deep = |levels: usize| format!("{}1{}", "[".repeat(levels - 1), "]".repeat(levels - 1));
+    // Data is kept as it is written, and `jsonb` reads the numbers in it.
+    let unkept = Some((
+        "output_invalid",
+        "data: a number has more than 16383 digits after the point, or as large an exponent",
+    ));
     vec![
         Ending { summary: "x".repeat(64 << 10), ..ending(None) },
         Ending {
@@ -598,6 +603,10 @@ pub fn endings() -> Vec<Ending> {
             "[\"\\u0000\"]".into(),
             Some(("output_invalid", "data: contains the character U+0000")),
         ),
+        of_data("[1e-16383, 0e16383, 1.5e-16382, \"1e-20000\"]".into(), None),
+        of_data("{\"a\": 1e-16384}".into(), unkept),
+        of_data("[\"\\\"\", 0e20000]".into(), unkept),
+        of_data(format!("0.{}", "0".repeat(16_384)), unkept),
         Ending { tokens_used: Some(i64::MAX as u64), cost: Some(0.0), ..ending(None) },
         Ending {
             tokens_used: Some(i64::MAX as u64 + 1),

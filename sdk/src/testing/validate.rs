@@ -305,6 +305,7 @@ fn output(output: &types::Output) -> Result<(), (&'static str, String)> {
         }
         let value = parse("data", Some(data), usize::MAX).map_err(invalid)?;
         json("data", &value, usize::MAX).map_err(invalid)?;
+        numbers("data", data).map_err(invalid)?;
     }
     if output.tokens_used.is_some_and(|tokens| i64::try_from(tokens).is_err()) {
         return Err(("output_invalid", "tokens_used: more than 2^63 - 1".into()));
@@ -441,6 +442,40 @@ pub(super) fn json(field: &str, value: &Value, bytes: usize) -> Result<(), Error
         }
     }
     Ok(())
+}
+
+/// The numbers of a JSON text that is kept as it is written: `jsonb` reads them again.
+fn numbers(field: &str, text: &str) -> Result<(), Error> {
+    let most = limits::NUMBER_SCALE;
+    let (mut quoted, mut escaped, mut start) = (false, false, None);
+    for (at, c) in text.char_indices() {
+        let is_part = !quoted && (c.is_ascii_digit() || "+-.eE".contains(c));
+        match (start, is_part) {
+            (None, true) if c == '-' || c.is_ascii_digit() => start = Some(at),
+            (Some(begun), false) => {
+                fits(field, &text[begun..at], most)?;
+                start = None;
+            }
+            _ => {}
+        }
+        quoted ^= c == '"' && !escaped;
+        escaped = quoted && c == '\\' && !escaped;
+    }
+    start.map_or(Ok(()), |begun| fits(field, &text[begun..], most))
+}
+
+fn fits(field: &str, number: &str, most: usize) -> Result<(), Error> {
+    let (digits, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let scale = digits.split_once('.').map_or(0, |(_, fraction)| fraction.len()) as i64;
+    let limit = most as i64;
+    let fits = |power: i64| (-limit..=limit).contains(&power) && scale - power <= limit;
+    if exponent.parse().is_ok_and(fits) {
+        return Ok(());
+    }
+    let problem = format_args!(
+        "a number has more than {most} digits after the point, or as large an exponent"
+    );
+    Err(invalid(field, problem))
 }
 
 fn within<T: PartialOrd + Display>(

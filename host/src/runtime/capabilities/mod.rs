@@ -60,11 +60,7 @@ impl FromStr for Capability {
         Capability::ALL.into_iter().find(|capability| capability.as_str() == text).ok_or_else(
             || {
                 let known: Vec<_> = Capability::ALL.iter().map(|c| c.as_str()).collect();
-                format!(
-                    "`{}` is not a capability; there is {}",
-                    text.escape_debug(),
-                    known.join(", ")
-                )
+                format!("`{}` is not a capability; there is {}", shown(text), known.join(", "))
             },
         )
     }
@@ -99,7 +95,7 @@ impl Grants {
             if let Import::Capability(capability) = Import::of(name)?
                 && !self.has(capability)
             {
-                return Err(RefusedImport::NotGranted { import: name.to_owned(), capability });
+                return Err(RefusedImport::NotGranted { import: shown(name), capability });
             }
         }
         Ok(())
@@ -220,6 +216,10 @@ mod tests {
         }
         let problem = Grants::none().check(["eve:skill/queue@0.1.0"]).unwrap_err().to_string();
         assert!(problem.contains("not granted"), "{problem}");
+        for import in ["eve:skill/db@0.1.\u{1b}[2J", "env\u{1b}[2J"] {
+            let problem = Grants::none().check([import]).unwrap_err().to_string();
+            assert!(problem.contains("\\u{1b}[2J"), "{problem}");
+        }
         assert_eq!(Grants::all().check(["eve:skill/queue@0.1.0"]), Ok(()));
     }
 }

@@ -151,6 +151,7 @@ async fn claims_that_do_not_hold_are_refused_with_the_reason() {
         (with("aud", json!("anon")), "the token is for another audience"),
         (with("aud", json!([])), "the token is for another audience"),
         (with("iss", json!("https://evil.example")), "the token is from another issuer"),
+        (with("iss", json!([ISSUER, "https://evil.example"])), "the token is from another issuer"),
         (with("sub", json!("root")), "the token's subject is not a user id (a UUID)"),
         (with("exp", json!("tomorrow")), "the token lacks one of exp, aud, iss and sub"),
         (without("exp"), "the token lacks one of exp, aud, iss and sub"),
