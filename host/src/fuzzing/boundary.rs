@@ -62,7 +62,7 @@ impl<'a> Guest<'a> {
         let queue = Queue::new(memory.clone(), Handle::current());
         let job = Job::bare(id(RUN), memory);
         let db = Database::new(Arc::new(Echo), Handle::current());
-        let account = Arc::new(MemoryAccount::open(&MemoryBudget::new(0), 0));
+        let account = Arc::new(MemoryAccount::open(&MemoryBudget::new(0, 1), 0));
         let limiter = StoreLimiter::new(account);
         Guest {
             whim: Whim { bytes: Unstructured::new(data), ids: vec![RUN.into(), OTHER.into()] },

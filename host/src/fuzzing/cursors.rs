@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::Seen;
-use super::cursor_source::{decode, encode};
+use crate::http::cursor::{decode, encode};
 use crate::ids::RequestId;
 
 /// A cursor; or sixteen bytes of an id, which become one.

@@ -12,17 +12,11 @@
 
 mod boundary;
 mod credentials;
-// `http` keeps it to itself; it is compiled here once more.
-#[path = "../http/cursor.rs"]
-mod cursor_source;
 mod cursors;
 mod manifests;
 #[cfg(test)]
 mod mutate;
 mod output;
-mod problem {
-    pub use crate::http::Problem;
-}
 #[cfg(test)]
 mod run;
 mod statements;

@@ -12,7 +12,7 @@ use crate::runtime::limits::{self, MemoryAccount, MemoryBudget};
 use crate::runtime::{Verdict, verdict};
 
 static ACCOUNT: LazyLock<MemoryAccount> =
-    LazyLock::new(|| MemoryAccount::open(&MemoryBudget::new(0), 0));
+    LazyLock::new(|| MemoryAccount::open(&MemoryBudget::new(0, 1), 0));
 
 /// A line of tokens used, one of what it cost, one of summary, and data.
 pub fn output(data: &[u8]) -> Seen {

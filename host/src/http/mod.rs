@@ -9,7 +9,7 @@
 //! - Every operation under `/v1` but the document itself asks for a credential.
 //! - Every body, wait and stream has a limit, and so has the rate at which anybody calls.
 
-mod cursor;
+pub(crate) mod cursor;
 mod extract;
 mod layers;
 mod openapi;

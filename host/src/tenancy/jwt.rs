@@ -94,8 +94,6 @@ pub struct Person {
 struct Claims {
     sub: String,
     /// Compared by `jsonwebtoken`, which would take a list with ours in it; RFC 7519, 4.1.1, knows one.
-    #[serde(rename = "iss", default)]
-    _issuer: Option<String>,
     #[serde(default)]
     iss: serde_json::Value,
     #[serde(default)]
