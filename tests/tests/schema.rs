@@ -135,6 +135,8 @@ async fn furnish(session: &mut PgConnection, org: Uuid) -> anyhow::Result<()> {
          INSERT INTO eve.skill_migrations
                 (org_id, schema_name, number, name, checksum, status, transaction)
               VALUES ('{org}', 'state', 1, 'one', sha256('x'), 'applying', '1');
+         WITH s AS (INSERT INTO eve.skills (id, org_id, name) VALUES ('{id}', '{org}', 'one') RETURNING id)
+         INSERT INTO eve.revoked_capabilities SELECT '{org}', id, 'db', '{{}}' FROM s;
          INSERT INTO eve.audit_log (id, org_id, actor, action, target)
               VALUES ('{id}', '{org}', '{{}}', 'look', 'wall');"
     );

@@ -232,7 +232,7 @@ fn check_and_compile(wasm: &[u8]) -> Result<Compiled, String> {
         .check(imports.iter().map(String::as_str))
         .map_err(|refused| format!("the component {refused}"))?;
     check_exports(&engine, &component)?;
-    let linker = runtime::linker(&engine).map_err(|error| innermost(&error))?;
+    let linker = runtime::linker(&engine, &Grants::all()).map_err(|error| innermost(&error))?;
     let pre = linker.instantiate_pre(&component).map_err(|error| {
         format!("the component's imports do not match this version of the host: {error:#}")
     })?;

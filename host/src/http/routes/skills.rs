@@ -14,8 +14,10 @@ use crate::http::extract::{
     too_large,
 };
 use crate::http::problem::{Kind, Problem};
+use crate::runtime::Capability;
 use crate::schemas::SchemaName;
 use crate::schemas::grants::SchemaGrant;
+use crate::skills::capabilities::{self, CapabilityGrant};
 use crate::skills::store::{self, Activation, Pushed, Skill, SkillDetail, Version};
 use crate::skills::upload::{MAX_COMPONENT_BYTES, MAX_MANIFEST_BYTES, Upload};
 use crate::tenancy::auth::Caller;
@@ -171,6 +173,52 @@ pub async fn withdraw_schema(
     let (name, schema): (_, SchemaName) = (printable("name", name)?, schema.parse()?);
     store::withdraw(&state.db, caller.tenant, &caller.actor, &name, &schema).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Gives a capability back to a skill that was revoked from it in this organisation. What its worker type
+/// does not grant it still does not have.
+#[utoipa::path(
+    put, path = "/v1/skills/{name}/capabilities/{capability}", tag = "skills",
+    params(("name" = String, Path), ("capability" = String, Path, description = "`queue`, `db`")),
+    responses((
+        status = 200,
+        description = "What it needs, and what is still revoked",
+        body = inline(Items<CapabilityGrant>),
+    )),
+    security(("bearer" = ["admin"])),
+)]
+pub async fn grant_capability(
+    State(state): State<AppState>,
+    Allowed(caller, _): Allowed<ManageSkills>,
+    Path((name, capability)): Path<(String, String)>,
+) -> Result<Json<Items<CapabilityGrant>>, Problem> {
+    let (name, capability) = (printable("name", name)?, capability_of(&capability)?);
+    let (db, actor) = (&state.db, &caller.actor);
+    let items = capabilities::grant(db, caller.tenant, actor, &name, capability).await?;
+    Ok(Json(Items { items }))
+}
+
+/// Revokes a capability from a skill in this organisation, the platform's skills included. Requests that
+/// are claimed from now on fail as `not_granted` if it imports the capability, whichever version is
+/// active; runs in progress end as they began.
+#[utoipa::path(
+    delete, path = "/v1/skills/{name}/capabilities/{capability}", tag = "skills",
+    params(("name" = String, Path), ("capability" = String, Path, description = "`queue`, `db`")),
+    responses((status = 204, description = "Revoked")),
+    security(("bearer" = ["admin"])),
+)]
+pub async fn revoke_capability(
+    State(state): State<AppState>,
+    Allowed(caller, _): Allowed<ManageSkills>,
+    Path((name, capability)): Path<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    let (name, capability) = (printable("name", name)?, capability_of(&capability)?);
+    capabilities::revoke(&state.db, caller.tenant, &caller.actor, &name, capability).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn capability_of(text: &str) -> Result<Capability, Problem> {
+    text.parse().map_err(|problem: String| Problem::invalid("capability", problem))
 }
 
 /// An upload.

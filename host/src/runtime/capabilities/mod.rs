@@ -1,7 +1,8 @@
 //! What a guest can do: one file per interface of `eve:skill`, and which of them it may import.
 //!
 //! Flow: [`Import::of`] sorts the imports of a component, [`Grants::check`] refuses what is not
-//! granted, [`super::linker`] links the rest, and each call lands in the file of its interface.
+//! granted, in our own words, [`super::linker`] links what is and nothing else, and each call lands in the
+//! file of its interface.
 //!
 //! Invariants:
 //! - Whom a run acts for comes from its [`Job`](super::Job), never from an argument.
@@ -90,6 +91,11 @@ impl Grants {
         self.0.contains(&capability)
     }
 
+    /// These, but none of `revoked`.
+    pub fn without(&self, revoked: &[Capability]) -> Self {
+        self.0.iter().copied().filter(|capability| !revoked.contains(capability)).collect()
+    }
+
     /// Refuses the first of `imports` (names as in the component) that is unknown or not granted.
     pub fn check<'a>(
         &self,
@@ -99,7 +105,7 @@ impl Grants {
             if let Import::Capability(capability) = Import::of(name)?
                 && !self.has(capability)
             {
-                return Err(RefusedImport::NotGranted { import: name.to_owned(), capability });
+                return Err(RefusedImport::NotGranted { import: shown(name), capability });
             }
         }
         Ok(())
@@ -221,5 +227,22 @@ mod tests {
         let problem = Grants::none().check(["eve:skill/queue@0.1.0"]).unwrap_err().to_string();
         assert!(problem.contains("not granted"), "{problem}");
         assert_eq!(Grants::all().check(["eve:skill/queue@0.1.0"]), Ok(()));
+        let without = Grants::all().without(&[Capability::Queue]);
+        assert!(without.check(["eve:skill/queue@0.1.0"]).is_err() && without.has(Capability::Db));
+    }
+
+    /// Should a name ever slip past the check, there is nothing behind it.
+    #[test]
+    fn what_is_not_granted_is_not_linked() {
+        let engine = crate::runtime::engine::compiling().unwrap();
+        let component =
+            wasmtime::component::Component::new(&engine, crate::runtime::guests::queue_get())
+                .unwrap();
+        let linked = |grants: &Grants| {
+            crate::runtime::linker(&engine, grants).unwrap().instantiate_pre(&component).is_ok()
+        };
+        assert!(linked(&Grants::all()));
+        assert!(!linked(&Grants::none()));
+        assert!(!linked(&[Capability::Db].into_iter().collect()));
     }
 }
