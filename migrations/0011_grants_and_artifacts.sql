@@ -1,3 +1,5 @@
+-- What is granted to skills, and what becomes of machine code that cannot be trusted.
+
 -- What an organisation takes away from a skill. Worker types grant capabilities; what is named here is
 -- denied to the skill in this organisation all the same, whichever version is active. The skill may be
 -- the platform's, so the reference is by its id alone.
@@ -27,3 +29,12 @@ END
 $$;
 GRANT SELECT, INSERT, DELETE ON eve.revoked_capabilities TO eve_tenant;
 GRANT SELECT ON eve.revoked_capabilities TO eve_engine;
+
+-- Machine code that a worker has refused to run, and why. A control plane looks at it, and compiles it
+-- again if it is no good; that, or finding it good, takes the mark away.
+ALTER TABLE eve.artifacts
+    ADD COLUMN refused_at  timestamptz,
+    ADD COLUMN refused_why text CHECK (length(refused_why) BETWEEN 1 AND 500),
+    ADD CHECK ((refused_at IS NULL) = (refused_why IS NULL));
+CREATE INDEX artifacts_refused ON eve.artifacts (fingerprint) WHERE refused_at IS NOT NULL;
+GRANT UPDATE (refused_at, refused_why) ON eve.artifacts TO eve_engine;

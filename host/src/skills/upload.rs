@@ -1,10 +1,12 @@
 //! Uploads: from the bytes that a client sent to an active version.
 //!
 //! Flow: [`Uploads::admit`] before the bytes are read; then names and labels are checked, the
-//! component is compiled in a child process, signed, packed, and stored in one transaction.
-//! [`Uploads::compile_missing`] does the middle part again for engines that are new.
+//! component is compiled in a child process, signed, packed, and stored in one transaction. `recompile`
+//! does the middle part again where machine code is missing or cannot be trusted.
 //!
 //! Invariant: what is refused changes nothing, and the version that was active stays so.
+
+mod recompile;
 
 use std::sync::Arc;
 
@@ -16,8 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::compile::{self, CompileError, Workshop};
 use super::manifest::{self, Manifest};
 use super::store::{self, Activation, NewArtifact, NewVersion, Pushed, SkillError};
-use crate::db::{Db, Scope};
-use crate::ids::{OrgId, VersionId};
+use crate::db::Db;
 use crate::requests::validate;
 use crate::tenancy::{Actor, Tenant};
 
@@ -148,42 +149,6 @@ impl Uploads {
             artifact: built.artifact,
         };
         Ok(store::push(db, tenant, actor, &new, activation).await?)
-    }
-
-    /// Compiles active versions that have no machine code for an engine yet: done by a control plane
-    /// when it starts, for its own engine. Every version is stored as it is done, so dying half-way loses one at most;
-    /// two that do it at once do some of the work twice, and no harm. Returns how many were compiled.
-    pub async fn compile_missing(&self) -> Result<usize, UploadError> {
-        let mut compiled = 0;
-        let fingerprint = self.inner.workshop.runtime.fingerprint();
-        for (org, version) in store::missing_artifacts(&self.inner.db, fingerprint).await? {
-            match self.compile_stored(org, version).await {
-                Ok(()) => compiled += 1,
-                // One that cannot be compiled any more must not hold up the others.
-                Err(error) => tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    %org,
-                    %version,
-                    "compiling a stored version for this engine failed"
-                ),
-            }
-        }
-        Ok(compiled)
-    }
-
-    async fn compile_stored(&self, org: OrgId, version: VersionId) -> Result<(), UploadError> {
-        let doing = "compiling a stored version";
-        let failed = |source| SkillError::Database { doing, source };
-        let mut tx = self.inner.db.begin(Scope::Control).await.map_err(failed)?;
-        let wasm = store::wasm(&mut tx, version).await?;
-        tx.commit().await.map_err(failed)?;
-        // Deleted in the meantime.
-        let Some(wasm) = wasm else { return Ok(()) };
-        let built = self.build(wasm.into()).await?;
-        let mut tx = self.inner.db.begin(Scope::Control).await.map_err(failed)?;
-        store::store_artifact(&mut tx, org, version, &built.artifact).await.map_err(failed)?;
-        tx.commit().await.map_err(failed)?;
-        Ok(())
     }
 
     /// Compiles in a child process, signs and packs; a few at a time.

@@ -12,6 +12,7 @@ mod artifacts;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use sqlx::types::Json;
 use utoipa::ToSchema;
 
@@ -22,8 +23,10 @@ use crate::schemas::grants::{self, SchemaGrant};
 use crate::skills::capabilities::{self, CapabilityGrant, Place};
 use crate::tenancy::{Actor, PLATFORM_ORG, Tenant, audit};
 
-pub(super) use artifacts::missing_artifacts;
-pub use artifacts::{NewArtifact, StoredArtifact, artifact, artifact_bytes, store_artifact};
+pub use artifacts::{
+    NewArtifact, StoredArtifact, artifact, artifact_bytes, replace_artifact, store_artifact,
+};
+pub(super) use artifacts::{Suspect, Suspicion, acquit, missing_artifacts, refuse, suspects};
 
 /// Most skills that are listed, the platform's included.
 const MAX_SKILLS: i64 = 1_000;
@@ -54,8 +57,8 @@ pub enum SkillError {
     /// What was asked contradicts the state that things are in.
     #[error("{0}")]
     Conflict(String),
-    /// What is stored cannot be read back.
-    #[error("a stored component cannot be unpacked")]
+    /// What is stored is not what was uploaded, or cannot be read back.
+    #[error("a stored component is damaged")]
     Corrupt(#[source] std::io::Error),
     /// Postgres did not do it.
     #[error("{doing} failed")]
@@ -661,15 +664,36 @@ async fn lock_own(tx: &mut Tx, tenant: Tenant, name: &str) -> Result<SkillId, Sk
     .ok_or_else(|| SkillError::no_skill(name))
 }
 
-/// A version's component, unpacked.
-pub async fn wasm(tx: &mut Tx, version: VersionId) -> Result<Option<Vec<u8>>, SkillError> {
-    let row =
-        sqlx::query!("SELECT wasm, size_bytes FROM eve.skill_versions WHERE id = $1", version.0)
-            .fetch_optional(&mut **tx)
-            .await
-            .map_err(SkillError::database("reading a component"))?;
-    // Never unpacked to more than what was uploaded.
-    row.map(|row| zstd::bulk::decompress(&row.wasm, usize::try_from(row.size_bytes).unwrap_or(0)))
-        .transpose()
-        .map_err(SkillError::Corrupt)
+/// A version's component as it is stored.
+#[derive(Clone, Debug)]
+pub struct StoredComponent {
+    packed: Vec<u8>,
+    size: i64,
+    sha256: Vec<u8>,
+}
+
+impl StoredComponent {
+    /// The very bytes that were uploaded. Takes up to a second: call it where blocking is allowed.
+    pub fn unpack(&self) -> Result<Vec<u8>, SkillError> {
+        // Never to more than what was uploaded.
+        let size = usize::try_from(self.size).unwrap_or(0);
+        let wasm = zstd::bulk::decompress(&self.packed, size).map_err(SkillError::Corrupt)?;
+        if Sha256::digest(&wasm)[..] == self.sha256 {
+            return Ok(wasm);
+        }
+        let another = "its SHA-256 is another than that of the upload";
+        Err(SkillError::Corrupt(std::io::Error::other(another)))
+    }
+}
+
+/// A version's component.
+pub async fn wasm(tx: &mut Tx, version: VersionId) -> Result<Option<StoredComponent>, SkillError> {
+    sqlx::query_as!(
+        StoredComponent,
+        "SELECT wasm AS packed, size_bytes AS size, sha256 FROM eve.skill_versions WHERE id = $1",
+        version.0
+    )
+    .fetch_optional(&mut **tx)
+    .await
+    .map_err(SkillError::database("reading a component"))
 }
