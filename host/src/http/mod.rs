@@ -7,10 +7,11 @@
 //! Invariants:
 //! - Every error is problem details, with the request's id and nothing of our insides.
 //! - Every operation under `/v1` but the document itself asks for a credential.
-//! - Every body, wait and stream has a limit.
+//! - Every body, wait and stream has a limit, and bodies are taken as they are: nothing is decompressed.
 
 mod cursor;
 mod extract;
+mod form;
 mod layers;
 mod openapi;
 mod problem;
@@ -136,6 +137,7 @@ pub fn document() -> OpenApi {
 pub fn router(state: AppState) -> Router {
     let (router, _) = routes::all().split_for_parts();
     router
+        .layer(middleware::from_fn(layers::plain_body))
         .layer(CatchPanicLayer::custom(layers::caught_panic))
         .layer(middleware::from_fn(layers::frame))
         .with_state(state)

@@ -8,7 +8,8 @@
 
 mod recompile;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ use super::compile::{self, CompileError, Workshop};
 use super::manifest::{self, Manifest};
 use super::store::{self, Activation, NewArtifact, NewVersion, Pushed, SkillError};
 use crate::db::Db;
+use crate::ids::OrgId;
 use crate::requests::validate;
 use crate::tenancy::{Actor, Tenant};
 
@@ -30,6 +32,8 @@ pub const MAX_MANIFEST_BYTES: usize = manifest::MAX_BYTES;
 const COMPILING_MOST: usize = 2;
 /// Uploads at a time, waiting ones included: each holds its component in memory.
 const ADMITTED_MOST: usize = 8;
+/// Of those, uploads of one organisation: however slow or many its uploads are, others find room.
+const ADMITTED_EACH: usize = 4;
 /// Digits of the SHA-256 that serve as a label where the manifest gives none.
 const LABEL_DIGITS: usize = 12;
 /// The level packs a component to a third at some 200 MB/s.
@@ -84,7 +88,32 @@ struct Inner {
     db: Db,
     workshop: Workshop,
     admitted: Arc<Semaphore>,
+    admitted_of: Mutex<HashMap<OrgId, usize>>,
     compiling: Semaphore,
+}
+
+/// A place among the uploads; given back when it is dropped.
+pub struct Place {
+    uploads: Uploads,
+    org: OrgId,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut admitted = self.uploads.inner.admitted_of();
+        if let Some(count @ 2..) = admitted.get_mut(&self.org) {
+            *count -= 1;
+        } else {
+            admitted.remove(&self.org);
+        }
+    }
+}
+
+impl Inner {
+    fn admitted_of(&self) -> MutexGuard<'_, HashMap<OrgId, usize>> {
+        self.admitted_of.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A component that was compiled.
@@ -98,13 +127,22 @@ impl Uploads {
     /// Compiles in `workshop`.
     pub fn new(db: Db, workshop: Workshop) -> Self {
         let admitted = Arc::new(Semaphore::new(ADMITTED_MOST));
+        let admitted_of = Mutex::default();
         let compiling = Semaphore::new(COMPILING_MOST);
-        Self { inner: Arc::new(Inner { db, workshop, admitted, compiling }) }
+        Self { inner: Arc::new(Inner { db, workshop, admitted, admitted_of, compiling }) }
     }
 
     /// A place in the queue, to be had before the upload is read and kept until it is stored.
-    pub fn admit(&self) -> Result<OwnedSemaphorePermit, UploadError> {
-        self.inner.admitted.clone().try_acquire_owned().map_err(|_| UploadError::Busy)
+    pub fn admit(&self, tenant: Tenant) -> Result<Place, UploadError> {
+        let org = tenant.org();
+        let mut admitted = self.inner.admitted_of();
+        if admitted.get(&org).is_some_and(|count| *count >= ADMITTED_EACH) {
+            return Err(UploadError::Busy);
+        }
+        let permit = self.inner.admitted.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| UploadError::Busy)?;
+        *admitted.entry(org).or_default() += 1;
+        Ok(Place { uploads: self.clone(), org, _permit: permit })
     }
 
     /// Checks, compiles, signs and stores. The same content again is the version that is there.

@@ -9,6 +9,7 @@ mod requests;
 mod schedules;
 mod skills;
 mod tenancy;
+mod uploads;
 
 use std::path::PathBuf;
 
@@ -86,6 +87,11 @@ impl Api {
     }
 
     fn on(database: TestDatabase) -> Self {
+        Self::compiling_by(database, binary())
+    }
+
+    /// With another program in the compiler's place.
+    fn compiling_by(database: TestDatabase, exe: PathBuf) -> Self {
         let cache = tempfile::tempdir().unwrap();
         let db = database.db.clone();
         let jwt = JwtConfig {
@@ -100,7 +106,7 @@ impl Api {
         let io = tokio::runtime::Handle::current();
         let config = RuntimeConfig { max_concurrent: 2, memory_budget: 64 << 20, threads: 1, io };
         let workshop = Workshop {
-            exe: binary(),
+            exe,
             signer: Arc::new(signer),
             cache: Arc::new(
                 ArtifactCache::open(&cache.path().join("artifacts"), verifier).unwrap(),

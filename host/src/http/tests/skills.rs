@@ -4,7 +4,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::*;
 
-fn multipart(parts: &[(&str, &[u8])]) -> (String, Vec<u8>) {
+pub(super) fn multipart(parts: &[(&str, &[u8])]) -> (String, Vec<u8>) {
     let boundary = "----eve-test-boundary";
     let mut body = Vec::new();
     for (name, content) in parts {
@@ -19,7 +19,12 @@ fn multipart(parts: &[(&str, &[u8])]) -> (String, Vec<u8>) {
     (format!("multipart/form-data; boundary={boundary}"), body)
 }
 
-async fn push(api: &Api, credential: &str, path: &str, parts: &[(&str, &[u8])]) -> Answer {
+pub(super) async fn push(
+    api: &Api,
+    credential: &str,
+    path: &str,
+    parts: &[(&str, &[u8])],
+) -> Answer {
     let (content_type, body) = multipart(parts);
     let request = request(Method::POST, path)
         .header(header::AUTHORIZATION, format!("Bearer {credential}"))
