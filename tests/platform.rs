@@ -58,7 +58,11 @@ impl Platform {
 
     /// The same on somebody else's database, which is migrated first.
     pub async fn on(url: &str, skills: &[&str]) -> Result<Platform> {
-        let eve = Eve::on_url(url)?;
+        Self::of(Eve::on_url(url)?, url, skills).await
+    }
+
+    /// The same with processes that are set up in a way of their own.
+    pub async fn of(eve: Eve, url: &str, skills: &[&str]) -> Result<Platform> {
         eve.migrate().await?;
         Self::with(eve, url.to_owned(), None, skills).await
     }

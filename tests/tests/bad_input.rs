@@ -4,11 +4,8 @@
 #[allow(dead_code, reason = "shared with the unit tests, which use the rest")]
 mod guests;
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-
 use eve_host::tenancy::tokens::TokenSecret;
-use eve_tests::{Member, Platform, Shared, skill};
+use eve_tests::{Member, Shared, skill};
 use futures::stream;
 use reqwest::multipart::{Form, Part};
 use reqwest::{Body, Method};
@@ -436,106 +433,6 @@ async fn a_skill_is_granted_no_more_than_its_worker_type() -> anyhow::Result<()>
         failed["error"]["message"].as_str().is_some_and(|said| said.contains("queue")),
         "{failed}"
     );
-    Ok(())
-}
-
-/// Machine code that somebody has changed never runs: neither from a worker's disk, nor from the
-/// database.
-#[tokio::test]
-async fn a_tampered_artifact_never_runs() -> anyhow::Result<()> {
-    let platform = Platform::start(&["echo"]).await?;
-    let mut worker = platform.worker(1)?;
-    let run = async || -> anyhow::Result<eve_tests::Ended> {
-        let id = platform.create(json!({ "skill": "echo", "prompt": "x" })).await?;
-        Ok(platform.end_of(id).await)
-    };
-    assert_eq!(run().await?.code(), "completed");
-    worker.kill();
-
-    // On disk: a flipped byte in the middle of the code. It is thrown away and fetched again.
-    let file = artifact(platform.cache())?;
-    let good = std::fs::read(&file)?;
-    let mut bad = good.clone();
-    let middle = bad.len() / 2;
-    bad[middle] ^= 1;
-    replace(&file, &bad)?;
-    let mut worker = platform.worker(1)?;
-    assert_eq!(run().await?.code(), "completed");
-    assert!(worker.log().contains("cannot be trusted"), "{}", worker.log());
-    assert!(std::fs::read(&file)? == good, "the cache holds the signed bytes again");
-    worker.kill();
-
-    // On disk: another file in its place, a link, or too short a one.
-    let elsewhere = tempfile::tempdir()?;
-    let target = elsewhere.path().join("code");
-    std::fs::write(&target, &good)?;
-    std::fs::remove_file(&file)?;
-    std::os::unix::fs::symlink(&target, &file)?;
-    let mut worker = platform.worker(1)?;
-    assert_eq!(run().await?.code(), "completed");
-    assert!(std::fs::symlink_metadata(&file)?.is_file(), "a link is not followed, but replaced");
-    worker.kill();
-
-    // In the database, with nothing on disk to fall back on.
-    let original: (Vec<u8>, Vec<u8>, i64, Vec<u8>) =
-        sqlx::query_as("SELECT bytes, sha256, length, signature FROM eve.artifacts")
-            .fetch_one(platform.pool())
-            .await?;
-    let flipped = |bytes: &[u8]| {
-        let mut bytes = bytes.to_vec();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        bytes
-    };
-    let forged = eve_host::skills::artifact::pack(&bad)?;
-    let digest: Vec<u8> =
-        sqlx::query_scalar("SELECT sha256($1)").bind(&bad).fetch_one(platform.pool()).await?;
-    for (what, bytes, sha256, signature) in [
-        ("a flipped byte", flipped(&original.0), &original.1, original.3.clone()),
-        ("other code", forged.clone(), &original.1, original.3.clone()),
-        ("other code with its digest", forged, &digest, original.3.clone()),
-        ("a flipped signature", original.0.clone(), &original.1, flipped(&original.3)),
-    ] {
-        let _ = std::fs::remove_file(&file);
-        sqlx::query("UPDATE eve.artifacts SET bytes = $1, sha256 = $2, signature = $3")
-            .bind(bytes)
-            .bind(sha256)
-            .bind(signature)
-            .execute(platform.pool())
-            .await?;
-        let mut worker = platform.worker(1)?;
-        let ended = run().await?;
-        assert_eq!(ended.code(), "skill_unloadable", "{what}: {ended:?}");
-        assert_eq!(ended.attempt, 1, "{what}: no other attempt could do better");
-        assert!(artifact(platform.cache()).is_err(), "{what}: nothing of it is kept");
-        worker.kill();
-    }
-    sqlx::query("UPDATE eve.artifacts SET bytes = $1, sha256 = $2, signature = $3")
-        .bind(&original.0)
-        .bind(&original.1)
-        .bind(&original.3)
-        .execute(platform.pool())
-        .await?;
-    let _worker = platform.worker(1)?;
-    assert_eq!(run().await?.code(), "completed");
-    Ok(())
-}
-
-/// The one file of machine code in a cache.
-fn artifact(cache: PathBuf) -> anyhow::Result<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(cache)? {
-        found.push(entry?.path());
-    }
-    anyhow::ensure!(found.len() == 1, "{found:?}");
-    Ok(found.remove(0))
-}
-
-/// Puts other bytes into a file, as somebody who has got the worker's rights could.
-fn replace(file: &std::path::Path, bytes: &[u8]) -> anyhow::Result<()> {
-    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600))?;
-    std::fs::write(file, bytes)?;
-    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o400))?;
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::ids::{OrgId, RequestId, UserId, VersionId, WorkerId};
 use crate::requests::orchestration::{EVENTS_PER_WAKEUP, EventKind};
+use crate::runtime::Capability;
 
 /// Organisations visited by one claim: more would make a claim O(organisations).
 const ORGS_PER_CLAIM: i64 = 64;
@@ -64,6 +65,8 @@ pub struct Claimed {
     pub skill: Option<String>,
     /// The version of that skill that is active now.
     pub version: Option<VersionId>,
+    /// What the organisation denies the skill, whatever the worker type grants.
+    pub revoked: Vec<Capability>,
     /// When it was claimed, by the database's clock.
     pub claimed_at: DateTime<Utc>,
     /// The schedule that created it, by name.
@@ -346,7 +349,8 @@ impl Cursor {
 }
 
 /// What the claimed requests ask for, in the order in which they were created. The skill is resolved
-/// here and now: a version that is activated counts from the next claim on.
+/// here and now: a version that is activated, or a capability that is revoked, counts from the next claim
+/// on.
 async fn load(
     tx: &mut PgConnection,
     ids: &[Uuid],
@@ -358,14 +362,16 @@ async fn load(
                o.slug, r.user_id, r.prompt, r.context::text AS "context!", r.repo_url, r.branch,
                r.config::text AS "config!", r.metadata::text AS "metadata!", r.max_attempts,
                r.timeout_ms, r.root_request_id, r.parent_request_id, r.schedule, q.wakes,
-               coalesce(r.skill, t.default_skill) AS skill, s.active_version AS "active_version?"
+               coalesce(r.skill, t.default_skill) AS skill, s.active_version AS "active_version?",
+               ARRAY (SELECT c.capability FROM eve.revoked_capabilities c
+                       WHERE c.org_id = q.org_id AND c.skill_id = s.id) AS "revoked!"
           FROM eve.queue q
           JOIN eve.requests r ON r.id = q.id
           JOIN eve.organizations o ON o.id = q.org_id
           LEFT JOIN eve.worker_types t ON t.id = q.worker_type
           -- The organisation's own skill of that name, else the platform's (the nil id sorts last).
           LEFT JOIN LATERAL (
-               SELECT active_version
+               SELECT id, active_version
                  FROM eve.skills
                 WHERE name = coalesce(r.skill, t.default_skill)
                   AND org_id IN (q.org_id, '00000000-0000-0000-0000-000000000000')
@@ -405,6 +411,8 @@ async fn load(
             parent_request_id: row.parent_request_id.map(RequestId),
             skill: row.skill,
             version: row.active_version.map(VersionId),
+            // Nothing is granted by a word that this version does not know.
+            revoked: row.revoked.iter().filter_map(|word| word.parse().ok()).collect(),
             claimed_at: row.claimed_at,
             schedule: row.schedule,
             wake: None,

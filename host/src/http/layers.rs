@@ -4,7 +4,7 @@ use std::any::Any;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::Instrument;
@@ -67,6 +67,19 @@ pub async fn time_limit(limit: Duration, request: Request, next: Next) -> Respon
             Problem::new(Kind::Unavailable, detail).into_response()
         }
     }
+}
+
+/// Refuses a body that is compressed: a kilobyte of it can be a gigabyte, and nobody needs it.
+pub async fn plain_body(request: Request, next: Next) -> Response {
+    let mut codings = request.headers().get_all(header::CONTENT_ENCODING).iter();
+    if codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return next.run(request).await;
+    }
+    let detail = "send the body as it is, without `Content-Encoding`";
+    let mut response = Problem::new(Kind::UnsupportedMediaType, detail).into_response();
+    // RFC 9110, section 15.5.16: says what would have been understood.
+    response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    response
 }
 
 /// A panic is a bug: the client gets an internal error, the log the message.

@@ -7,10 +7,12 @@
 //! Invariants:
 //! - Every error is problem details, with the request's id and nothing of our insides.
 //! - Every operation under `/v1` but the document itself asks for a credential.
-//! - Every body, wait and stream has a limit, and so has the rate at which anybody calls.
+//! - Every body, wait and stream has a limit, and so has the rate at which anybody calls. Bodies are
+//!   taken as they are: nothing is decompressed.
 
 pub(crate) mod cursor;
 mod extract;
+mod form;
 mod layers;
 mod openapi;
 mod problem;
@@ -145,6 +147,7 @@ pub fn document() -> OpenApi {
 pub fn router(state: AppState) -> Router {
     let (router, _) = routes::all().split_for_parts();
     router
+        .layer(middleware::from_fn(layers::plain_body))
         .layer(CatchPanicLayer::custom(layers::caught_panic))
         .layer(middleware::from_fn(layers::frame))
         .with_state(state)

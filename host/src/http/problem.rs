@@ -28,6 +28,8 @@ use crate::worker_types::WorkerTypeError;
 
 /// What `type`s begin with.
 const TYPE_BASE: &str = "https://eve-horizon.dev/problems/";
+/// Longest text of a problem: what a client has sent stands in it, and may be megabytes.
+const LONGEST_TEXT: usize = 4 << 10;
 /// How long a client should wait before it tries again when we are not able to serve it.
 const RETRY_AFTER_SECONDS: u64 = 2;
 
@@ -229,9 +231,9 @@ impl Problem {
             type_uri: format!("{TYPE_BASE}{slug}"),
             title: title.to_owned(),
             status: status.as_u16(),
-            detail: self.detail,
+            detail: printable(&self.detail),
             instance: request_id.to_owned(),
-            extras: self.extras,
+            extras: self.extras.into_iter().map(|(name, value)| (name, shown(value))).collect(),
         };
         let body = serde_json::to_vec(&details).unwrap_or_default();
         let headers = from.headers_mut();
@@ -255,6 +257,30 @@ impl Problem {
         }
         let status = response.status();
         (status.is_client_error() || status.is_server_error()).then(|| Self::from_status(status))
+    }
+}
+
+/// A text that does no harm wherever it is shown: what a client has sent stands in it. It is cut, and
+/// control characters and marks that reorder or hide what is around them are written as escapes.
+fn printable(text: &str) -> String {
+    let mut printable = String::new();
+    for char in text.chars() {
+        if printable.len() > LONGEST_TEXT {
+            printable.push('…');
+            break;
+        }
+        match char {
+            '\n' | '"' | '\'' | '\\' => printable.push(char),
+            _ => printable.extend(char.escape_debug()),
+        }
+    }
+    printable
+}
+
+fn shown(value: Value) -> Value {
+    match value {
+        Value::String(text) => printable(&text).into(),
+        value => value,
     }
 }
 

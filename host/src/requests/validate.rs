@@ -124,12 +124,13 @@ impl NewRequest {
     }
 }
 
-/// A worker type's or a skill's name: `[a-z0-9][a-z0-9-]{0,62}`, a DNS label, because both become
-/// parts of Kubernetes names.
+/// A worker type's or a skill's name: `[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?`, a DNS label, because both
+/// become parts of Kubernetes names.
 pub fn name(field: &str, name: &str) -> Result<(), Invalid> {
     let fits = (1..=63).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && !name.starts_with('-');
+        && !name.starts_with('-')
+        && !name.ends_with('-');
     if fits {
         return Ok(());
     }
@@ -140,8 +141,9 @@ pub fn name(field: &str, name: &str) -> Result<(), Invalid> {
     Err(Invalid::new(
         field,
         format_args!(
-            "`{}` is not a name: lower-case letters, digits and `-`, at most 63, not beginning with `-`",
-            shown.escape_debug()
+            "`{}` is not a name: lower-case letters, digits and `-`, at most 63, no `-` at either end",
+            // Letters of other scripts are told apart from those that they look like.
+            shown.escape_default()
         ),
     ))
 }
@@ -344,7 +346,7 @@ mod tests {
         for good in ["a", "general", "0-9", &"x".repeat(63)] {
             assert_eq!(name("skill", good), Ok(()), "{good}");
         }
-        for bad in ["", "-a", "A", "a_b", "ä", "a b", "a\0", &"x".repeat(64)] {
+        for bad in ["", "-a", "a-", "A", "a_b", "ä", "a b", "a\0", &"x".repeat(64)] {
             assert!(name("skill", bad).is_err(), "{bad}");
         }
     }

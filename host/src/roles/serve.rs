@@ -184,20 +184,8 @@ impl ControlPlane {
             runtime: self.runtime,
         };
         let uploads = Uploads::new(self.db.clone(), workshop);
-        // Versions that were compiled for another engine: workers wait for theirs.
-        let missing = tokio::spawn({
-            let uploads = uploads.clone();
-            async move {
-                match uploads.compile_missing().await {
-                    Ok(0) => {}
-                    Ok(count) => tracing::info!(count, "compiled stored skills for this engine"),
-                    Err(error) => {
-                        let error: &dyn std::error::Error = &error;
-                        tracing::error!(error, "compiling stored skills failed");
-                    }
-                }
-            }
-        });
+        let (compiler, stopped) = (uploads.clone(), stop.clone());
+        let compiling = tokio::spawn(async move { compiler.keep_compiled(&stopped).await });
         let duties =
             tokio::spawn(scheduler::run(self.db.clone(), self.bell, self.retention, stop.clone()));
         let (schemas, stopped) = (self.schemas.clone(), stop.clone());
@@ -207,7 +195,7 @@ impl ControlPlane {
         let state = AppState::new(self.db, parts, Some(self.metrics), stop.clone());
         let served = http::serve(listener, state, stop.clone()).await;
         stop.cancel();
-        missing.abort();
+        compiling.await.context("compiling stored skills panicked")?;
         duties.await.context("a background duty panicked")?;
         provisioning.await.context("making schemas panicked")?;
         served.context("serving HTTP")

@@ -45,6 +45,7 @@ pub use limits::{Limits, MemoryBudget};
 use crate::requests::FailureCode;
 use crate::skills::artifact::VerifiedArtifact;
 pub(crate) use bindings::SkillPre;
+use bindings::eve::skill;
 use capabilities::db::Database;
 use capabilities::log::SharedLog;
 use capabilities::queue::Queue;
@@ -116,6 +117,7 @@ pub struct Runtime {
 
 struct Inner {
     engine: Engine,
+    /// With what every skill has.
     linker: Linker<Context>,
     fingerprint: String,
     executor: Executor,
@@ -134,7 +136,7 @@ impl Runtime {
     /// Starts the engine and its threads.
     pub fn new(config: RuntimeConfig) -> Result<Self, StartError> {
         let engine = engine::pooling(config.max_concurrent)?;
-        let linker = linker(&engine).map_err(StartError::Link)?;
+        let linker = linker(&engine, &Grants::none()).map_err(StartError::Link)?;
         let threads = match config.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -178,10 +180,9 @@ impl Runtime {
     fn prepare(&self, component: &Component, grants: &Grants) -> Result<Skill, LoadError> {
         let imports = functional_imports(&self.inner.engine, component);
         grants.check(imports.iter().map(String::as_str))?;
-        let pre = self
-            .inner
-            .linker
-            .instantiate_pre(component)
+        let mut linker = self.inner.linker.clone();
+        let pre = link(&mut linker, grants)
+            .and_then(|()| linker.instantiate_pre(component))
             .and_then(SkillPre::new)
             .map_err(LoadError::Unfit)?;
         Ok(Skill { pre: Arc::new(pre) })
@@ -231,12 +232,32 @@ pub(crate) fn functional_imports(engine: &Engine, component: &Component) -> Vec<
         .collect()
 }
 
-/// What every skill is linked against; what it may import of that is for [`Grants`] to say.
-pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Context>> {
+/// What a skill with these grants is linked against: what every skill has, and what is granted.
+pub(crate) fn linker(engine: &Engine, grants: &Grants) -> wasmtime::Result<Linker<Context>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    bindings::Skill::add_to_linker::<Context, HasSelf<Context>>(&mut linker, |context| context)?;
+    skill::types::add_to_linker::<Context, HasSelf<Context>>(&mut linker, |context| context)?;
+    skill::request::add_to_linker::<Context, HasSelf<Context>>(&mut linker, |context| context)?;
+    skill::log::add_to_linker::<Context, HasSelf<Context>>(&mut linker, |context| context)?;
+    link(&mut linker, grants)?;
     Ok(linker)
+}
+
+/// Adds what is granted.
+fn link(linker: &mut Linker<Context>, grants: &Grants) -> wasmtime::Result<()> {
+    for capability in Capability::ALL.into_iter().filter(|capability| grants.has(*capability)) {
+        match capability {
+            Capability::Queue => {
+                skill::queue::add_to_linker::<Context, HasSelf<Context>>(linker, |context| {
+                    context
+                })?;
+            }
+            Capability::Db => {
+                skill::db::add_to_linker::<Context, HasSelf<Context>>(linker, |context| context)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 struct Account(Arc<MemoryAccount>);

@@ -359,6 +359,22 @@ impl ArtifactCache {
             })
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether an accepted key has signed the claim.
+    pub fn accepts(&self, claim: &Claim) -> bool {
+        self.verifier.verify(claim).is_ok()
+    }
+
+    /// Checks packed machine code as [`put`](Self::put) does, and keeps nothing.
+    pub fn check(&self, claim: &Claim, packed: &[u8]) -> Result<(), ArtifactError> {
+        self.verifier.verify(claim)?;
+        unpack(packed, &claim.statement).map(drop)
+    }
+
     fn write(&self, name: &str, bytes: &[u8]) -> std::io::Result<()> {
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o400);
@@ -460,220 +476,4 @@ impl ArtifactCache {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use super::*;
-    use crate::runtime::{Grants, RuntimeConfig, engine, guests};
-
-    struct Bench {
-        io: tokio::runtime::Runtime,
-        runtime: Runtime,
-        directory: tempfile::TempDir,
-        signer: Signer,
-        cache: ArtifactCache,
-    }
-
-    impl Bench {
-        fn set_up() -> Self {
-            let io = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let runtime = Runtime::new(RuntimeConfig {
-                max_concurrent: 2,
-                memory_budget: 1 << 30,
-                threads: 1,
-                io: io.handle().clone(),
-            })
-            .unwrap();
-            let directory = tempfile::tempdir().unwrap();
-            let signer = Signer::generate();
-            let verifier = Verifier::new([signer.public_key().as_str()]).unwrap();
-            let cache = ArtifactCache::open(&directory.path().join("a/b"), verifier).unwrap();
-            Self { io, runtime, directory, signer, cache }
-        }
-
-        fn compiled(&self) -> (Vec<u8>, Statement) {
-            let engine = engine::compiling().unwrap();
-            let wasm = guests::noop();
-            let artifact = Component::new(&engine, &wasm).unwrap().serialize().unwrap();
-            let statement = Statement::about(&artifact, &wasm, &engine::fingerprint(&engine));
-            (artifact, statement)
-        }
-
-        fn kept(&self) -> (Vec<u8>, Claim, PathBuf) {
-            let (artifact, statement) = self.compiled();
-            let claim = self.signer.sign(statement);
-            self.cache.put(&claim, &pack(&artifact).unwrap()).unwrap();
-            let path = self.cache.path.join(claim.statement.file_name());
-            (artifact, claim, path)
-        }
-
-        /// Replaces the kept file as somebody with our own rights could.
-        fn replace(&self, path: &Path, bytes: &[u8]) {
-            std::fs::remove_file(path).unwrap();
-            std::fs::write(path, bytes).unwrap();
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o400)).unwrap();
-        }
-
-        fn is_discarded(&self, claim: &Claim, path: &Path) {
-            assert!(self.cache.get(&self.runtime, claim).unwrap().is_none());
-            assert!(path.symlink_metadata().is_err(), "it is still there");
-            // And can be had again.
-            let (artifact, _) = self.compiled();
-            self.cache.put(claim, &pack(&artifact).unwrap()).unwrap();
-            assert!(self.cache.get(&self.runtime, claim).unwrap().is_some());
-        }
-    }
-
-    #[test]
-    fn what_was_signed_is_mapped_and_loads() {
-        let bench = Bench::set_up();
-        let (_, statement) = bench.compiled();
-        let claim = bench.signer.sign(statement);
-        assert!(bench.cache.get(&bench.runtime, &claim).unwrap().is_none());
-        let (_, claim, path) = bench.kept();
-        let artifact = bench.cache.get(&bench.runtime, &claim).unwrap().unwrap();
-        bench.runtime.load(&artifact, &Grants::none()).unwrap();
-        let mode = path.metadata().unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o400);
-        // A second `put` replaces the file by another; what is mapped stays.
-        let (_, _, _) = bench.kept();
-        bench.runtime.load(&artifact, &Grants::none()).unwrap();
-        drop(bench.io);
-        drop(bench.directory);
-    }
-
-    #[test]
-    fn a_tampered_file_is_discarded() {
-        let bench = Bench::set_up();
-        let (mut artifact, claim, path) = bench.kept();
-        let middle = artifact.len() / 2;
-        artifact[middle] ^= 1;
-        bench.replace(&path, &artifact);
-        bench.is_discarded(&claim, &path);
-    }
-
-    #[test]
-    fn a_truncated_file_is_discarded() {
-        let bench = Bench::set_up();
-        let (artifact, claim, path) = bench.kept();
-        bench.replace(&path, &artifact[..artifact.len() - 1]);
-        bench.is_discarded(&claim, &path);
-    }
-
-    #[test]
-    fn a_link_is_discarded_and_not_followed() {
-        let bench = Bench::set_up();
-        let (artifact, claim, path) = bench.kept();
-        let elsewhere = bench.directory.path().join("elsewhere");
-        std::fs::write(&elsewhere, &artifact).unwrap();
-        std::fs::remove_file(&path).unwrap();
-        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
-        bench.is_discarded(&claim, &path);
-        assert!(elsewhere.exists());
-    }
-
-    #[test]
-    fn a_writable_file_is_discarded() {
-        let bench = Bench::set_up();
-        let (_, claim, path) = bench.kept();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        bench.is_discarded(&claim, &path);
-    }
-
-    #[test]
-    fn what_is_no_file_is_discarded() {
-        let bench = Bench::set_up();
-        let (_, claim, path) = bench.kept();
-        std::fs::remove_file(&path).unwrap();
-        std::fs::create_dir(&path).unwrap();
-        bench.is_discarded(&claim, &path);
-    }
-
-    #[test]
-    fn only_accepted_keys_count_and_keys_rotate() {
-        let bench = Bench::set_up();
-        let (artifact, statement) = bench.compiled();
-        let packed = pack(&artifact).unwrap();
-        let stranger = Signer::generate();
-        let forged = stranger.sign(statement.clone());
-        assert!(matches!(bench.cache.put(&forged, &packed), Err(ArtifactError::Signature)));
-        assert!(matches!(bench.cache.get(&bench.runtime, &forged), Err(ArtifactError::Signature)));
-        let keys = [bench.signer.public_key(), stranger.public_key()];
-        let both = Verifier::new(keys.iter().map(String::as_str)).unwrap();
-        both.verify(&forged).unwrap();
-        both.verify(&bench.signer.sign(statement)).unwrap();
-        assert!(Verifier::new([]).is_err());
-        assert!(Verifier::new(["AAAA"]).is_err());
-    }
-
-    #[test]
-    fn every_field_is_signed() {
-        let bench = Bench::set_up();
-        let (_, statement) = bench.compiled();
-        let claim = bench.signer.sign(statement);
-        let changes: [fn(&mut Statement); 4] = [
-            |statement| statement.artifact_sha256[0] ^= 1,
-            |statement| statement.artifact_len += 1,
-            |statement| statement.wasm_sha256[0] ^= 1,
-            |statement| statement.fingerprint.push('x'),
-        ];
-        for change in changes {
-            let mut forged = claim.clone();
-            change(&mut forged.statement);
-            assert!(bench.cache.verifier.verify(&forged).is_err());
-        }
-    }
-
-    #[test]
-    fn another_engine_is_told_apart() {
-        let bench = Bench::set_up();
-        let (artifact, mut statement) = bench.compiled();
-        statement.fingerprint = "wasmtime-1.0.0".into();
-        let claim = bench.signer.sign(statement);
-        bench.cache.put(&claim, &pack(&artifact).unwrap()).unwrap();
-        assert!(matches!(
-            bench.cache.get(&bench.runtime, &claim),
-            Err(ArtifactError::Fingerprint { .. })
-        ));
-    }
-
-    #[test]
-    fn unpacking_is_bounded_by_what_was_signed() {
-        let bench = Bench::set_up();
-        let bomb = pack(&vec![0; 64 << 20]).unwrap();
-        let claim = bench.signer.sign(Statement::about(b"small", b"", ""));
-        assert!(matches!(bench.cache.put(&claim, &bomb), Err(ArtifactError::Unpack(_))));
-        let other = pack(b"other").unwrap();
-        assert!(matches!(bench.cache.put(&claim, &other), Err(ArtifactError::Content(_))));
-        assert!(matches!(bench.cache.put(&claim, b"zip"), Err(ArtifactError::Unpack(_))));
-    }
-
-    #[test]
-    fn an_open_directory_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let verifier = Verifier::new([Signer::generate().public_key().as_str()]).unwrap();
-        let path = directory.path().join("cache");
-        std::fs::create_dir(&path).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let refused = ArtifactCache::open(&path, verifier.clone());
-        assert!(matches!(refused, Err(ArtifactError::Unsafe { .. })));
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
-        let link = directory.path().join("link");
-        std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(ArtifactCache::open(&link, verifier.clone()).is_err());
-        ArtifactCache::open(&path, verifier).unwrap();
-    }
-
-    #[test]
-    fn keys_are_kept_to_ourselves() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("key");
-        let signer = Signer::generate();
-        signer.save(&path).unwrap();
-        assert_eq!(Signer::from_file(&path).unwrap().public_key(), signer.public_key());
-        assert!(signer.save(&path).is_err(), "an existing key is never overwritten");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(matches!(Signer::from_file(&path), Err(ArtifactError::Unsafe { .. })));
-        assert!(!format!("{signer:?}").contains(&BASE64.encode(signer.key.to_bytes())));
-    }
-}
+mod tests;

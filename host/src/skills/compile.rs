@@ -9,9 +9,13 @@
 //! - No byte of an upload is parsed in the parent.
 //! - The child has no environment, no files beyond its pipes, limits on CPU, memory and time, and no
 //!   system calls but those that compiling needs (`compile/confine`).
-//! - What is wrong with an upload is said in words for the skill's author.
+//! - What a child says is as hostile as what it was given: it is bounded and made printable.
+//! - What is wrong with an upload is said in words for the skill's author; what is wrong with us is not
+//!   blamed on it.
 
 mod confine;
+mod exports;
+mod instances;
 pub(crate) mod interruptible;
 
 use std::io::{Read as _, Write as _};
@@ -23,10 +27,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use wasmtime::Engine;
-use wasmtime::component::types::{ComponentItem, Type};
-use wasmtime::component::{Component, types};
+use wasmtime::component::Component;
 
 use self::interruptible::interruptible;
 use super::artifact::{self, ArtifactCache, ArtifactError, Claim, Signer, Statement};
@@ -40,14 +43,21 @@ pub const COMMAND: &str = "compile-skill";
 /// The largest component: JavaScript's are 12 MB, Python's 18 MB.
 pub const MAX_COMPONENT: usize = 64 << 20;
 
-/// Wall-clock time of the child.
+/// Wall-clock time of the child: four times its CPU time, for a machine that is busy with others.
 const WALL: Duration = Duration::from_secs(240);
 /// What is kept of the child's standard error, for our own log.
-const STDERR: u64 = 16 << 10;
+const STDERR: usize = 16 << 10;
+/// What the child says before the machine code: [`MAX_IMPORTS`] names, or a reason.
+const ANSWER: usize = 64 << 10;
 /// Text of a rejection.
 const REASON: usize = 2 << 10;
+/// Imports that bring functions: all of WASI's command world are 27, ours a handful. They are stored and
+/// shown.
+const MAX_IMPORTS: usize = 100;
 /// Begins what the child writes, so that stray output is never taken for machine code.
 const MAGIC: &[u8; 8] = b"EVECOMP1";
+/// All that the child writes.
+const MAX_WRITTEN: u64 = artifact::MAX_ARTIFACT + ANSWER as u64 + 64;
 
 /// Why a component was not compiled.
 #[derive(Debug, thiserror::Error)]
@@ -83,8 +93,32 @@ enum Answer {
     Rejected(String),
 }
 
+/// What a compilation may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowance {
+    /// CPU time, in seconds.
+    pub cpu_seconds: u64,
+    /// Wall-clock time.
+    pub wall: Duration,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self { cpu_seconds: confine::CPU_SECONDS, wall: WALL }
+    }
+}
+
 /// Checks and compiles a component in a child process made of `exe`, our own binary.
 pub async fn compile(wasm: &[u8], exe: &Path) -> Result<Compiled, CompileError> {
+    compile_within(wasm, exe, Allowance::default()).await
+}
+
+/// The same with another allowance.
+pub async fn compile_within(
+    wasm: &[u8],
+    exe: &Path,
+    allowance: Allowance,
+) -> Result<Compiled, CompileError> {
     if wasm.len() > MAX_COMPONENT {
         return Err(CompileError::Rejected(format!(
             "the component has {} bytes; at most {MAX_COMPONENT} are allowed",
@@ -94,6 +128,7 @@ pub async fn compile(wasm: &[u8], exe: &Path) -> Result<Compiled, CompileError> 
     let failed = |what| move |error| CompileError::Child(what, Some(error));
     let mut child = tokio::process::Command::new(exe)
         .arg(COMMAND)
+        .arg(allowance.cpu_seconds.to_string())
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::piped())
@@ -102,7 +137,7 @@ pub async fn compile(wasm: &[u8], exe: &Path) -> Result<Compiled, CompileError> 
         .kill_on_drop(true)
         .spawn()
         .map_err(failed("could not be started"))?;
-    let (Some(mut stdin), Some(stdout), Some(stderr)) =
+    let (Some(mut stdin), Some(stdout), Some(mut stderr)) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return Err(CompileError::Child("has no pipes", None));
@@ -116,47 +151,77 @@ pub async fn compile(wasm: &[u8], exe: &Path) -> Result<Compiled, CompileError> 
     let mut written = Vec::new();
     let mut complaints = Vec::new();
     let work = async {
-        let mut stdout = stdout.take(artifact::MAX_ARTIFACT + (1 << 20));
-        let mut stderr = stderr.take(STDERR);
-        let (_, read, _) = tokio::join!(
-            feed,
-            stdout.read_to_end(&mut written),
-            stderr.read_to_end(&mut complaints)
-        );
-        // Closed pipes: whatever it still wants to say, it is told that nobody listens.
-        drop((stdout, stderr));
+        let answer = async {
+            let mut stdout = stdout.take(MAX_WRITTEN + 1);
+            let read = stdout.read_to_end(&mut written).await;
+            // Closed: whoever still writes is told that nobody listens.
+            drop(stdout);
+            read
+        };
+        let (_, read, _) = tokio::join!(feed, answer, hear(&mut stderr, &mut complaints));
         read?;
         child.wait().await
     };
-    let status = match tokio::time::timeout(WALL, work).await {
+    let status = match tokio::time::timeout(allowance.wall, work).await {
         Ok(status) => status.map_err(failed("could not be read from"))?,
         Err(_) => {
-            let seconds = WALL.as_secs();
+            let seconds = allowance.wall.as_secs();
             return Err(CompileError::Rejected(format!(
                 "the component takes more than {seconds} s to compile"
             )));
         }
     };
-    if !status.success() {
-        tracing::warn!(%status, stderr = %String::from_utf8_lossy(&complaints), "a skill's compiler died");
-        return Err(CompileError::Rejected(death(status).to_owned()));
+    if written.len() as u64 > MAX_WRITTEN {
+        let most = artifact::MAX_ARTIFACT >> 20;
+        return Err(CompileError::Rejected(format!(
+            "the component compiles to more than {most} MiB of machine code"
+        )));
     }
     let complaints = String::from_utf8_lossy(&complaints);
+    if !status.success() {
+        tracing::warn!(%status, stderr = ?complaints, "a skill's compiler died");
+        return Err(death(status, &complaints, allowance));
+    }
     if complaints.contains(confine::UNFILTERED) {
-        tracing::warn!(%complaints, "the compiler process is not as confined as it could be");
+        tracing::warn!(?complaints, "the compiler process is not as confined as it could be");
     }
     understand(&written)
 }
 
-/// What a dead child says about the upload. Its limits are generous, so it is the upload.
-fn death(status: std::process::ExitStatus) -> &'static str {
-    const KILLED: i32 = 9;
-    const ABORTED: i32 = 6;
-    const CPU_LIMIT: i32 = 24;
-    match status.signal() {
-        Some(KILLED | CPU_LIMIT) => "the component takes more than 60 s of CPU time to compile",
-        Some(ABORTED) => "the component takes more than 1 GiB of memory to compile",
-        _ => "the component makes the compiler fail",
+/// Reads all of what the child complains about, so that it never waits for us, and keeps its beginning.
+async fn hear(stderr: &mut (impl AsyncRead + Unpin), complaints: &mut Vec<u8>) {
+    let mut buffer = [0; 4 << 10];
+    while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
+        let room = STDERR.saturating_sub(complaints.len());
+        complaints.extend_from_slice(&buffer[..read.min(room)]);
+    }
+}
+
+/// What is said of a component that needs more than the child's address space.
+const OUT_OF_MEMORY: &str = "the component takes more than 1 GiB of memory to compile";
+
+/// What a dead child says about the upload, or about us. Its limits are generous, so past them it is the
+/// upload; and a crash of the compiler is this upload's doing, because it had nothing else to do.
+fn death(status: std::process::ExitStatus, complaints: &str, allowance: Allowance) -> CompileError {
+    /// How Rust ends when a thread has panicked.
+    const PANICKED: i32 = 101;
+    let rejected = |reason: &str| CompileError::Rejected(reason.to_owned());
+    match (status.signal(), status.code()) {
+        (Some(libc::SIGXCPU), _) => CompileError::Rejected(format!(
+            "the component takes more than {} s of CPU time to compile",
+            allowance.cpu_seconds
+        )),
+        // How Rust ends when there is no memory.
+        (Some(libc::SIGABRT), _) if complaints.contains("memory allocation of") => {
+            rejected(OUT_OF_MEMORY)
+        }
+        (Some(libc::SIGABRT | libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE), _)
+        | (_, Some(PANICKED)) => rejected("the component makes the compiler fail"),
+        // By the kernel, for want of memory of the machine's or the container's; by an operator, or by
+        // Ctrl-C.
+        (Some(_), _) => CompileError::Child("was killed", None),
+        // It says why on standard error.
+        _ => CompileError::Child("could not do its work", None),
     }
 }
 
@@ -164,10 +229,11 @@ pub(crate) fn understand(written: &[u8]) -> Result<Compiled, CompileError> {
     let garbled = || CompileError::Child("wrote something else than an answer", None);
     let rest = written.strip_prefix(MAGIC).ok_or_else(garbled)?;
     let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(garbled)?;
+    let length = u32::from_le_bytes(*length) as usize;
     let (answer, code) =
-        rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(garbled)?;
+        rest.split_at_checked(length).filter(|_| length <= ANSWER).ok_or_else(garbled)?;
     match serde_json::from_slice(answer).map_err(|_| garbled())? {
-        Answer::Rejected(reason) => Err(CompileError::Rejected(reason)),
+        Answer::Rejected(reason) => Err(CompileError::Rejected(printable(&reason))),
         Answer::Compiled { imports, capabilities, fingerprint, len } => {
             if len != code.len() as u64 {
                 return Err(garbled());
@@ -177,9 +243,26 @@ pub(crate) fn understand(written: &[u8]) -> Result<Compiled, CompileError> {
     }
 }
 
-/// What the hidden command does. Reads a component from standard input, writes to standard output.
+/// A reason as its reader may see it: names of the component's own stand in it, and may be anything.
+fn printable(reason: &str) -> String {
+    let mut text = String::new();
+    for char in reason.chars() {
+        if text.len() >= REASON {
+            break;
+        }
+        match char {
+            ' '..='~' => text.push(char),
+            _ => text.extend(char.escape_default()),
+        }
+    }
+    text
+}
+
+/// What the hidden command does, whose argument is the CPU time in seconds. Reads a component from
+/// standard input, writes to standard output.
 pub fn child_main() -> ExitCode {
-    if let Err(error) = confine::confine() {
+    let cpu_seconds = std::env::args().nth(2).and_then(|seconds| seconds.parse().ok());
+    if let Err(error) = confine::confine(cpu_seconds.unwrap_or(confine::CPU_SECONDS)) {
         eprintln!("limiting the compiler process: {error}");
         return ExitCode::FAILURE;
     }
@@ -196,7 +279,12 @@ pub fn child_main() -> ExitCode {
             let len = artifact.len() as u64;
             (Answer::Compiled { imports, capabilities, fingerprint, len }, artifact)
         }
-        Err(reason) => (Answer::Rejected(presentable(&reason)), Vec::new()),
+        Err(reason) => {
+            // What mmap is refused, wasmtime tells as it tells everything else.
+            let enomem = format!("(os error {})", libc::ENOMEM);
+            let reason = if reason.contains(&enomem) { OUT_OF_MEMORY } else { &reason };
+            (Answer::Rejected(presentable(reason)), Vec::new())
+        }
     };
     match say(&answer, &code) {
         Ok(()) => ExitCode::SUCCESS,
@@ -227,6 +315,7 @@ fn say(answer: &Answer, code: &[u8]) -> std::io::Result<()> {
 /// Everything that can be wrong with an upload, in the order in which an author meets it.
 pub(crate) fn check_and_compile(engine: &Engine, wasm: &[u8]) -> Result<Compiled, String> {
     check_kind(wasm)?;
+    instances::check(wasm)?;
     // Names are read first, and told first: where an import is foreign, what the validator says
     // about its types helps nobody.
     let foreign = foreign_import(wasm);
@@ -235,11 +324,17 @@ pub(crate) fn check_and_compile(engine: &Engine, wasm: &[u8]) -> Result<Compiled
         None => format!("the component is not valid: {error}"),
     })?;
     let imports = runtime::functional_imports(engine, &component);
+    if imports.len() > MAX_IMPORTS {
+        let count = imports.len();
+        return Err(format!(
+            "the component has {count} imports; at most {MAX_IMPORTS} are allowed"
+        ));
+    }
     Grants::all()
         .check(imports.iter().map(String::as_str))
         .map_err(|refused| format!("the component {refused}"))?;
-    check_exports(engine, &component)?;
-    let linker = runtime::linker(engine).map_err(|error| innermost(&error))?;
+    exports::check(engine, &component)?;
+    let linker = runtime::linker(engine, &Grants::all()).map_err(|error| innermost(&error))?;
     let pre = linker.instantiate_pre(&component).map_err(|error| {
         format!("the component's imports do not match this version of the host: {error:#}")
     })?;
@@ -319,126 +414,6 @@ fn foreign_import(wasm: &[u8]) -> Option<RefusedImport> {
         }
     }
     None
-}
-
-/// `handler.run` as the contract has it, in [`notation`].
-const RUN: &str = "func() -> result<variant{completed(record{summary:string,data:option<string>,\
-                   tokens-used:option<u64>,cost:option<f64>}),waiting(record{deadline:option<u64>\
-                   })},variant{retryable(string),permanent(string)}>";
-
-fn check_exports(engine: &Engine, component: &Component) -> Result<(), String> {
-    let ty = component.component_type();
-    let mut others = Vec::new();
-    for (name, item) in ty.exports(engine) {
-        let Some(version) = name.strip_prefix("eve:skill/handler@") else {
-            others.push(name.escape_debug().to_string());
-            continue;
-        };
-        if !version.starts_with("0.1.") {
-            return Err(format!(
-                "the component exports `{}`; this host runs version 0.1 of the contract",
-                name.escape_debug()
-            ));
-        }
-        let ComponentItem::ComponentInstance(handler) = item.ty else {
-            return Err("the component exports `eve:skill/handler`, but not as an interface".into());
-        };
-        return match handler.get_export(engine, "run").map(|item| item.ty) {
-            Some(ComponentItem::ComponentFunc(run)) => {
-                let found = signature(&run);
-                if found == RUN {
-                    Ok(())
-                } else {
-                    Err(format!("the component's `run` is `{found}`; it must be `{RUN}`"))
-                }
-            }
-            _ => Err("the component's `eve:skill/handler` has no function `run`".into()),
-        };
-    }
-    let instead = match others.len() {
-        0 => "nothing".to_owned(),
-        1..=5 => format!("only {}", others.join(", ")),
-        more => format!("only {} and {} more", others[..5].join(", "), more - 5),
-    };
-    Err(format!(
-        "the component exports {instead}; a skill exports `eve:skill/handler@0.1.0`: \
-         was it built against `eve-sdk`?"
-    ))
-}
-
-fn signature(function: &types::ComponentFunc) -> String {
-    let mut text = String::from("func(");
-    for (index, (name, ty)) in function.params().enumerate() {
-        if index > 0 {
-            text.push(',');
-        }
-        text.push_str(name);
-        text.push(':');
-        notation(&ty, &mut text);
-    }
-    text.push(')');
-    for ty in function.results() {
-        text.push_str(" -> ");
-        notation(&ty, &mut text);
-    }
-    text
-}
-
-/// Writes a type down without names of its own. Stops where it gets longer than any type of ours:
-/// types share parts, so a small file can describe an endless one.
-fn notation(ty: &Type, text: &mut String) {
-    if text.len() > REASON / 2 {
-        return;
-    }
-    let mut list = |open: &str, parts: &mut dyn Iterator<Item = (String, Option<Type>)>| {
-        text.push_str(open);
-        for (index, (part, ty)) in parts.enumerate() {
-            if index > 0 {
-                text.push(',');
-            }
-            text.push_str(&part);
-            if let Some(ty) = ty {
-                let record = open.starts_with("record");
-                text.push_str(if record { ":" } else { "(" });
-                notation(&ty, text);
-                text.push_str(if record { "" } else { ")" });
-            }
-        }
-        text.push('}');
-    };
-    match ty {
-        Type::Record(record) => list(
-            "record{",
-            &mut record.fields().map(|field| (field.name.to_owned(), Some(field.ty))),
-        ),
-        Type::Variant(variant) => {
-            list("variant{", &mut variant.cases().map(|case| (case.name.to_owned(), case.ty)));
-        }
-        Type::Option(option) => {
-            text.push_str("option<");
-            notation(&option.ty(), text);
-            text.push('>');
-        }
-        Type::Result(result) => {
-            text.push_str("result<");
-            for (index, part) in [result.ok(), result.err()].into_iter().enumerate() {
-                if index > 0 {
-                    text.push(',');
-                }
-                match part {
-                    Some(ty) => notation(&ty, text),
-                    None => text.push('_'),
-                }
-            }
-            text.push('>');
-        }
-        Type::String => text.push_str("string"),
-        Type::U64 => text.push_str("u64"),
-        Type::Float64 => text.push_str("f64"),
-        // Nothing of ours has any other type.
-        other => text
-            .push_str(&format!("{other:?}").split(['(', ' ']).next().unwrap_or("?").to_lowercase()),
-    }
 }
 
 fn innermost(error: &wasmtime::Error) -> String {

@@ -2,13 +2,16 @@
 //!
 //! Prepared skills are kept in memory, their machine code in a directory of mapped files. What is in
 //! neither is fetched from the database, verified, and kept. Several runs that miss at once load once.
+//!
+//! Invariant: what cannot be trusted never runs. A file that is not what was signed is fetched again;
+//! what the database has is refused, and marked there, so that a control plane compiles it again.
 
 use std::sync::Arc;
 
 use quick_cache::sync::Cache;
 
 use super::artifact::{ArtifactCache, ArtifactError, Claim};
-use super::store;
+use super::store::{self, StoredArtifact};
 use crate::db::{Db, Scope};
 use crate::ids::VersionId;
 use crate::requests::FailureCode;
@@ -25,26 +28,50 @@ pub enum LoaderError {
     Database(#[from] sqlx::Error),
     /// It was compiled for other engines only, so far.
     #[error(
-        "the skill has not been compiled for this worker's engine yet; the control plane does that \
-         when it starts"
+        "the skill has not been compiled for this worker's engine yet; a control plane of the same \
+         version does that"
     )]
     NotCompiled,
-    /// What is stored cannot be trusted, or not be kept.
+    /// What the database has is not what a control plane has signed.
+    #[error(
+        "the skill's machine code was refused, because it is not what an accepted key has signed; a \
+         control plane compiles it again"
+    )]
+    Refused(#[source] ArtifactError),
+    /// This worker cannot keep it.
+    #[error("the worker could not keep the skill's machine code")]
+    Cache(#[source] ArtifactError),
+    /// It was signed, and wasmtime will not have it.
     #[error("the skill's machine code cannot be used")]
-    Artifact(#[from] ArtifactError),
+    Unusable(#[source] ArtifactError),
     /// It does not fit, or imports what it is not granted.
     #[error(transparent)]
     Load(#[from] LoadError),
+}
+
+impl From<ArtifactError> for LoaderError {
+    fn from(error: ArtifactError) -> Self {
+        match error {
+            ArtifactError::Signature
+            | ArtifactError::Content(_)
+            | ArtifactError::Unpack(_)
+            | ArtifactError::Fingerprint { .. } => LoaderError::Refused(error),
+            ArtifactError::File { .. } | ArtifactError::Unsafe { .. } => LoaderError::Cache(error),
+            ArtifactError::Load(_) | ArtifactError::Key(_) => LoaderError::Unusable(error),
+        }
+    }
 }
 
 impl LoaderError {
     /// How a run fails because of it, and whether another attempt may help.
     pub fn failure(&self) -> (FailureCode, bool) {
         match self {
-            LoaderError::Database(_) | LoaderError::NotCompiled => {
-                (FailureCode::SkillUnloadable, true)
-            }
-            LoaderError::Artifact(_) | LoaderError::Load(LoadError::Unfit(_)) => {
+            // Outages, what is compiled meanwhile, and what another worker may be able to do.
+            LoaderError::Database(_)
+            | LoaderError::NotCompiled
+            | LoaderError::Refused(_)
+            | LoaderError::Cache(_) => (FailureCode::SkillUnloadable, true),
+            LoaderError::Unusable(_) | LoaderError::Load(LoadError::Unfit(_)) => {
                 (FailureCode::SkillUnloadable, false)
             }
             LoaderError::Load(LoadError::Refused(_)) => (FailureCode::NotGranted, false),
@@ -78,38 +105,67 @@ impl Loader {
         if let Some(skill) = self.inner.prepared.get(&key) {
             return Ok(skill);
         }
-        self.inner
-            .prepared
-            .get_or_insert_async(&key, async {
-                let claim = self.claim(version).await?;
-                let inner = self.inner.clone();
-                let grants = grants.clone();
-                let on_disk = {
-                    let (inner, claim, grants) = (inner.clone(), claim.clone(), grants.clone());
-                    blocking(move || inner.map(&claim, &grants)).await?
-                };
-                if let Some(skill) = on_disk {
-                    return Ok(skill);
-                }
-                let packed = self.fetch(version).await?;
-                blocking(move || {
-                    inner.files.put(&claim, &packed)?;
-                    inner.map(&claim, &grants)?.ok_or(LoaderError::Artifact(
-                        ArtifactError::Content("it vanished from the cache at once"),
-                    ))
-                })
-                .await
-            })
-            .await
+        self.inner.prepared.get_or_insert_async(&key, self.load(version, grants)).await
     }
 
-    async fn claim(&self, version: VersionId) -> Result<Claim, LoaderError> {
+    async fn load(&self, version: VersionId, grants: &Grants) -> Result<Skill, LoaderError> {
         let mut tx = self.inner.db.begin(Scope::Engine).await?;
+        let stored = store::artifact(&mut tx, version, self.inner.runtime.fingerprint()).await?;
+        drop(tx);
+        let stored = stored.ok_or(LoaderError::NotCompiled)?;
+        let loaded = self.verified(version, &stored, grants).await;
+        if let Err(LoaderError::Refused(why)) = &loaded {
+            self.report(version, &stored, why).await;
+        }
+        loaded
+    }
+
+    async fn verified(
+        &self,
+        version: VersionId,
+        stored: &StoredArtifact,
+        grants: &Grants,
+    ) -> Result<Skill, LoaderError> {
+        let claim = stored.claim(self.inner.runtime.fingerprint());
+        let claim = claim.ok_or(ArtifactError::Content("its hashes have the wrong length"))?;
+        let on_disk = {
+            let (inner, claim, grants) = (self.inner.clone(), claim.clone(), grants.clone());
+            blocking(move || inner.map(&claim, &grants)).await?
+        };
+        if let Some(skill) = on_disk {
+            return Ok(skill);
+        }
+        let packed = self.fetch(version).await?;
+        let (inner, grants) = (self.inner.clone(), grants.clone());
+        blocking(move || {
+            inner.files.put(&claim, &packed)?;
+            let vanished = ArtifactError::Unsafe {
+                path: inner.files.path().into(),
+                problem: "loses its files at once",
+            };
+            inner.map(&claim, &grants)?.ok_or(LoaderError::Cache(vanished))
+        })
+        .await
+    }
+
+    /// Tells the control planes. If that fails, the next attempt does it.
+    async fn report(&self, version: VersionId, stored: &StoredArtifact, why: &ArtifactError) {
+        tracing::error!(
+            %version,
+            error = why as &dyn std::error::Error,
+            "machine code in the database cannot be trusted: refused, and marked to be compiled again"
+        );
         let fingerprint = self.inner.runtime.fingerprint();
-        let stored = store::artifact(&mut tx, version, fingerprint).await?;
-        let claim = stored.ok_or(LoaderError::NotCompiled)?.claim(fingerprint);
-        let malformed = ArtifactError::Content("its stored hashes have the wrong length");
-        claim.ok_or(LoaderError::Artifact(malformed))
+        let marked = async {
+            let mut tx = self.inner.db.begin(Scope::Engine).await?;
+            let (at, why) = (stored.stored_at, why.to_string());
+            store::refuse(&mut tx, version, fingerprint, at, &why).await?;
+            tx.commit().await
+        };
+        if let Err(error) = marked.await {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(error, %version, "refused machine code could not be marked");
+        }
     }
 
     async fn fetch(&self, version: VersionId) -> Result<Vec<u8>, LoaderError> {

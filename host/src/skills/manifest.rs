@@ -25,8 +25,8 @@ const DESCRIPTION_BYTES: usize = 1_024;
 const VERSION_BYTES: usize = 64;
 /// Worker types, schemas.
 const LIST: usize = 32;
-/// What is said of a front matter that is wrong; it may repeat what stands there.
-const PROBLEM: usize = 1 << 10;
+/// What is said of a front matter that is wrong, in bytes; it may repeat what stands there.
+const PROBLEM: usize = 300;
 
 /// Why a SKILL.md is no good, for its author.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +81,7 @@ impl ManifestError {
 /// A SKILL.md that was read and checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Manifest {
-    /// The skill's name: `[a-z0-9][a-z0-9-]{0,62}`.
+    /// The skill's name: `[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?`.
     pub name: String,
     /// One line about it.
     pub description: String,
@@ -182,7 +182,7 @@ fn split(text: &str) -> Option<(&str, &str)> {
     None
 }
 
-/// The YAML library's sentence without its place, which is told apart.
+/// The YAML library's sentence without its place, which is told apart. It quotes the file at length.
 fn without_place(message: &str) -> String {
     let place = message.rfind(" at line ").filter(|at| !message[*at..].contains('\n'));
     let message = place.map_or(message, |at| &message[..at]);
@@ -205,6 +205,7 @@ fn options() -> serde_saphyr::Options {
     let mut options = serde_saphyr::Options::default();
     options.with_snippet = false;
     options.strict_booleans = true;
+    options.merge_keys = serde_saphyr::MergeKeyPolicy::Error;
     if let Some(budget) = &mut options.budget {
         budget.max_anchors = 0;
         budget.max_aliases = 0;
@@ -221,10 +222,19 @@ fn one_line(field: &str, text: &str, bytes: usize) -> Result<(), Invalid> {
     if text.is_empty() {
         return Err(Invalid { field: field.into(), message: "must not be empty".into() });
     }
-    if text.chars().any(char::is_control) {
+    if text.chars().any(|char| char.is_control() || matches!(char, '\u{2028}' | '\u{2029}')) {
         return Err(Invalid { field: field.into(), message: "must be one line".into() });
     }
+    if text.chars().any(reorders) {
+        let message = "must not hold marks that change the direction of text".into();
+        return Err(Invalid { field: field.into(), message });
+    }
     Ok(())
+}
+
+/// Marks that make a line look like another: <https://www.unicode.org/reports/tr9/>, section 2.
+fn reorders(char: char) -> bool {
+    matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn names(
@@ -324,6 +334,8 @@ mod tests {
             ("---\nname: a\nname: b\ndescription: x\n---\n", "uplicate"),
             ("---\nname: a\ndescription: \"\"\n---\n", "empty"),
             ("---\nname: a\ndescription: \"x\\ny\"\n---\n", "one line"),
+            ("---\nname: a\ndescription: \"x\\u2028y\"\n---\n", "one line"),
+            ("---\nname: a\ndescription: x\u{202e}y\n---\n", "direction"),
             ("---\nname: a\ndescription: x\ncapabilities: [magic]\n---\n", "not a capability"),
             ("---\nname: a\ndescription: x\nworker_types: [a, a]\n---\n", "twice"),
             ("---\nname: a\ndescription: x\ncapabilities: [db, db]\n---\n", "twice"),
@@ -335,6 +347,7 @@ mod tests {
                 "up to 39",
             ),
             ("---\nname: &a x\ndescription: *a\n---\n", "nchor"),
+            ("---\nname: a\ndescription: x\n<<: {version: \"1\"}\n---\n", "erge"),
             ("---\n- a\n---\n", ""),
         ] {
             let message = Manifest::parse(text).unwrap_err().to_string();

@@ -2,7 +2,8 @@
 //!
 //! Flow: SKILL.md is read (`manifest`); the component is checked and compiled in a child process
 //! (`compile`); the machine code is loaded once for its fit, signed and packed (`artifact`), stored
-//! and made active (`upload`, `store`). A worker fetches an active artifact once, verifies it and maps it (`artifact`).
+//! and made active (`upload`, `store`). A worker fetches an active artifact once, verifies it and maps it
+//! (`loader`, `artifact`), if it imports no more than is granted (`capabilities`).
 //!
 //! Invariants:
 //! - Bytes of a guest are parsed and compiled in a child with CPU, memory and time limits only.
@@ -11,6 +12,7 @@
 //! - A version never changes: another content is another version.
 
 pub mod artifact;
+pub mod capabilities;
 pub mod compile;
 pub mod loader;
 pub mod manifest;

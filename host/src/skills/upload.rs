@@ -1,12 +1,15 @@
 //! Uploads: from the bytes that a client sent to an active version.
 //!
 //! Flow: [`Uploads::admit`] before the bytes are read; then names and labels are checked, the
-//! component is compiled in a child process, signed, packed, and stored in one transaction.
-//! [`Uploads::compile_missing`] does the middle part again for engines that are new.
+//! component is compiled in a child process, signed, packed, and stored in one transaction. `recompile`
+//! does the middle part again where machine code is missing or cannot be trusted.
 //!
 //! Invariant: what is refused changes nothing, and the version that was active stays so.
 
-use std::sync::Arc;
+mod recompile;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -16,8 +19,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::compile::{self, CompileError, Workshop};
 use super::manifest::{self, Manifest};
 use super::store::{self, Activation, NewArtifact, NewVersion, Pushed, SkillError};
-use crate::db::{Db, Scope};
-use crate::ids::{OrgId, VersionId};
+use crate::db::Db;
+use crate::ids::OrgId;
 use crate::requests::validate;
 use crate::tenancy::{Actor, Tenant};
 
@@ -29,6 +32,8 @@ pub const MAX_MANIFEST_BYTES: usize = manifest::MAX_BYTES;
 const COMPILING_MOST: usize = 2;
 /// Uploads at a time, waiting ones included: each holds its component in memory.
 const ADMITTED_MOST: usize = 8;
+/// Of those, uploads of one organisation: however slow or many its uploads are, others find room.
+const ADMITTED_EACH: usize = 4;
 /// Digits of the SHA-256 that serve as a label where the manifest gives none.
 const LABEL_DIGITS: usize = 12;
 /// The level packs a component to a third at some 200 MB/s.
@@ -83,7 +88,32 @@ struct Inner {
     db: Db,
     workshop: Workshop,
     admitted: Arc<Semaphore>,
+    admitted_of: Mutex<HashMap<OrgId, usize>>,
     compiling: Semaphore,
+}
+
+/// A place among the uploads; given back when it is dropped.
+pub struct Place {
+    uploads: Uploads,
+    org: OrgId,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut admitted = self.uploads.inner.admitted_of();
+        if let Some(count @ 2..) = admitted.get_mut(&self.org) {
+            *count -= 1;
+        } else {
+            admitted.remove(&self.org);
+        }
+    }
+}
+
+impl Inner {
+    fn admitted_of(&self) -> MutexGuard<'_, HashMap<OrgId, usize>> {
+        self.admitted_of.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A component that was compiled.
@@ -97,13 +127,22 @@ impl Uploads {
     /// Compiles in `workshop`.
     pub fn new(db: Db, workshop: Workshop) -> Self {
         let admitted = Arc::new(Semaphore::new(ADMITTED_MOST));
+        let admitted_of = Mutex::default();
         let compiling = Semaphore::new(COMPILING_MOST);
-        Self { inner: Arc::new(Inner { db, workshop, admitted, compiling }) }
+        Self { inner: Arc::new(Inner { db, workshop, admitted, admitted_of, compiling }) }
     }
 
     /// A place in the queue, to be had before the upload is read and kept until it is stored.
-    pub fn admit(&self) -> Result<OwnedSemaphorePermit, UploadError> {
-        self.inner.admitted.clone().try_acquire_owned().map_err(|_| UploadError::Busy)
+    pub fn admit(&self, tenant: Tenant) -> Result<Place, UploadError> {
+        let org = tenant.org();
+        let mut admitted = self.inner.admitted_of();
+        if admitted.get(&org).is_some_and(|count| *count >= ADMITTED_EACH) {
+            return Err(UploadError::Busy);
+        }
+        let permit = self.inner.admitted.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| UploadError::Busy)?;
+        *admitted.entry(org).or_default() += 1;
+        Ok(Place { uploads: self.clone(), org, _permit: permit })
     }
 
     /// Checks, compiles, signs and stores. The same content again is the version that is there.
@@ -148,42 +187,6 @@ impl Uploads {
             artifact: built.artifact,
         };
         Ok(store::push(db, tenant, actor, &new, activation).await?)
-    }
-
-    /// Compiles active versions that have no machine code for an engine yet: done by a control plane
-    /// when it starts, for its own engine. Every version is stored as it is done, so dying half-way loses one at most;
-    /// two that do it at once do some of the work twice, and no harm. Returns how many were compiled.
-    pub async fn compile_missing(&self) -> Result<usize, UploadError> {
-        let mut compiled = 0;
-        let fingerprint = self.inner.workshop.runtime.fingerprint();
-        for (org, version) in store::missing_artifacts(&self.inner.db, fingerprint).await? {
-            match self.compile_stored(org, version).await {
-                Ok(()) => compiled += 1,
-                // One that cannot be compiled any more must not hold up the others.
-                Err(error) => tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    %org,
-                    %version,
-                    "compiling a stored version for this engine failed"
-                ),
-            }
-        }
-        Ok(compiled)
-    }
-
-    async fn compile_stored(&self, org: OrgId, version: VersionId) -> Result<(), UploadError> {
-        let doing = "compiling a stored version";
-        let failed = |source| SkillError::Database { doing, source };
-        let mut tx = self.inner.db.begin(Scope::Control).await.map_err(failed)?;
-        let wasm = store::wasm(&mut tx, version).await?;
-        tx.commit().await.map_err(failed)?;
-        // Deleted in the meantime.
-        let Some(wasm) = wasm else { return Ok(()) };
-        let built = self.build(wasm.into()).await?;
-        let mut tx = self.inner.db.begin(Scope::Control).await.map_err(failed)?;
-        store::store_artifact(&mut tx, org, version, &built.artifact).await.map_err(failed)?;
-        tx.commit().await.map_err(failed)?;
-        Ok(())
     }
 
     /// Compiles in a child process, signs and packs; a few at a time.

@@ -141,6 +141,7 @@ mod tests {
             parent_request_id: None,
             skill: None,
             version: None,
+            revoked: Vec::new(),
             claimed_at: Utc::now(),
             schedule: None,
             wake: None,

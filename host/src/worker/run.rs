@@ -15,8 +15,9 @@ use crate::delivery::guest::GuestQueue;
 use crate::delivery::guest_db::GuestDb;
 use crate::ids::{VersionId, WorkerId};
 use crate::requests::FailureCode;
-use crate::runtime::{Grants, Job, Limits, Skill, Verdict};
+use crate::runtime::{Grants, Job, Limits, LoadError, RefusedImport, Skill, Verdict};
 use crate::schemas;
+use crate::skills::capabilities::Denial;
 use crate::skills::loader::LoaderError;
 use crate::tenancy::Tenant;
 
@@ -105,6 +106,18 @@ async fn load(
     }
 }
 
+/// Who denies the skill what it imports, and who can change that, if this is why it was not loaded.
+fn denial(error: &LoaderError, run: &Claimed, grants: &Grants) -> Option<String> {
+    let LoaderError::Load(LoadError::Refused(RefusedImport::NotGranted { import, capability })) =
+        error
+    else {
+        return None;
+    };
+    let skill = run.skill.as_deref().unwrap_or_default();
+    let denial = Denial::of(*capability, skill, &run.worker_type, grants, &run.revoked)?;
+    Some(format!("the skill imports `{import}`, but {denial}"))
+}
+
 /// Runs a claimed request. Dropping the future cancels the run.
 pub(super) async fn execute(
     parts: WorkerParts,
@@ -123,17 +136,18 @@ pub(super) async fn execute(
         };
         return Finished::unstarted(run, FailureCode::SkillNotFound, message, false);
     };
-    let skill = match load(&parts, version, &grants).await {
+    let skill = match load(&parts, version, &grants.without(&run.revoked)).await {
         Ok(skill) => skill,
         Err(error) => {
             let (code, retryable) = error.failure();
+            let message = denial(&error, &run, &grants).unwrap_or_else(|| error.to_string());
             tracing::warn!(
                 request = %run.id,
                 %version,
                 error = &error as &dyn std::error::Error,
                 "a skill could not be loaded"
             );
-            return Finished::unstarted(run, code, error.to_string(), retryable);
+            return Finished::unstarted(run, code, message, retryable);
         }
     };
     let wall = run.timeout_ms.map_or(limits.wall, |ms| Duration::from_millis(ms as u64));

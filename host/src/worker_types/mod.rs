@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::db::{Db, Scope};
+use crate::db::{Db, Scope, Tx};
 use crate::tenancy::{Actor, PLATFORM_ORG, Tenant, audit};
 
 /// Most worker types that are listed.
@@ -211,36 +211,47 @@ pub async fn put(
     check(id, spec)?;
     let failed = WorkerTypeError::database("setting a worker type");
     let mut tx = db.begin(Scope::Control).await.map_err(failed)?;
-    let updated = sqlx::query!(
-        "UPDATE eve.worker_types
-            SET name = $2, docker_image = $3, capabilities = $4, grants = $5, default_skill = $6,
-                config = $7, limits = $8, schema_name = $9, seeded = false
-          WHERE id = $1",
-        id,
-        spec.name,
-        spec.docker_image,
-        &spec.capabilities,
-        &spec.grants,
-        spec.default_skill,
-        spec.config,
-        spec.limits,
-        spec.schema_name,
-    )
-    .execute(&mut *tx)
-    .await
-    .map_err(failed)?
-    .rows_affected();
-    if updated == 0 {
-        // Two who make it at once: the later one waits here, and then replaces.
-        sqlx::query!(
+    let before = replace(&mut tx, id, spec).await.map_err(failed)?;
+    let details = json!({ "before": before, "after": spec });
+    record(&mut tx, actor, "worker_type.set", id, details).await.map_err(failed)?;
+    tx.commit().await.map_err(failed)?;
+    let stored = get(db, id).await?;
+    Ok(if before.is_none() { Put::Created(stored) } else { Put::Replaced(stored) })
+}
+
+/// Writes a worker type, and returns what was there before.
+async fn replace(
+    tx: &mut Tx,
+    id: &str,
+    spec: &WorkerTypeSpec,
+) -> Result<Option<WorkerTypeSpec>, sqlx::Error> {
+    loop {
+        if let Some(before) = lock(tx, id).await? {
+            sqlx::query!(
+                "UPDATE eve.worker_types
+                    SET name = $2, docker_image = $3, capabilities = $4, grants = $5,
+                        default_skill = $6, config = $7, limits = $8, schema_name = $9,
+                        seeded = false
+                  WHERE id = $1",
+                id,
+                spec.name,
+                spec.docker_image,
+                &spec.capabilities,
+                &spec.grants,
+                spec.default_skill,
+                spec.config,
+                spec.limits,
+                spec.schema_name,
+            )
+            .execute(&mut **tx)
+            .await?;
+            return Ok(Some(before));
+        }
+        let made = sqlx::query!(
             "INSERT INTO eve.worker_types (id, name, docker_image, capabilities, grants,
                                            default_skill, config, limits, schema_name)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-             ON CONFLICT (id) DO UPDATE
-                SET name = excluded.name, docker_image = excluded.docker_image,
-                    capabilities = excluded.capabilities, grants = excluded.grants,
-                    default_skill = excluded.default_skill, config = excluded.config,
-                    limits = excluded.limits, schema_name = excluded.schema_name",
+             ON CONFLICT (id) DO NOTHING",
             id,
             spec.name,
             spec.docker_image,
@@ -251,23 +262,42 @@ pub async fn put(
             spec.limits,
             spec.schema_name,
         )
-        .execute(&mut *tx)
-        .await
-        .map_err(failed)?;
+        .execute(&mut **tx)
+        .await?
+        .rows_affected();
+        if made == 1 {
+            return Ok(None);
+        }
+        // Two who make it at once: the later one has waited for the other, and now finds it.
     }
-    audit::record_details(
-        &mut tx,
-        Tenant::proven(PLATFORM_ORG),
-        actor,
-        "worker_type.set",
+}
+
+/// A worker type as it is, locked until the transaction ends.
+async fn lock(tx: &mut Tx, id: &str) -> Result<Option<WorkerTypeSpec>, sqlx::Error> {
+    let stored = sqlx::query_as!(
+        WorkerType,
+        r#"SELECT id, name, docker_image, capabilities, coalesce(grants, '{}') AS "grants!",
+                  default_skill, config, limits, schema_name
+             FROM eve.worker_types
+            WHERE id = $1
+              FOR UPDATE"#,
         id,
-        json!(spec),
     )
-    .await
-    .map_err(failed)?;
-    tx.commit().await.map_err(failed)?;
-    let stored = get(db, id).await?;
-    Ok(if updated == 0 { Put::Created(stored) } else { Put::Replaced(stored) })
+    .fetch_optional(&mut **tx)
+    .await?;
+    Ok(stored.map(WorkerTypeSpec::from))
+}
+
+/// In the audit log of the platform, with how it was before and how it is.
+async fn record(
+    tx: &mut Tx,
+    actor: &Actor,
+    action: &'static str,
+    id: &str,
+    details: Value,
+) -> Result<(), sqlx::Error> {
+    let platform = Tenant::proven(PLATFORM_ORG);
+    audit::record_details(tx, platform, actor, action, id, details).await
 }
 
 /// Deletes a worker type that no open request is sent to.
@@ -286,24 +316,14 @@ pub async fn delete(db: &Db, actor: &Actor, id: &str) -> Result<(), WorkerTypeEr
         return Err(WorkerTypeError::InUse(id.to_owned()));
     }
     let mut tx = db.begin(Scope::Control).await.map_err(failed)?;
-    let deleted = sqlx::query!("DELETE FROM eve.worker_types WHERE id = $1", id)
+    let before = lock(&mut tx, id).await.map_err(failed)?;
+    let before = before.ok_or_else(|| WorkerTypeError::NotFound(id.to_owned()))?;
+    sqlx::query!("DELETE FROM eve.worker_types WHERE id = $1", id)
         .execute(&mut *tx)
         .await
-        .map_err(failed)?
-        .rows_affected();
-    if deleted == 0 {
-        return Err(WorkerTypeError::NotFound(id.to_owned()));
-    }
-    audit::record_details(
-        &mut tx,
-        Tenant::proven(PLATFORM_ORG),
-        actor,
-        "worker_type.delete",
-        id,
-        json!({}),
-    )
-    .await
-    .map_err(failed)?;
+        .map_err(failed)?;
+    let details = json!({ "before": before, "after": null });
+    record(&mut tx, actor, "worker_type.delete", id, details).await.map_err(failed)?;
     tx.commit().await.map_err(failed)
 }
 

@@ -337,11 +337,12 @@ pub(super) fn storable(text: &str) -> String {
     text.replace('\0', "")
 }
 
-/// A worker type's or a skill's name: `[a-z0-9][a-z0-9-]{0,62}`.
+/// A worker type's or a skill's name: `[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?`.
 fn name(field: &str, name: &str) -> Result<(), Error> {
     let fits = (1..=limits::NAME_BYTES).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && !name.starts_with('-');
+        && !name.starts_with('-')
+        && !name.ends_with('-');
     if fits {
         return Ok(());
     }
@@ -352,8 +353,8 @@ fn name(field: &str, name: &str) -> Result<(), Error> {
     Err(invalid(
         field,
         format_args!(
-            "`{}` is not a name: lower-case letters, digits and `-`, at most {}, not beginning with `-`",
-            shown.escape_debug(),
+            "`{}` is not a name: lower-case letters, digits and `-`, at most {}, no `-` at either end",
+            shown.escape_default(),
             limits::NAME_BYTES
         ),
     ))

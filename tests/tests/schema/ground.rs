@@ -225,7 +225,9 @@ pub async fn furnish(session: &mut PgConnection, org: Uuid) -> Result<()> {
     let skill = push_skill(session, org).await?;
     let approval = format!(
         "INSERT INTO eve.schema_approvals (org_id, skill_id, schema_name, approved_by)
-              VALUES ('{org}', '{skill}', 'state', '{{}}')"
+              VALUES ('{org}', '{skill}', 'state', '{{}}');
+         INSERT INTO eve.revoked_capabilities (org_id, skill_id, capability, revoked_by)
+              VALUES ('{org}', '{skill}', 'db', '{{}}');"
     );
     session.execute(AssertSqlSafe(approval)).await?;
     Ok(())

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::ground::{Ground, Host, Table};
 
 /// What any member of an organisation reads of it.
-const MEMBERS_SEE: [&str; 16] = [
+const MEMBERS_SEE: [&str; 17] = [
     "attempts",
     "dependencies",
     "hitl_requests",
@@ -18,6 +18,7 @@ const MEMBERS_SEE: [&str; 16] = [
     "organizations",
     "queue",
     "requests",
+    "revoked_capabilities",
     "run_logs",
     "schedule_ticks",
     "schedules",

@@ -27,7 +27,9 @@ use super::Globals;
 use super::error::{Error, Exit};
 use super::output::Output;
 use crate::http::Items;
+use crate::runtime::Capability;
 use crate::schemas::grants::SchemaGrant;
+use crate::skills::capabilities::CapabilityGrant;
 use crate::skills::store::{Skill, SkillDetail, Version};
 
 /// Write, test, push, list, show, activate and delete skills
@@ -45,11 +47,12 @@ pub enum Command {
     /// List the skills: your organisation's and the platform's
     #[command(after_help = "Example:\n  eve skill list")]
     List,
-    /// Show a skill and its versions
+    /// Show a skill: its versions, what it needs, and where it can run
     #[command(after_help = "\
 Examples:
   eve skill show echo
-  eve skill show echo | jq -r '.versions[].sha256'")]
+  eve skill show echo | jq -r '.versions[].sha256'
+  eve skill show echo | jq '.worker_types[] | select(.runs | not)'")]
     Show {
         /// The skill's name
         name: String,
@@ -85,6 +88,31 @@ Examples:
         #[arg(long)]
         withdraw: bool,
     },
+    /// Give a capability back to a skill, in your organisation; for admins
+    ///
+    /// A skill has what its worker type grants, less what was revoked from it here. `eve skill show` tells
+    /// what it needs, and where it can run.
+    #[command(after_help = "Example:\n  eve skill grant text-stats queue")]
+    Grant {
+        /// The skill's name
+        name: String,
+        /// The capability
+        #[arg(value_parser = capability_parser())]
+        capability: String,
+    },
+    /// Revoke a capability from a skill, in your organisation; for admins
+    ///
+    /// Whatever its worker type grants, and whichever version is active: requests that are claimed from now
+    /// on fail as `not_granted` if the skill imports it, until it is given back. Runs that are under way
+    /// finish as they began.
+    #[command(after_help = "Example:\n  eve skill revoke text-stats queue")]
+    Revoke {
+        /// The skill's name
+        name: String,
+        /// The capability
+        #[arg(value_parser = capability_parser())]
+        capability: String,
+    },
     /// Delete a skill and all its versions; for admins
     ///
     /// Requests that name it fail from now on.
@@ -93,6 +121,10 @@ Examples:
         /// The skill's name
         name: String,
     },
+}
+
+fn capability_parser() -> clap::builder::PossibleValuesParser {
+    Capability::ALL.map(Capability::as_str).into()
 }
 
 /// Runs `eve skill …`.
@@ -122,6 +154,18 @@ pub async fn run(command: Command, globals: &Globals, out: &Output) -> Result<Ex
             let grants: Items<SchemaGrant> = globals.connect()?.put(&path, &()).await?;
             out.json(&grants)?;
             out.note(&format!("{name} may reach {schema}"));
+        }
+        Command::Grant { name, capability } => {
+            let path = ["skills", name.as_str(), "capabilities", capability.as_str()];
+            let grants: Items<CapabilityGrant> = globals.connect()?.put(&path, &()).await?;
+            out.json(&grants)?;
+            out.note(&format!(
+                "{name} may use {capability} again, where its worker type grants it"
+            ));
+        }
+        Command::Revoke { name, capability } => {
+            globals.connect()?.delete(&["skills", &name, "capabilities", &capability]).await?;
+            out.note(&format!("{name} may not use {capability} any more"));
         }
         Command::Delete { name } => {
             globals.connect()?.delete(&["skills", &name]).await?;

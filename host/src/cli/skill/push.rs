@@ -17,7 +17,7 @@ use super::super::output::{Output, Render, View, optional, size};
 use super::{find, project};
 use crate::http::Items;
 use crate::skills::manifest::Manifest;
-use crate::skills::store::Version;
+use crate::skills::store::{SkillDetail, Version};
 use crate::skills::upload::MAX_COMPONENT_BYTES;
 use crate::worker_types::WorkerType;
 
@@ -62,7 +62,7 @@ struct Pushed {
     version: Version,
     /// Worker types of this skill that grant all it needs.
     granted_on: Vec<String>,
-    /// Worker types of this skill that do not, and what is missing.
+    /// Worker types of this skill that do not, or where it was revoked, and what is missing.
     not_granted_on: BTreeMap<String, Vec<String>>,
 }
 
@@ -104,16 +104,34 @@ pub async fn run(command: Push, globals: &Globals, out: &Output) -> Result<(), E
     let types: Vec<WorkerType> = client.get::<Items<WorkerType>>(&["worker-types"]).await?.items;
     let wanted = manifest.and_then(|text| Manifest::parse(&text).ok());
     let wanted = wanted.map(|manifest| manifest.worker_types).unwrap_or_default();
-    out.show(&granted(version, types, &wanted))
+    let revoked = match command.platform {
+        // Every organisation decides for itself.
+        true => Vec::new(),
+        false => revoked(&client.get::<SkillDetail>(&["skills", &found.name]).await?),
+    };
+    out.show(&granted(version, types, &wanted, &revoked))
 }
 
-/// Which of the worker types that a skill is for grant what it needs; all are when it names none.
-fn granted(version: Version, types: Vec<WorkerType>, wanted: &[String]) -> Pushed {
+/// What the organisation has revoked from a skill.
+fn revoked(skill: &SkillDetail) -> Vec<String> {
+    let revoked = skill.capabilities.iter().filter(|grant| grant.revoked.is_some());
+    revoked.map(|grant| grant.capability.clone()).collect()
+}
+
+/// Which of the worker types that a skill is for grant what it needs; all are when it names none. What
+/// was revoked from it is granted nowhere.
+fn granted(
+    version: Version,
+    types: Vec<WorkerType>,
+    wanted: &[String],
+    revoked: &[String],
+) -> Pushed {
     let mut granted_on = Vec::new();
     let mut not_granted_on = BTreeMap::new();
     for kind in types.into_iter().filter(|kind| wanted.is_empty() || wanted.contains(&kind.id)) {
         let needed = version.capabilities.iter();
-        let lacking: Vec<_> = needed.filter(|word| !kind.grants.contains(word)).cloned().collect();
+        let has = |word: &String| kind.grants.contains(word) && !revoked.contains(word);
+        let lacking: Vec<_> = needed.filter(|word| !has(word)).cloned().collect();
         match lacking.is_empty() {
             true => granted_on.push(kind.id),
             false => {
@@ -254,11 +272,13 @@ mod tests {
             serde_json::from_value(value).expect("a worker type")
         };
         let types = || vec![kind("general", &["queue", "db"]), kind("bare", &[])];
-        let pushed = granted(version.clone(), types(), &[]);
+        let pushed = granted(version.clone(), types(), &[], &["db".into()]);
         assert_eq!(pushed.granted_on, ["general"]);
         assert_eq!(pushed.not_granted_on["bare"], ["queue"]);
-        let pushed = granted(version, types(), &["general".into()]);
+        let pushed = granted(version.clone(), types(), &["general".into()], &[]);
         assert!(pushed.not_granted_on.is_empty());
+        let pushed = granted(version, types(), &[], &["queue".into()]);
+        assert_eq!((pushed.granted_on.len(), pushed.not_granted_on.len()), (0, 2));
     }
 
     #[test]

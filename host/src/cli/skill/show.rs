@@ -1,10 +1,11 @@
 //! `eve skill show`, and how skills and their versions look.
 
 use comfy_table::Cell;
-use serde_json::Value;
 
 use super::super::output::{Render, View, cell, optional, plain_text, size};
 use crate::http::Items;
+use crate::schemas::grants::SchemaGrant;
+use crate::skills::capabilities::{CapabilityGrant, Denier, Place};
 use crate::skills::store::{Owner, Skill, SkillDetail, Version};
 
 impl Render for Items<Skill> {
@@ -44,16 +45,19 @@ impl Render for SkillDetail {
     fn render(&self, view: &View) -> String {
         let skill = &self.skill;
         let active = self.versions.iter().find(|version| version.active);
+        let runs = self.worker_types.iter().filter(|place| place.runs);
+        let elsewhere = self.worker_types.iter().filter(|place| !place.runs);
         let mut text = view.details([
             ("name", cell(&skill.name)),
             ("description", cell(&skill.description)),
             ("owner", cell(owner(skill.owner))),
             ("active", optional(skill.active_version.as_ref())),
-            ("version", words(&self.manifest["version"])),
-            ("worker types", words(&self.manifest["worker_types"])),
-            ("schemas", words(&self.manifest["schemas"])),
-            ("capabilities", words(&self.manifest["capabilities"])),
             ("imports", optional(active.map(|version| version.imports.join(", ")))),
+            ("needs", listed(self.capabilities.iter().filter(|c| c.needed).map(needed))),
+            ("revoked", listed(self.capabilities.iter().filter_map(|c| revoked(c, view)))),
+            ("runs on", listed(runs.map(|place| place.worker_type.clone()))),
+            ("not on", listed(elsewhere.map(denied))),
+            ("schemas", listed(self.schemas.iter().map(schema))),
         ]);
         let rows = self.versions.iter().map(|version| {
             [
@@ -74,15 +78,33 @@ impl Render for SkillDetail {
     }
 }
 
-/// A text of the front matter, or a list of them.
-fn words(value: &Value) -> Cell {
-    let text = match value {
-        Value::Array(items) => {
-            items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
-        }
-        value => value.as_str().unwrap_or_default().to_owned(),
-    };
+/// A list, or that there is none.
+fn listed(items: impl Iterator<Item = String>) -> Cell {
+    let text = items.collect::<Vec<_>>().join(", ");
     optional((!text.is_empty()).then_some(text))
+}
+
+fn needed(grant: &CapabilityGrant) -> String {
+    grant.capability.clone()
+}
+
+fn revoked(grant: &CapabilityGrant, view: &View) -> Option<String> {
+    let revocation = grant.revoked.as_ref()?;
+    Some(format!("{} ({} ago)", grant.capability, view.ago(revocation.at)))
+}
+
+/// A worker type with what it lacks. Who can change that is in the JSON, and in the failure of a run.
+fn denied(place: &Place) -> String {
+    let lacks = place.denied.iter().map(|denied| match denied.by {
+        Denier::WorkerType => format!("{} not granted", denied.capability),
+        Denier::Organization => format!("{} revoked", denied.capability),
+    });
+    format!("{} ({})", place.worker_type, lacks.collect::<Vec<_>>().join(", "))
+}
+
+fn schema(grant: &SchemaGrant) -> String {
+    let approved = if grant.approved { "approved" } else { "not approved" };
+    format!("{} ({approved})", grant.schema)
 }
 
 fn owner(owner: Owner) -> &'static str {

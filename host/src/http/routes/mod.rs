@@ -70,6 +70,7 @@ pub fn all() -> OpenApiRouter<AppState> {
         .routes(routes!(schemas::list_migrations))
         .routes(routes!(skills::list_skills))
         .routes(routes!(skills::approve_schema, skills::withdraw_schema))
+        .routes(routes!(skills::grant_capability, skills::revoke_capability))
         .routes(routes!(skills::get_skill, skills::delete_skill))
         .routes(routes!(skills::activate_version))
         .routes(routes!(worker_types::list_worker_types))

@@ -1,23 +1,22 @@
 //! Skills and their versions.
 
-use axum::extract::multipart::{Field, Multipart, MultipartError, MultipartRejection};
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Items;
-use crate::http::AppState;
 use crate::http::extract::{
     Allowed, AnyMember, Json, ManageSkills, Path, PushSkills, Query, require_platform_admin,
-    too_large,
 };
 use crate::http::problem::{Kind, Problem};
+use crate::http::{AppState, form};
+use crate::runtime::Capability;
 use crate::schemas::SchemaName;
 use crate::schemas::grants::SchemaGrant;
+use crate::skills::capabilities::{self, CapabilityGrant};
 use crate::skills::store::{self, Activation, Pushed, Skill, SkillDetail, Version};
-use crate::skills::upload::{MAX_COMPONENT_BYTES, MAX_MANIFEST_BYTES, Upload};
 use crate::tenancy::auth::Caller;
 use crate::tenancy::{OrgRole, PLATFORM_ORG, Tenant};
 
@@ -173,6 +172,52 @@ pub async fn withdraw_schema(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Gives a capability back to a skill that was revoked from it in this organisation. What its worker type
+/// does not grant it still does not have.
+#[utoipa::path(
+    put, path = "/v1/skills/{name}/capabilities/{capability}", tag = "skills",
+    params(("name" = String, Path), ("capability" = String, Path, description = "`queue`, `db`")),
+    responses((
+        status = 200,
+        description = "What it needs, and what is still revoked",
+        body = inline(Items<CapabilityGrant>),
+    )),
+    security(("bearer" = ["admin"])),
+)]
+pub async fn grant_capability(
+    State(state): State<AppState>,
+    Allowed(caller, _): Allowed<ManageSkills>,
+    Path((name, capability)): Path<(String, String)>,
+) -> Result<Json<Items<CapabilityGrant>>, Problem> {
+    let (name, capability) = (printable("name", name)?, capability_of(&capability)?);
+    let (db, actor) = (&state.db, &caller.actor);
+    let items = capabilities::grant(db, caller.tenant, actor, &name, capability).await?;
+    Ok(Json(Items { items }))
+}
+
+/// Revokes a capability from a skill in this organisation, the platform's skills included. Requests that
+/// are claimed from now on fail as `not_granted` if it imports the capability, whichever version is
+/// active; runs in progress end as they began.
+#[utoipa::path(
+    delete, path = "/v1/skills/{name}/capabilities/{capability}", tag = "skills",
+    params(("name" = String, Path), ("capability" = String, Path, description = "`queue`, `db`")),
+    responses((status = 204, description = "Revoked")),
+    security(("bearer" = ["admin"])),
+)]
+pub async fn revoke_capability(
+    State(state): State<AppState>,
+    Allowed(caller, _): Allowed<ManageSkills>,
+    Path((name, capability)): Path<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    let (name, capability) = (printable("name", name)?, capability_of(&capability)?);
+    capabilities::revoke(&state.db, caller.tenant, &caller.actor, &name, capability).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn capability_of(text: &str) -> Result<Capability, Problem> {
+    text.parse().map_err(|problem: String| Problem::invalid("capability", problem))
+}
+
 /// An upload.
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "only described: the parts are read as they come")]
@@ -212,68 +257,12 @@ pub async fn push_version(
             "activating a version takes an admin: push it with `activate=false`, and ask one";
         return Err(Problem::new(Kind::Forbidden, detail));
     }
-    let _place = state.uploads.admit()?;
-    let upload = read(printable("name", name)?, request, &state).await?;
+    let _place = state.uploads.admit(tenant)?;
+    let upload = form::read(printable("name", name)?, request, &state).await?;
     Ok(match state.uploads.push(tenant, &caller.actor, upload, activation).await? {
         Pushed::Created(version) => (StatusCode::CREATED, Json(version)),
         Pushed::Existing(version) => (StatusCode::OK, Json(version)),
     })
-}
-
-/// Reads the parts as they come, none beyond its limit.
-async fn read(name: String, request: Request, state: &AppState) -> Result<Upload, Problem> {
-    let mut parts = Multipart::from_request(request, state).await.map_err(|error| match error {
-        MultipartRejection::InvalidBoundary(_) => Problem::new(
-            Kind::UnsupportedMediaType,
-            "send `multipart/form-data` with the parts `component` and, optionally, `manifest`",
-        ),
-        _ => Problem::new(Kind::Malformed, "the body is not multipart/form-data"),
-    })?;
-    let (mut component, mut manifest) = (None, None);
-    while let Some(field) = parts.next_field().await.map_err(unreadable)? {
-        match field.name() {
-            Some("component") if component.is_none() => {
-                component = Some(part(field, "component", MAX_COMPONENT_BYTES).await?);
-            }
-            Some("manifest") if manifest.is_none() => {
-                let bytes = part(field, "manifest", MAX_MANIFEST_BYTES).await?;
-                let text = String::from_utf8(bytes)
-                    .map_err(|_| Problem::invalid("manifest", "SKILL.md must be UTF-8"))?;
-                manifest = Some(text);
-            }
-            other => {
-                let name: String = other.unwrap_or_default().chars().take(50).collect();
-                let message = format!("the part `{name}` is not expected, or comes twice");
-                return Err(Problem::invalid("parts", message));
-            }
-        }
-    }
-    let component = component.filter(|bytes| !bytes.is_empty()).ok_or_else(|| {
-        Problem::invalid("component", "the part with the WebAssembly component is missing")
-    })?;
-    Ok(Upload { name, component: component.into(), manifest })
-}
-
-/// One part. What goes beyond the limit is read and thrown away, so that the client hears of it.
-async fn part(mut field: Field<'_>, name: &str, limit: usize) -> Result<Vec<u8>, Problem> {
-    let mut bytes = Vec::new();
-    let mut exceeded = false;
-    while let Some(chunk) = field.chunk().await.map_err(unreadable)? {
-        exceeded |= bytes.len() + chunk.len() > limit;
-        if exceeded {
-            bytes = Vec::new();
-        } else {
-            bytes.extend_from_slice(&chunk);
-        }
-    }
-    if exceeded { Err(too_large(name, limit)) } else { Ok(bytes) }
-}
-
-fn unreadable(error: MultipartError) -> Problem {
-    match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => too_large("the upload", MAX_COMPONENT_BYTES),
-        _ => Problem::new(Kind::Malformed, "the body breaks off, or is not multipart/form-data"),
-    }
 }
 
 /// Postgres would refuse U+0000 where we only look something up.

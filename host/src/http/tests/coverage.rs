@@ -99,6 +99,7 @@ impl Belongings {
             .replace("{name}", name)
             .replace("{version}", "1")
             .replace("{schema}", SCHEMA)
+            .replace("{capability}", "db")
             .replace("{slug}", "corp")
             .replace("{user_id}", &self.member.to_string());
         assert!(!filled.contains('{'), "{path}: say here what stands for its parameters");

@@ -1,6 +1,7 @@
 //! The API as a client sees it: the whole router on a real database.
 
 mod coverage;
+mod grants;
 mod hitl;
 mod meta;
 mod problems;
@@ -9,6 +10,7 @@ mod requests;
 mod schedules;
 mod skills;
 mod tenancy;
+mod uploads;
 
 use std::path::PathBuf;
 
@@ -87,6 +89,11 @@ impl Api {
     }
 
     fn on(database: TestDatabase) -> Self {
+        Self::compiling_by(database, binary())
+    }
+
+    /// With another program in the compiler's place.
+    fn compiling_by(database: TestDatabase, exe: PathBuf) -> Self {
         let cache = tempfile::tempdir().unwrap();
         let db = database.db.clone();
         let jwt = JwtConfig {
@@ -101,7 +108,7 @@ impl Api {
         let io = tokio::runtime::Handle::current();
         let config = RuntimeConfig { max_concurrent: 2, memory_budget: 64 << 20, threads: 1, io };
         let workshop = Workshop {
-            exe: binary(),
+            exe,
             signer: Arc::new(signer),
             cache: Arc::new(
                 ArtifactCache::open(&cache.path().join("artifacts"), verifier).unwrap(),

@@ -1,8 +1,10 @@
 //! Uploads, versions and what is kept of them.
 
+use sha2::{Digest as _, Sha256};
+
 use super::*;
 
-fn multipart(parts: &[(&str, &[u8])]) -> (String, Vec<u8>) {
+pub(super) fn multipart(parts: &[(&str, &[u8])]) -> (String, Vec<u8>) {
     let boundary = "----eve-test-boundary";
     let mut body = Vec::new();
     for (name, content) in parts {
@@ -17,7 +19,12 @@ fn multipart(parts: &[(&str, &[u8])]) -> (String, Vec<u8>) {
     (format!("multipart/form-data; boundary={boundary}"), body)
 }
 
-async fn push(api: &Api, credential: &str, path: &str, parts: &[(&str, &[u8])]) -> Answer {
+pub(super) async fn push(
+    api: &Api,
+    credential: &str,
+    path: &str,
+    parts: &[(&str, &[u8])],
+) -> Answer {
     let (content_type, body) = multipart(parts);
     let request = request(Method::POST, path)
         .header(header::AUTHORIZATION, format!("Bearer {credential}"))
@@ -211,23 +218,26 @@ async fn artifacts_come_back_as_they_were_stored() {
     let api = Api::start().await;
     let (acme, owner, _) = api.org("acme").await;
     let db = &api.database.db;
-    let Pushed::Created(stored) = store::push(
-        db,
-        acme,
-        &Actor::User { user: owner },
-        &version("words", "1", 0xa1),
-        Activation::Activate,
-    )
-    .await
-    .unwrap() else {
-        panic!("it is new")
-    };
+    let actor = Actor::User { user: owner };
+    let digest: [u8; 32] = Sha256::digest(b"abc").into();
+    let words = NewVersion { sha256: digest, ..version("words", "1", 0xa1) };
+    let pushed = store::push(db, acme, &actor, &words, Activation::Activate).await.unwrap();
+    let Pushed::Created(stored) = pushed else { panic!("it is new") };
     let mut tx = db.begin(crate::db::Scope::Engine).await.unwrap();
     let artifact = store::artifact(&mut tx, stored.id, "engine").await.unwrap().unwrap();
     let claim = artifact.claim("engine").unwrap();
     let bytes = store::artifact_bytes(&mut tx, stored.id, "engine").await.unwrap().unwrap();
     assert_eq!((bytes, claim.signature), (vec![1, 2, 3], [7; 64]));
-    assert_eq!((claim.statement.wasm_sha256, claim.statement.artifact_len), ([0xa1; 32], 9));
+    assert_eq!((claim.statement.wasm_sha256, claim.statement.artifact_len), (digest, 9));
     assert!(store::artifact(&mut tx, stored.id, "another engine").await.unwrap().is_none());
-    assert_eq!(store::wasm(&mut tx, stored.id).await.unwrap().unwrap(), b"abc");
+    let wasm =
+        async |tx: &mut crate::db::Tx, id| store::wasm(tx, id).await.unwrap().unwrap().unpack();
+    assert_eq!(wasm(&mut tx, stored.id).await.unwrap(), b"abc");
+
+    // Somebody has changed what is stored: it is not taken for what was uploaded.
+    let other = version("words", "2", 0xb2);
+    let pushed = store::push(db, acme, &actor, &other, Activation::Keep).await.unwrap();
+    let Pushed::Created(other) = pushed else { panic!("it is new") };
+    let damaged = wasm(&mut tx, other.id).await;
+    assert!(matches!(damaged, Err(store::SkillError::Corrupt(_))), "{damaged:?}");
 }

@@ -1,7 +1,8 @@
 //! What a guest can do: one file per interface of `eve:skill`, and which of them it may import.
 //!
 //! Flow: [`Import::of`] sorts the imports of a component, [`Grants::check`] refuses what is not
-//! granted, [`super::linker`] links the rest, and each call lands in the file of its interface.
+//! granted, in our own words, [`super::linker`] links what is and nothing else, and each call lands in the
+//! file of its interface.
 //!
 //! Invariants:
 //! - Whom a run acts for comes from its [`Job`](super::Job), never from an argument.
@@ -86,6 +87,11 @@ impl Grants {
         self.0.contains(&capability)
     }
 
+    /// These, but none of `revoked`.
+    pub fn without(&self, revoked: &[Capability]) -> Self {
+        self.0.iter().copied().filter(|capability| !revoked.contains(capability)).collect()
+    }
+
     /// Refuses the first of `imports` (names as in the component) that is unknown or not granted.
     pub fn check<'a>(
         &self,
@@ -159,7 +165,7 @@ impl Import {
             return refused("which no skill can have: skills import interfaces of `eve:skill`");
         };
         match package {
-            "eve:skill" if !version.starts_with("0.1.") => {
+            "eve:skill" if !is_patch_of("0.1.", version) => {
                 refused("another version of the contract than this host's 0.1")
             }
             "eve:skill" => match interface {
@@ -171,7 +177,7 @@ impl Import {
             },
             "wasi:cli" | "wasi:clocks" | "wasi:filesystem" | "wasi:io" | "wasi:random"
             | "wasi:sockets" => {
-                if version.starts_with("0.2.") && !version.contains('-') {
+                if is_patch_of("0.2.", version) {
                     Ok(Import::Wasi)
                 } else {
                     refused("another version of WASI than this host's 0.2")
@@ -183,9 +189,16 @@ impl Import {
     }
 }
 
-/// A name as the uploader may see it: printable and of bounded length.
-fn shown(name: &str) -> String {
-    name.chars().take(200).flat_map(char::escape_debug).collect()
+/// Whether `version` is `line` and a plain number: no pre-release, and nothing that somebody has appended.
+fn is_patch_of(line: &str, version: &str) -> bool {
+    let patch = version.strip_prefix(line).unwrap_or_default();
+    (1..=9).contains(&patch.len()) && patch.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// A name as the uploader may see it: of bounded length, and letters of other scripts told apart from
+/// those that they look like.
+pub(crate) fn shown(name: &str) -> String {
+    name.chars().take(200).flat_map(char::escape_default).collect()
 }
 
 #[cfg(test)]
@@ -210,6 +223,12 @@ mod tests {
             ("wasi:cli/stdout@0.3.0", "another version of WASI"),
             ("acme:tools/hammer@1.0.0", "does not offer"),
             ("env", "no skill can have"),
+            ("eve:skill/queue@0.1.0-rc.1", "another version of the contract"),
+            ("eve:skill/queue@0.1.0+mine", "another version of the contract"),
+            ("eve:skill/queue@0.1.", "another version of the contract"),
+            ("wasi:io/streams@0.2.0-rc-2023-11-10", "another version of WASI"),
+            ("wasi:io/streams@0.2.+5", "another version of WASI"),
+            ("eve:skill/queue/db@0.1.0", "does not offer"),
         ] {
             let problem = Import::of(import).unwrap_err().to_string();
             assert!(problem.contains(import) && problem.contains(why), "{problem}");
@@ -221,5 +240,25 @@ mod tests {
             assert!(problem.contains("\\u{1b}[2J"), "{problem}");
         }
         assert_eq!(Grants::all().check(["eve:skill/queue@0.1.0"]), Ok(()));
+        // A Cyrillic letter among the others.
+        let problem = Import::of("eve:skill/qu\u{435}ue@0.1.0").unwrap_err().to_string();
+        assert!(problem.contains(r"qu\u{435}ue"), "{problem}");
+        let without = Grants::all().without(&[Capability::Queue]);
+        assert!(without.check(["eve:skill/queue@0.1.0"]).is_err() && without.has(Capability::Db));
+    }
+
+    /// Should a name ever slip past the check, there is nothing behind it.
+    #[test]
+    fn what_is_not_granted_is_not_linked() {
+        let engine = crate::runtime::engine::compiling().unwrap();
+        let component =
+            wasmtime::component::Component::new(&engine, crate::runtime::guests::queue_get())
+                .unwrap();
+        let linked = |grants: &Grants| {
+            crate::runtime::linker(&engine, grants).unwrap().instantiate_pre(&component).is_ok()
+        };
+        assert!(linked(&Grants::all()));
+        assert!(!linked(&Grants::none()));
+        assert!(!linked(&[Capability::Db].into_iter().collect()));
     }
 }

@@ -61,16 +61,17 @@ const SYSCALLS: &[i64] = &[
 ];
 
 /// Gives up what is not needed. What seccomp cannot take away here is said.
-pub(super) fn confine() -> io::Result<()> {
+pub(super) fn confine(cpu_seconds: u64) -> io::Result<()> {
     let limits = [
-        (Resource::As, ADDRESS_SPACE),
-        (Resource::Cpu, CPU_SECONDS),
-        (Resource::Core, 0),
-        (Resource::Fsize, 0),
-        (Resource::Nofile, OPEN_FILES),
+        (Resource::As, ADDRESS_SPACE, ADDRESS_SPACE),
+        // A second apart: at the first comes SIGXCPU, which says what it is, and SIGKILL at the second.
+        (Resource::Cpu, cpu_seconds, cpu_seconds + 1),
+        (Resource::Core, 0, 0),
+        (Resource::Fsize, 0, 0),
+        (Resource::Nofile, OPEN_FILES, OPEN_FILES),
     ];
-    for (resource, limit) in limits {
-        setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
+    for (resource, current, maximum) in limits {
+        setrlimit(resource, Rlimit { current: Some(current), maximum: Some(maximum) })?;
     }
     if let Err(error) = filter_syscalls() {
         // Read by the control plane, which warns of it.

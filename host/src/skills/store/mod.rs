@@ -12,6 +12,7 @@ mod artifacts;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use sqlx::types::Json;
 use utoipa::ToSchema;
 
@@ -19,10 +20,13 @@ use crate::db::{Db, Scope, Tx};
 use crate::ids::{OrgId, SkillId, VersionId};
 use crate::schemas::SchemaName;
 use crate::schemas::grants::{self, SchemaGrant};
+use crate::skills::capabilities::{self, CapabilityGrant, Place};
 use crate::tenancy::{Actor, PLATFORM_ORG, Tenant, audit};
 
-pub(super) use artifacts::missing_artifacts;
-pub use artifacts::{NewArtifact, StoredArtifact, artifact, artifact_bytes, store_artifact};
+pub use artifacts::{
+    NewArtifact, StoredArtifact, artifact, artifact_bytes, replace_artifact, store_artifact,
+};
+pub(super) use artifacts::{Suspect, Suspicion, acquit, missing_artifacts, refuse, suspects};
 
 /// Most skills that are listed, the platform's included.
 const MAX_SKILLS: i64 = 1_000;
@@ -53,8 +57,8 @@ pub enum SkillError {
     /// What was asked contradicts the state that things are in.
     #[error("{0}")]
     Conflict(String),
-    /// What is stored cannot be read back.
-    #[error("a stored component cannot be unpacked")]
+    /// What is stored is not what was uploaded, or cannot be read back.
+    #[error("a stored component is damaged")]
     Corrupt(#[source] std::io::Error),
     /// Postgres did not do it.
     #[error("{doing} failed")]
@@ -68,7 +72,7 @@ pub enum SkillError {
 }
 
 impl SkillError {
-    fn database(doing: &'static str) -> impl Fn(sqlx::Error) -> SkillError + Copy {
+    pub(super) fn database(doing: &'static str) -> impl Fn(sqlx::Error) -> SkillError + Copy {
         move |source| SkillError::Database { doing, source }
     }
 
@@ -125,6 +129,12 @@ pub struct SkillDetail {
     pub manifest: Value,
     /// The rest of SKILL.md.
     pub readme: String,
+    /// The capabilities that it needs, that version, and those that were revoked from the skill.
+    pub capabilities: Vec<CapabilityGrant>,
+    /// The worker types that it is for: where it can run, and where not, and why.
+    pub worker_types: Vec<Place>,
+    /// The schemas that the active version names, and those that are approved for the skill.
+    pub schemas: Vec<SchemaGrant>,
 }
 
 /// One immutable version of a skill.
@@ -234,9 +244,10 @@ pub async fn get(db: &Db, tenant: Tenant, name: &str) -> Result<SkillDetail, Ski
     let found = found.ok_or_else(|| SkillError::no_skill(name))?;
     let versions = versions_of(&mut tx, &found).await.map_err(failed)?;
     let active = versions.iter().find(|version| version.active);
-    let shown = active.or(versions.first()).map(|version| version.id.0);
+    let shown = active.or(versions.first());
+    let id = shown.map(|version| version.id.0);
     let document =
-        sqlx::query!("SELECT manifest, readme FROM eve.skill_versions WHERE id = $1", shown)
+        sqlx::query!("SELECT manifest, readme FROM eve.skill_versions WHERE id = $1", id)
             .fetch_optional(&mut *tx)
             .await
             .map_err(failed)?;
@@ -244,6 +255,12 @@ pub async fn get(db: &Db, tenant: Tenant, name: &str) -> Result<SkillDetail, Ski
         Some(row) => (row.manifest, row.readme),
         None => (json!({}), String::new()),
     };
+    let needed = shown.map_or(&[][..], |version| &version.capabilities);
+    let wanted = manifest["worker_types"].as_array().into_iter().flatten();
+    let wanted: Vec<String> = wanted.filter_map(|id| id.as_str().map(str::to_owned)).collect();
+    let standing = capabilities::standing(&mut tx, tenant, found.id, name, needed, &wanted);
+    let standing = standing.await.map_err(failed)?;
+    let schemas = grants::of_skill(&mut tx, tenant, found.id).await.map_err(failed)?;
     let active_version = active.map(|version| version.version.clone());
     Ok(SkillDetail {
         skill: Skill {
@@ -258,6 +275,9 @@ pub async fn get(db: &Db, tenant: Tenant, name: &str) -> Result<SkillDetail, Ski
         versions,
         manifest,
         readme,
+        capabilities: standing.capabilities,
+        worker_types: standing.places,
+        schemas,
     })
 }
 
@@ -268,6 +288,17 @@ pub async fn versions(db: &Db, tenant: Tenant, name: &str) -> Result<Vec<Version
     let found = find(&mut tx, tenant, name).await.map_err(failed)?;
     let found = found.ok_or_else(|| SkillError::no_skill(name))?;
     versions_of(&mut tx, &found).await.map_err(failed)
+}
+
+/// A skill that this organisation can name: its own, else the platform's.
+pub(super) async fn skill_id(
+    tx: &mut Tx,
+    tenant: Tenant,
+    name: &str,
+) -> Result<SkillId, SkillError> {
+    let found =
+        find(tx, tenant, name).await.map_err(SkillError::database("looking for a skill"))?;
+    found.map(|found| found.id).ok_or_else(|| SkillError::no_skill(name))
 }
 
 struct Found {
@@ -593,11 +624,10 @@ pub async fn approve(
 ) -> Result<Vec<SchemaGrant>, SkillError> {
     let failed = SkillError::database("approving a schema");
     let mut tx = db.begin(Scope::Tenant(tenant)).await.map_err(failed)?;
-    let found = find(&mut tx, tenant, name).await.map_err(failed)?;
-    let found = found.ok_or_else(|| SkillError::no_skill(name))?;
+    let skill = skill_id(&mut tx, tenant, name).await?;
     let schemas = [schema.to_string()];
-    grants::approve(&mut tx, tenant, actor, found.id, name, &schemas).await.map_err(failed)?;
-    let all = grants::of_skill(&mut tx, tenant, found.id).await.map_err(failed)?;
+    grants::approve(&mut tx, tenant, actor, skill, name, &schemas).await.map_err(failed)?;
+    let all = grants::of_skill(&mut tx, tenant, skill).await.map_err(failed)?;
     tx.commit().await.map_err(failed)?;
     Ok(all)
 }
@@ -612,9 +642,8 @@ pub async fn withdraw(
 ) -> Result<(), SkillError> {
     let failed = SkillError::database("withdrawing a schema");
     let mut tx = db.begin(Scope::Tenant(tenant)).await.map_err(failed)?;
-    let found = find(&mut tx, tenant, name).await.map_err(failed)?;
-    let found = found.ok_or_else(|| SkillError::no_skill(name))?;
-    match grants::withdraw(&mut tx, tenant, actor, found.id, name, schema).await.map_err(failed)? {
+    let skill = skill_id(&mut tx, tenant, name).await?;
+    match grants::withdraw(&mut tx, tenant, actor, skill, name, schema).await.map_err(failed)? {
         true => tx.commit().await.map_err(failed),
         false => Err(SkillError::NotFound {
             what: "approval",
@@ -635,15 +664,36 @@ async fn lock_own(tx: &mut Tx, tenant: Tenant, name: &str) -> Result<SkillId, Sk
     .ok_or_else(|| SkillError::no_skill(name))
 }
 
-/// A version's component, unpacked.
-pub async fn wasm(tx: &mut Tx, version: VersionId) -> Result<Option<Vec<u8>>, SkillError> {
-    let row =
-        sqlx::query!("SELECT wasm, size_bytes FROM eve.skill_versions WHERE id = $1", version.0)
-            .fetch_optional(&mut **tx)
-            .await
-            .map_err(SkillError::database("reading a component"))?;
-    // Never unpacked to more than what was uploaded.
-    row.map(|row| zstd::bulk::decompress(&row.wasm, usize::try_from(row.size_bytes).unwrap_or(0)))
-        .transpose()
-        .map_err(SkillError::Corrupt)
+/// A version's component as it is stored.
+#[derive(Clone, Debug)]
+pub struct StoredComponent {
+    packed: Vec<u8>,
+    size: i64,
+    sha256: Vec<u8>,
+}
+
+impl StoredComponent {
+    /// The very bytes that were uploaded. Takes up to a second: call it where blocking is allowed.
+    pub fn unpack(&self) -> Result<Vec<u8>, SkillError> {
+        // Never to more than what was uploaded.
+        let size = usize::try_from(self.size).unwrap_or(0);
+        let wasm = zstd::bulk::decompress(&self.packed, size).map_err(SkillError::Corrupt)?;
+        if Sha256::digest(&wasm)[..] == self.sha256 {
+            return Ok(wasm);
+        }
+        let another = "its SHA-256 is another than that of the upload";
+        Err(SkillError::Corrupt(std::io::Error::other(another)))
+    }
+}
+
+/// A version's component.
+pub async fn wasm(tx: &mut Tx, version: VersionId) -> Result<Option<StoredComponent>, SkillError> {
+    sqlx::query_as!(
+        StoredComponent,
+        "SELECT wasm AS packed, size_bytes AS size, sha256 FROM eve.skill_versions WHERE id = $1",
+        version.0
+    )
+    .fetch_optional(&mut **tx)
+    .await
+    .map_err(SkillError::database("reading a component"))
 }
