@@ -18,6 +18,8 @@ use seccompiler::{
 const ADDRESS_SPACE: u64 = 1 << 30;
 /// CPU time of the child: the slowest real component takes 11 s.
 pub(super) const CPU_SECONDS: u64 = 60;
+/// Serving goes before compiling; still a quarter of a core where guests want all of it.
+const NICENESS: i32 = 5;
 /// Open files of the child: its pipes, and what the standard library opens for a moment.
 const OPEN_FILES: u64 = 16;
 
@@ -73,6 +75,7 @@ pub(super) fn confine(cpu_seconds: u64) -> io::Result<()> {
     for (resource, current, maximum) in limits {
         setrlimit(resource, Rlimit { current: Some(current), maximum: Some(maximum) })?;
     }
+    rustix::process::setpriority_process(None, NICENESS)?;
     if let Err(error) = filter_syscalls() {
         // Read by the control plane, which warns of it.
         eprintln!("{UNFILTERED}: {error}");
