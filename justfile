@@ -24,6 +24,10 @@ chaos *args:
     scripts/skills hostile noop orchestrator
     "$CARGO_TARGET_DIR/debug/eve-chaos" {{ args }}
 
+# Run a fuzzing target until it finds something: TARGET -max_total_time=SECONDS, --list
+fuzz *args:
+    scripts/fuzz {{ args }}
+
 # Format the code
 fmt:
     cargo fmt --all

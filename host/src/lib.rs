@@ -7,6 +7,9 @@ pub mod cli;
 pub mod db;
 pub mod delivery;
 pub mod dev;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hitl;
 pub mod http;
 pub mod ids;

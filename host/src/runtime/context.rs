@@ -13,8 +13,8 @@ use super::wasi;
 /// The data of one run's store.
 pub struct Context {
     pub(super) job: Box<Job>,
-    pub(super) log: SharedLog,
-    pub(super) queue: Queue,
+    pub(crate) log: SharedLog,
+    pub(crate) queue: Queue,
     pub(super) db: Database,
     pub(super) limiter: StoreLimiter,
     /// Made at the first call: a guest without WASI imports, or one that never uses them, does not
@@ -24,7 +24,7 @@ pub struct Context {
 }
 
 impl Context {
-    pub(super) fn new(
+    pub(crate) fn new(
         job: Box<Job>,
         log: SharedLog,
         queue: Queue,

@@ -13,9 +13,9 @@
 //! - Whatever a guest does ends its own run with a code of its own; neighbours go on undisturbed.
 //! - Everything in a [`Report`] can be stored: bounded, valid JSON, without U+0000.
 
-mod bindings;
+pub(crate) mod bindings;
 pub mod capabilities;
-mod context;
+pub(crate) mod context;
 pub mod engine;
 mod executor;
 #[cfg(test)]
@@ -24,7 +24,7 @@ mod job;
 pub mod limits;
 #[cfg(test)]
 mod tests;
-mod verdict;
+pub(crate) mod verdict;
 mod wasi;
 
 use std::sync::Arc;

@@ -23,12 +23,12 @@ mod name;
 mod provision;
 mod server;
 mod shell;
-mod statements;
+pub(crate) mod statements;
 mod sweep;
 mod template;
 #[cfg(test)]
 mod tests;
-mod values;
+pub(crate) mod values;
 mod wire;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -371,7 +371,7 @@ async fn is_platform_admin(tx: &mut Tx, user: UserId) -> Result<bool, sqlx::Erro
 }
 
 /// The credential in a header: the scheme's case does not matter (RFC 9110, 11.1).
-fn bearer(header: &str) -> Result<&str, AuthError> {
+pub(crate) fn bearer(header: &str) -> Result<&str, AuthError> {
     let (scheme, credential) = header.split_once(' ').ok_or(AuthError::NotBearer)?;
     let credential = credential.trim();
     if !scheme.eq_ignore_ascii_case("bearer") || credential.is_empty() {

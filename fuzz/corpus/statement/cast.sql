@@ -1,0 +1,1 @@
+SELECT $1::int[], ARRAY[1,2], (ROW(1,2)).f1, x -> 'a' #>> '{b}', INTERVAL '1 day', U&'\00e9'

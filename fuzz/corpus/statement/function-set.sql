@@ -1,0 +1,1 @@
+CREATE FUNCTION f() RETURNS void LANGUAGE sql SET work_mem = '8GB' AS 'SELECT 1'

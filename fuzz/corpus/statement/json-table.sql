@@ -1,0 +1,1 @@
+SELECT * FROM JSON_TABLE($1::jsonb, '$[*]' COLUMNS (a int PATH '$.a')) AS j

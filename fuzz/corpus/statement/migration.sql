@@ -1,0 +1,3 @@
+CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a text CHECK (a <> ';'));
+CREATE UNIQUE INDEX ON t (lower(a)); -- why
+CREATE TYPE mood AS ENUM ('sad', 'happy'); CREATE VIEW v AS SELECT * FROM t; ALTER TABLE t ADD COLUMN b jsonb

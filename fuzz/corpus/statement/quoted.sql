@@ -1,0 +1,1 @@
+SELECT "Some(CopyStmt(" FROM "CopyStmt" WHERE x = 'IntoClause { '

@@ -1,0 +1,1 @@
+SELECT a.x, count(*) FROM t AS a JOIN u USING (id) WHERE a.y = $1 AND b IN ($2, $3) GROUP BY 1 HAVING count(*) > 2 ORDER BY 1 DESC LIMIT 10 FOR UPDATE

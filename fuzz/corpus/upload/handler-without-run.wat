@@ -1,0 +1,1 @@
+(component (instance $i) (export "eve:skill/handler@0.1.0" (instance $i)))

@@ -1,0 +1,1 @@
+(component (component (component (import "f" (func)))) (core module) (import "g:h/i@1.0.0" (instance)))
