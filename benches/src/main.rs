@@ -75,6 +75,13 @@ async fn main() -> Result<()> {
     let client = eve.client();
     let alone = neighbours::latency(&client, &db, 300).await?;
     println!("a no-op request, alone: p50 {:.1} ms, p95 {:.1} ms", alone.p50, alone.p95);
+    let floor = neighbours::beside_spinners(&client, &db, 300).await?;
+    println!(
+        "beside a foreign program that spins on every core: p50 {:.1} ms, p95 {:.1} ms (ratio {:.2})",
+        floor.p50,
+        floor.p95,
+        floor.p95 / alone.p95
+    );
     for attack in neighbours::ATTACKS {
         let beside = neighbours::beside(attack, &client, &db, 300).await?;
         println!(

@@ -49,6 +49,19 @@ pub async fn latency(client: &Client, db: &Db, count: usize) -> Result<Percentil
     Ok(Percentiles::of(took))
 }
 
+/// The same beside a program that spins on every core in the idle class, and has nothing to do with us:
+/// what the kernel and the machine make of being busy.
+pub async fn beside_spinners(client: &Client, db: &Db, count: usize) -> Result<Percentiles> {
+    let cores = std::thread::available_parallelism()?.get();
+    let mut spinners = Vec::new();
+    for _ in 0..cores {
+        let mut command = tokio::process::Command::new("chrt");
+        command.args(["--idle", "0", "sh", "-c", "while :; do :; done"]).kill_on_drop(true);
+        spinners.push(command.spawn().context("starting chrt")?);
+    }
+    latency(client, db, count).await
+}
+
 /// The same beside this attack, which goes on without a break.
 pub async fn beside(
     (skill, action): (&str, &str),
