@@ -263,15 +263,29 @@ pub fn print(times: u32) -> Vec<u8> {
 
 /// Asks for this many random bytes at once.
 pub fn random(bytes: u64) -> Vec<u8> {
-    random_of("wasi:random/random@0.2.0", "get-random-bytes", bytes)
+    random_of("wasi:random/random@0.2.0", "get-random-bytes", bytes, Times::One)
+}
+
+/// A few at a time, again and again; there is room for more of them than it has time for.
+pub fn random_flood() -> Vec<u8> {
+    random_of("wasi:random/random@0.2.0", "get-random-bytes", 16, Times::ForEver)
+}
+
+enum Times {
+    One,
+    ForEver,
 }
 
 /// The same of the generator that promises nothing.
 pub fn insecure_random(bytes: u64) -> Vec<u8> {
-    random_of("wasi:random/insecure@0.2.0", "get-insecure-random-bytes", bytes)
+    random_of("wasi:random/insecure@0.2.0", "get-insecure-random-bytes", bytes, Times::One)
 }
 
-fn random_of(interface: &str, function: &str, bytes: u64) -> Vec<u8> {
+fn random_of(interface: &str, function: &str, bytes: u64, times: Times) -> Vec<u8> {
+    let (again, end, pages) = match times {
+        Times::One => ("", "", 16),
+        Times::ForEver => ("(loop $again", "(br $again))", 4_000),
+    };
     skill(
         &format!(
             r#"(import "{interface}" (instance $random
@@ -283,11 +297,12 @@ fn random_of(interface: &str, function: &str, bytes: u64) -> Vec<u8> {
         r#"(with "host" (instance (export "bytes" (func $core-bytes))))"#,
         &format!(
             r#"(import "host" "bytes" (func $bytes (param i64 i32)))
-               (func (export "run") (result i32)
+               (func (export "run") (result i32) {again}
                    (call $bytes (i64.const {bytes}) (i32.const 2048))
+                   {end}
                    (i32.const {RESULT}))"#
         ),
-        16,
+        pages,
     )
 }
 

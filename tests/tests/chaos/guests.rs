@@ -159,6 +159,46 @@ async fn what_is_too_long_for_any_function_is_refused() -> Result<()> {
     Ok(())
 }
 
+/// However many want all the memory that they may have, a worker keeps to its budget, and those that want
+/// little have it.
+#[tokio::test]
+async fn a_worker_keeps_to_its_memory_budget() -> Result<()> {
+    const BUDGET: u64 = 400 << 20;
+    let platform = Platform::start(&["hostile", "noop"]).await?;
+    let budget = BUDGET.to_string();
+    let worker = platform.eve().start([
+        "worker",
+        "--type",
+        "general",
+        "--slots",
+        "8",
+        "--memory-budget",
+        &budget,
+    ])?;
+    for id in platform.create_all(vec![json!({ "skill": "noop" }); 64]).await? {
+        assert_eq!(platform.end_of(id).await.code(), "completed");
+    }
+    let before = worker.peak_memory()?;
+    let greedy = json!({
+        "skill": "hostile", "context": { "do": "allocate" }, "max_attempts": 1,
+    });
+    let greedy = platform.create_all(vec![greedy; 24]).await?;
+    let modest = json!({ "skill": "noop", "max_attempts": 1 });
+    let modest = platform.create_all(vec![modest; 100]).await?;
+    for id in greedy {
+        let code = platform.end_of(id).await.code().to_owned();
+        // Its own limit, or the worker's budget.
+        assert!(["memory_exhausted", "out_of_capacity"].contains(&code.as_str()), "{code}");
+    }
+    for id in modest {
+        assert_eq!(platform.end_of(id).await.code(), "completed");
+    }
+    let more = worker.peak_memory()? - before;
+    println!("beside {} MiB for guests: {} MiB more", BUDGET >> 20, more >> 20);
+    assert!(more < BUDGET / 10 * 11, "{} MiB", more >> 20);
+    Ok(())
+}
+
 #[tokio::test]
 async fn cancelling_stops_a_loop_and_commits_nothing() -> Result<()> {
     let platform = Platform::start(&["hostile", "noop"]).await?;

@@ -82,7 +82,7 @@ fn memories_and_tables_end_together() {
 
 #[test]
 fn what_is_passed_is_bounded() {
-    use FailureCode::{OutputInvalid, OutputTooLarge, Trapped};
+    use FailureCode::{CpuExhausted, OutputInvalid, OutputTooLarge, Trapped};
     completes("waiting for one thing 1,000 times", &guests::crowd(1_000));
     fails("waiting for one thing 2,000 times", &guests::crowd(2_000), Trapped, "handle limit");
     fails("waiting for one thing 1,000,000 times", &guests::crowd(1_000_000), Trapped, "");
@@ -90,6 +90,7 @@ fn what_is_passed_is_bounded() {
     let ages = run_with(&ages, Limits { wall: Duration::from_millis(50), ..LIMITS });
     assert_eq!(failure(&ages).0, FailureCode::TimedOut);
     fails("random bytes", &guests::random(u64::MAX), Trapped, "");
+    fails("random bytes without end", &guests::random_flood(), CpuExhausted, "CPU");
     fails("insecure random bytes", &guests::insecure_random(1 << 30), Trapped, "");
     // A pointer and a length: of the gigabyte there is nothing.
     let gigabyte = [(16, 65_536), (20, 1 << 30)];

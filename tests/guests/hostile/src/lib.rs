@@ -367,34 +367,9 @@ fn created(ids: Vec<RequestId>) -> Result<Outcome, Failure> {
     Ok(Outcome::completed(format!("created {}", ids.len())).data(&json!({ "ids": ids })))
 }
 
-fn create_raw(request: &Request, orders: Orders) -> Result<Outcome, Failure> {
-    let new = raw_queue::NewRequest {
-        worker_type: orders.to.unwrap_or_else(|| request.worker_type()),
-        skill: orders.skill,
-        prompt: String::new(),
-        context: Some(orders.raw),
-        repo_url: None,
-        branch: None,
-        config: None,
-        metadata: None,
-        blocked_by: Vec::new(),
-        reply_to_me: false,
-        detached: false,
-        delay: None,
-        priority: None,
-        max_attempts: None,
-        timeout: None,
-        idempotency_key: None,
-    };
-    reported(raw_queue::create(&new).map(|_| ()).map_err(Error::from))
-}
-
-/// One argument of one host function that is as long as it is told.
-fn shout(request: &Request, orders: &Orders) -> Result<Outcome, Failure> {
-    use eve_sdk::bindings::eve::skill::{db, log};
-
-    let text = "x".repeat(orders.bytes.unwrap_or((1 << 20) + 1));
-    let new = || raw_queue::NewRequest {
+/// A request of this run's own worker type that asks for nothing.
+fn bare(request: &Request) -> raw_queue::NewRequest {
+    raw_queue::NewRequest {
         worker_type: request.worker_type(),
         skill: None,
         prompt: String::new(),
@@ -411,7 +386,25 @@ fn shout(request: &Request, orders: &Orders) -> Result<Outcome, Failure> {
         max_attempts: None,
         timeout: None,
         idempotency_key: None,
+    }
+}
+
+fn create_raw(request: &Request, orders: Orders) -> Result<Outcome, Failure> {
+    let new = raw_queue::NewRequest {
+        worker_type: orders.to.unwrap_or_else(|| request.worker_type()),
+        skill: orders.skill,
+        context: Some(orders.raw),
+        ..bare(request)
     };
+    reported(raw_queue::create(&new).map(|_| ()).map_err(Error::from))
+}
+
+/// One argument of one host function that is as long as it is told.
+fn shout(request: &Request, orders: &Orders) -> Result<Outcome, Failure> {
+    use eve_sdk::bindings::eve::skill::{db, log};
+
+    let text = "x".repeat(orders.bytes.unwrap_or((1 << 20) + 1));
+    let new = || bare(request);
     let blocker = |id: String| raw_queue::Blocker { id, on_failure: types::OnFailure::Run };
     let filter = || raw_queue::Filter {
         context: None,
