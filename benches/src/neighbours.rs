@@ -3,13 +3,13 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
 use eve_host::db::Db;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::processes::Client;
-use super::queue::Percentiles;
+use super::queue::{self, Percentiles};
 
 /// What runs beside them, by what it is told to do.
 pub const ATTACKS: [(&str, &str); 11] = [
@@ -34,7 +34,7 @@ const HOSTILE: usize = 8;
 pub async fn latency(client: &Client, db: &Db, count: usize) -> Result<Percentiles> {
     let mut ids = Vec::new();
     for _ in 0..count {
-        let id = send(client, &json!({ "worker_type": "general", "skill": "noop" })).await?;
+        let id = client.create(&json!({ "worker_type": "general", "skill": "noop" })).await?;
         ended(db, id).await?;
         ids.push(id);
     }
@@ -73,8 +73,7 @@ pub async fn beside(
         "worker_type": "general", "skill": skill, "max_attempts": 1, "context": { "do": action },
     });
     let measured = async {
-        // The attack is under way.
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        under_way(db).await?;
         latency(client, db, count).await
     };
     let measured = tokio::select! {
@@ -90,7 +89,7 @@ async fn keep_up(client: &Client, db: &Db, order: &Value) -> Result<Infallible> 
     let mut open: Vec<Uuid> = Vec::new();
     loop {
         while open.len() < HOSTILE {
-            open.push(send(client, order).await?);
+            open.push(client.create(order).await?);
         }
         let over: Vec<Uuid> = sqlx::query_scalar(
             "SELECT request_id FROM eve.orchestration_results WHERE request_id = ANY ($1)",
@@ -103,18 +102,24 @@ async fn keep_up(client: &Client, db: &Db, order: &Value) -> Result<Infallible> 
     }
 }
 
-async fn send(client: &Client, request: &Value) -> Result<Uuid> {
-    let answer: Value = client
-        .http
-        .post(format!("{}/v1/requests", client.url))
-        .bearer_auth(&client.token)
-        .json(request)
-        .send()
-        .await?
-        .error_for_status()?
-        .json()
+/// Waits until all of the attack runs.
+async fn under_way(db: &Db) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        // One that ends at once is seldom seen running; enough of its results will do.
+        let seen: i64 = sqlx::query_scalar(
+            "SELECT (SELECT count(*) FROM eve.queue WHERE status = 'processing')
+                  + (SELECT count(*) FROM eve.orchestration_results
+                      WHERE finished_at > now() - interval '1 second')",
+        )
+        .fetch_one(db.pool())
         .await?;
-    Ok(answer["id"].as_str().context("no id")?.parse()?)
+        if seen >= HOSTILE as i64 {
+            return Ok(());
+        }
+        anyhow::ensure!(Instant::now() < deadline, "the attack does not begin");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 async fn ended(db: &Db, id: Uuid) -> Result<()> {
@@ -147,14 +152,5 @@ async fn cancel_all(client: &Client, db: &Db) -> Result<()> {
             .send()
             .await?;
     }
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let open: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM eve.queue").fetch_one(db.pool()).await?;
-        if open == 0 {
-            return Ok(());
-        }
-        anyhow::ensure!(Instant::now() < deadline, "{open} requests are still open");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    queue::finished(db, &[]).await
 }

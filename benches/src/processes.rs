@@ -5,7 +5,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use eve_host::skills::artifact::Signer;
+use serde_json::Value;
 use tokio::process::Child;
+use uuid::Uuid;
 
 /// How to start `eve`.
 pub struct Eve {
@@ -116,6 +118,23 @@ impl Eve {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
         bail!("{url} never answered");
+    }
+}
+
+impl Client {
+    /// Creates a request, and has its id.
+    pub async fn create(&self, request: &Value) -> Result<Uuid> {
+        let answer: Value = self
+            .http
+            .post(format!("{}/v1/requests", self.url))
+            .bearer_auth(&self.token)
+            .json(request)
+            .send()
+            .await?
+            .error_for_status()?
+            .json()
+            .await?;
+        Ok(answer["id"].as_str().context("no id")?.parse()?)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use eve_host::db::{Db, Scope};
 use eve_host::delivery::claim::{Appetite, Cursor};
 use eve_host::delivery::finish::{self, Finished, Outcome};
@@ -104,17 +104,8 @@ impl Percentiles {
 pub async fn pick_up(client: &Client, db: &Db, count: usize) -> Result<Percentiles> {
     let mut ids = Vec::new();
     for _ in 0..count {
-        let answer: serde_json::Value = client
-            .http
-            .post(format!("{}/v1/requests", client.url))
-            .bearer_auth(&client.token)
-            .json(&serde_json::json!({ "worker_type": "general", "skill": "noop" }))
-            .send()
-            .await?
-            .error_for_status()?
-            .json()
-            .await?;
-        let id: Uuid = answer["id"].as_str().context("no id")?.parse()?;
+        let request = serde_json::json!({ "worker_type": "general", "skill": "noop" });
+        let id = client.create(&request).await?;
         finished(db, &[id]).await?;
         ids.push(id);
     }

@@ -50,16 +50,16 @@ fn what_takes_long_in_few_bytes_is_interrupted() {
     const MOST: u32 = 3 << 20;
     // Seconds of work each, with no loop and no function to enter.
     for (what, guest) in [
-        ("bulk operations in a loop", guests::bulk()),
-        ("fills in a row", guests::in_a_row(1_000, FILL, 1_024)),
-        ("copies in a row", guests::in_a_row(2_000, COPY, 1_024)),
-        ("calls of the host in a row", guests::shout_in_a_row(10_000, MOST)),
-        ("calls through a table in a row", guests::shout_in_a_row_indirectly(10_000, MOST)),
+        ("bulk operations in a loop", attackers::bulk()),
+        ("fills in a row", attackers::in_a_row(1_000, FILL, 1_024)),
+        ("copies in a row", attackers::in_a_row(2_000, COPY, 1_024)),
+        ("calls of the host in a row", attackers::shout_in_a_row(10_000, MOST)),
+        ("calls through a table in a row", attackers::shout_in_a_row_indirectly(10_000, MOST)),
     ] {
         fails(what, &guest, FailureCode::CpuExhausted, "CPU");
     }
-    completes("fills of a table in a row", &guests::in_a_row(1_000, TABLE, 1));
-    completes("growing in a row", &guests::in_a_row(1_000, GROW, 1));
+    completes("fills of a table in a row", &attackers::in_a_row(1_000, TABLE, 1));
+    completes("growing in a row", &attackers::in_a_row(1_000, GROW, 1));
 }
 
 #[test]
@@ -67,25 +67,25 @@ fn memories_and_tables_end_together() {
     use FailureCode::{MemoryExhausted, Trapped};
     fails(
         "growing two memories and two tables",
-        &guests::grow_everything(),
+        &attackers::grow_everything(),
         MemoryExhausted,
         "wanted more",
     );
-    fails("handles without end", &guests::handles(), Trapped, "handle");
-    let hoard = guests::hoard(1_000_000, "");
+    fails("handles without end", &attackers::handles(), Trapped, "handle");
+    let hoard = attackers::hoard(1_000_000, "");
     fails("host resources without end", &hoard, Trapped, "resource");
-    completes("as many host resources as there may be", &guests::hoard(100, ""));
-    let trap = guests::hoard(100, "(unreachable)");
+    completes("as many host resources as there may be", &attackers::hoard(100, ""));
+    let trap = attackers::hoard(100, "(unreachable)");
     fails("a trap with resources in its hands", &trap, Trapped, "unreachable");
-    completes("sockets without end: none is to be had", &guests::sockets());
+    completes("sockets without end: none is to be had", &attackers::sockets());
 }
 
 #[test]
 fn what_is_passed_is_bounded() {
     use FailureCode::{CpuExhausted, OutputInvalid, OutputTooLarge, Trapped};
-    completes("waiting for one thing 1,000 times", &guests::crowd(1_000));
-    fails("waiting for one thing 2,000 times", &guests::crowd(2_000), Trapped, "handle limit");
-    fails("waiting for one thing 1,000,000 times", &guests::crowd(1_000_000), Trapped, "");
+    completes("waiting for one thing 1,000 times", &attackers::crowd(1_000));
+    fails("waiting for one thing 2,000 times", &attackers::crowd(2_000), Trapped, "handle limit");
+    fails("waiting for one thing 1,000,000 times", &attackers::crowd(1_000_000), Trapped, "");
     let ages = guests::sleep(u64::MAX);
     let ages = run_with(&ages, Limits { wall: Duration::from_millis(50), ..LIMITS });
     assert_eq!(failure(&ages).0, FailureCode::TimedOut);
@@ -117,12 +117,12 @@ fn before_and_after_and_in_between_there_are_limits_too() {
                        (i32.const 0))";
     const GROW: &str = "(loop $again (br_if $again (i32.ne (memory.grow (i32.const 16)) \
                         (i32.const -1)))) (unreachable)";
-    let starting = |body: &str| guests::starting(body);
+    let starting = |body: &str| attackers::starting(body);
     fails("spinning while it is started", &starting(SPIN), CpuExhausted, "CPU");
     fails("growing while it is started", &starting(GROW), MemoryExhausted, "memory");
     fails("trapping while it is started", &starting("(unreachable)"), Trapped, "unreachable");
 
-    let allocating = |body: &str| guests::allocating(body);
+    let allocating = |body: &str| attackers::allocating(body);
     fails("spinning while it is handed something", &allocating(SPIN), CpuExhausted, "CPU");
     fails("trapping there", &allocating("(unreachable)"), Trapped, "unreachable");
     fails("growing there", &allocating(GROW), MemoryExhausted, "memory");
@@ -130,7 +130,7 @@ fn before_and_after_and_in_between_there_are_limits_too() {
     let calling = allocating(&format!("{LOG} (i32.const 4096)"));
     fails("calling the host while it is handed something", &calling, Trapped, "leave");
 
-    let cleaning_up = |body: &str| guests::cleaning_up(body);
+    let cleaning_up = |body: &str| attackers::cleaning_up(body);
     fails("spinning when it cleans up", &cleaning_up(SPIN), CpuExhausted, "CPU");
     fails("trapping when it cleans up", &cleaning_up("(unreachable)"), Trapped, "unreachable");
     fails("growing when it cleans up", &cleaning_up(GROW), MemoryExhausted, "memory");

@@ -14,7 +14,7 @@ fn no_run_finds_what_another_has_left() {
     let runtime = runtime(8, 1 << 30);
     let prowlers: Vec<Skill> = [(1, 1), (4, 4), (40, 8), (1, 47)]
         .iter()
-        .map(|(pages, growth)| load(&runtime, &guests::prowl(*pages, *growth)).unwrap())
+        .map(|(pages, growth)| load(&runtime, &attackers::prowl(*pages, *growth)).unwrap())
         .collect();
     IO.block_on(async {
         let runs = futures::stream::iter(0..RUNS).map(|n| {

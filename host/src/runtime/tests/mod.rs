@@ -1,5 +1,6 @@
 //! Real components in the real runtime: every way in which a run can end.
 
+mod attackers;
 mod hostile;
 mod isolation;
 

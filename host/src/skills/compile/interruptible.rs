@@ -362,15 +362,17 @@ fn body_of(shape: &Shape, body: &wasmparser::FunctionBody<'_>) -> wasmparser::Re
     Ok(out)
 }
 
+fn append(body: &mut Function, instructions: &[Instruction<'_>]) {
+    for instruction in instructions {
+        body.instruction(instruction);
+    }
+}
+
 /// `memory.fill` for any length: (to, value, length).
 fn fill() -> Function {
     let (to, value, length) = (0, 1, 2);
     let mut body = Function::new([]);
-    let mut say = |instructions: &[Instruction<'_>]| {
-        for instruction in instructions {
-            body.instruction(instruction);
-        }
-    };
+    let mut say = |instructions: &[Instruction<'_>]| append(&mut body, instructions);
     let whole = [
         Instruction::LocalGet(to),
         Instruction::LocalGet(value),
@@ -399,11 +401,7 @@ fn fill() -> Function {
 fn copy() -> Function {
     let (to, from, length) = (0, 1, 2);
     let mut body = Function::new([]);
-    let mut say = |instructions: &[Instruction<'_>]| {
-        for instruction in instructions {
-            body.instruction(instruction);
-        }
-    };
+    let mut say = |instructions: &[Instruction<'_>]| append(&mut body, instructions);
     let whole = [
         Instruction::LocalGet(to),
         Instruction::LocalGet(from),
