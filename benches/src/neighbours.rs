@@ -72,8 +72,10 @@ pub async fn beside(
     let order = json!({
         "worker_type": "general", "skill": skill, "max_attempts": 1, "context": { "do": action },
     });
+    // By the database's clock, which writes the rest.
+    let began: String = sqlx::query_scalar("SELECT now()::text").fetch_one(db.pool()).await?;
     let measured = async {
-        under_way(db).await?;
+        under_way(db, &began).await?;
         latency(client, db, count).await
     };
     let measured = tokio::select! {
@@ -102,16 +104,16 @@ async fn keep_up(client: &Client, db: &Db, order: &Value) -> Result<Infallible> 
     }
 }
 
-/// Waits until all of the attack runs.
-async fn under_way(db: &Db) -> Result<()> {
+/// Waits until as many as are to run at one time have begun since then.
+async fn under_way(db: &Db, began: &str) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        // One that ends at once is seldom seen running; enough of its results will do.
         let seen: i64 = sqlx::query_scalar(
-            "SELECT (SELECT count(*) FROM eve.queue WHERE status = 'processing')
+            "SELECT (SELECT count(*) FROM eve.queue WHERE claimed_at >= $1::text::timestamptz)
                   + (SELECT count(*) FROM eve.orchestration_results
-                      WHERE finished_at > now() - interval '1 second')",
+                      WHERE started_at >= $1::text::timestamptz)",
         )
+        .bind(began)
         .fetch_one(db.pool())
         .await?;
         if seen >= HOSTILE as i64 {
