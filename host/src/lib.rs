@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod db;
 pub mod delivery;
+pub mod deployments;
 pub mod dev;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -21,6 +22,7 @@ pub mod runtime;
 pub mod scheduler;
 pub mod schedules;
 pub mod schemas;
+pub mod sealing;
 pub mod skills;
 pub mod telemetry;
 pub mod tenancy;

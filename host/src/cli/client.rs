@@ -112,6 +112,25 @@ impl Client {
         self.send(self.request(Method::DELETE, path).timeout(ANSWER)).await.map(drop)
     }
 
+    /// DELETE, for an answer: what is not gone at once.
+    pub async fn delete_where<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+    ) -> Result<T, Error> {
+        let request = self.request(Method::DELETE, path).query(query).timeout(ANSWER);
+        self.json(self.send(request).await?).await
+    }
+
+    /// GET an answer that comes little by little. Only its beginning has a deadline.
+    pub async fn stream(&self, path: &[&str], query: &[(&str, String)]) -> Result<Response, Error> {
+        let request = self.request(Method::GET, path).query(query);
+        match tokio::time::timeout(ANSWER, self.send(request)).await {
+            Ok(response) => response,
+            Err(_) => Err(self.silent()),
+        }
+    }
+
     /// GET a stream of events. Only its beginning has a deadline.
     pub async fn events(&self, path: &[&str]) -> Result<Response, Error> {
         let request = self.request(Method::GET, path).header(header::ACCEPT, "text/event-stream");

@@ -12,11 +12,15 @@
 //! - Nothing that came from the server reaches a terminal with its control characters alive.
 //! - A token goes to the server that it was given for, never to another one named by `--url`.
 
+mod app;
 mod client;
+mod cluster;
 mod completions;
 mod context;
 mod db;
+mod deploy;
 pub(crate) mod duration;
+mod env;
 mod error;
 mod hitl;
 mod json;
@@ -94,6 +98,14 @@ pub enum Command {
     #[command(subcommand)]
     Db(db::Command),
     #[command(subcommand)]
+    Deploy(deploy::Command),
+    #[command(subcommand)]
+    App(app::Command),
+    #[command(subcommand)]
+    Env(env::Command),
+    #[command(subcommand)]
+    Cluster(cluster::Command),
+    #[command(subcommand)]
     WorkerType(worker_type::Command),
     #[command(subcommand)]
     Org(org::Command),
@@ -120,6 +132,10 @@ pub async fn run(command: Command, globals: Globals, whole: fn() -> clap::Comman
         Command::Schedule(command) => schedule::run(command, &globals, &out).await,
         Command::Skill(command) => skill::run(command, &globals, &out).await,
         Command::Db(command) => db::run(command, &globals, &out).await,
+        Command::Deploy(command) => deploy::run(command, &globals, &out).await,
+        Command::App(command) => app::run(command, &globals, &out).await,
+        Command::Env(command) => env::run(command, &globals, &out).await,
+        Command::Cluster(command) => cluster::run(command, &globals, &out).await,
         Command::WorkerType(command) => worker_type::run(command, &globals, &out).await,
         Command::Org(command) => org::run(command, &globals, &out).await,
         Command::Member(command) => member::run(command, &globals, &out).await,

@@ -1,14 +1,13 @@
-//! The key of a data directory that the passwords of skills' roles are derived from.
+//! The keys of a data directory: what the passwords of skills' roles are derived from, and what secrets are
+//! sealed with.
 
 use std::path::Path;
+use std::str::FromStr;
 
 use anyhow::Context as _;
 
-use crate::schemas::SkillsKey;
-
-/// The key of this data directory that the passwords of skills' roles are derived from, made when there
-/// is none.
-pub fn skills_key(file: &Path) -> anyhow::Result<SkillsKey> {
+/// A key of this data directory, made when there is none.
+pub fn key<K: FromStr<Err = String>>(file: &Path) -> anyhow::Result<K> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     if !file.exists() {

@@ -4,4 +4,4 @@ pub mod bootstrap;
 mod key;
 pub mod postgres;
 
-pub use key::skills_key;
+pub use key::key;

@@ -26,6 +26,26 @@ pub fn decode<Id: From<Uuid>>(text: &str) -> Result<Id, Problem> {
     .ok_or_else(|| Problem::invalid("cursor", "is not a `next_cursor` of this list"))
 }
 
+/// The cursor that continues after the thing with these names.
+pub fn encode_names(names: &[&str]) -> String {
+    let mut bytes = vec![VERSION];
+    bytes.extend(names.join("/").into_bytes());
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// The names of the thing after which to continue: as many as the list is ordered by.
+pub fn decode_names<const N: usize>(text: &str) -> Result<[String; N], Problem> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok();
+    let names = match bytes.as_deref() {
+        Some([VERSION, names @ ..]) => std::str::from_utf8(names).ok(),
+        _ => None,
+    };
+    names
+        .filter(|names| !names.contains('\0'))
+        .and_then(|names| names.split('/').map(str::to_owned).collect::<Vec<_>>().try_into().ok())
+        .ok_or_else(|| Problem::invalid("cursor", "is not a `next_cursor` of this list"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -35,6 +55,8 @@ mod tests {
     fn a_cursor_comes_back_as_it_was() {
         let id = RequestId::generate();
         assert_eq!(decode::<RequestId>(&encode(id)).unwrap(), id);
+        let names = decode_names::<2>(&encode_names(&["dev", "api"])).unwrap();
+        assert_eq!(names, ["dev", "api"]);
     }
 
     #[test]
@@ -44,6 +66,7 @@ mod tests {
         for text in ["", "x", "💥", "../../etc/passwd", &id[1..], &format!("{id}A"), &other_version]
         {
             assert!(decode::<RequestId>(text).is_err(), "{text}");
+            assert!(decode_names::<2>(text).is_err(), "{text}");
         }
     }
 }

@@ -227,6 +227,18 @@ permission!(
     ManageSkills: Some(TokenScope::SkillsWrite), Admin
 );
 permission!(
+    /// Looking at environments, apps and deployments.
+    ReadDeployments: Some(TokenScope::DeploymentsRead), Member
+);
+permission!(
+    /// Deploying; an environment may ask for more.
+    WriteDeployments: Some(TokenScope::DeploymentsWrite), Member
+);
+permission!(
+    /// Making and deleting environments.
+    ManageEnvironments: Some(TokenScope::DeploymentsWrite), Admin
+);
+permission!(
     /// Managing members and tokens.
     ManageOrg: Some(TokenScope::Admin), Admin
 );

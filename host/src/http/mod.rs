@@ -36,11 +36,12 @@ use utoipa::openapi::OpenApi;
 
 pub use problem::{Kind, Problem, ProblemDetails};
 pub use routes::{
-    Answer, Ask, Batch, CreatedBatch, IssuedToken, Items, Logs, Me, QuestionPage, RequestPage,
-    SchedulePage, SqlAnswer, SqlCall, SqlColumn,
+    Answer, AppPage, Ask, Batch, CreatedBatch, DeploymentPage, EventPage, History, IssuedToken,
+    Items, Logs, Me, QuestionPage, RequestPage, SchedulePage, SqlAnswer, SqlCall, SqlColumn,
 };
 
 use crate::db::Db;
+use crate::deployments::Deployments;
 use crate::hitl::Questions;
 use crate::requests::Requests;
 use crate::schedules::Schedules;
@@ -77,6 +78,7 @@ pub struct AppState {
     pub(crate) questions: Questions,
     pub(crate) schedules: Schedules,
     pub(crate) schemas: Schemas,
+    pub(crate) deployments: Deployments,
     pub(crate) auth: Authenticator,
     pub(crate) uploads: Uploads,
     rates: Rates,
@@ -98,6 +100,8 @@ pub struct Parts {
     pub uploads: Uploads,
     /// Where skills keep state.
     pub schemas: Schemas,
+    /// What is deployed.
+    pub deployments: Deployments,
     /// How often clients may call.
     pub rates: RateLimits,
 }
@@ -111,7 +115,7 @@ impl AppState {
         prometheus: Option<PrometheusHandle>,
         shutdown: CancellationToken,
     ) -> Self {
-        let Parts { requests, auth, uploads, schemas, rates } = parts;
+        let Parts { requests, auth, uploads, schemas, deployments, rates } = parts;
         let hub = Hub::start(db.clone(), requests.clone(), shutdown.clone());
         let document = Arc::new(document());
         let gauges = routes::Gauges::default();
@@ -123,6 +127,7 @@ impl AppState {
             questions,
             schedules,
             schemas,
+            deployments,
             auth,
             uploads,
             rates: Rates::new(rates),

@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 
 use super::rates;
 use crate::db;
+use crate::deployments::DeployError;
 use crate::hitl::HitlError;
 use crate::requests::RequestError;
 use crate::schedules::ScheduleError;
@@ -350,6 +351,23 @@ impl From<ScheduleError> for Problem {
             ScheduleError::Invalid { field, message } => Problem::invalid(field, message),
             ScheduleError::Conflict(message) => Problem::new(Kind::Conflict, message),
             ScheduleError::Database { source, .. } => Problem::of_failure(is_outage(source), error),
+        }
+    }
+}
+
+impl From<DeployError> for Problem {
+    fn from(error: DeployError) -> Self {
+        match &error {
+            DeployError::NotFound { .. } => Problem::new(Kind::NotFound, error.to_string()),
+            DeployError::Invalid { field, message } => Problem::invalid(field, message),
+            DeployError::Conflict(message) => Problem::new(Kind::Conflict, message),
+            DeployError::Forbidden(message) => Problem::new(Kind::Forbidden, message),
+            DeployError::Unconfigured(message) => Problem::new(Kind::Conflict, *message),
+            DeployError::Sealed { source, .. } => {
+                Problem::new(Kind::Conflict, format!("{error}: {source}"))
+            }
+            DeployError::Cluster { .. } => Problem::new(Kind::Conflict, error.to_string()),
+            DeployError::Database { source, .. } => Problem::of_failure(is_outage(source), error),
         }
     }
 }

@@ -28,6 +28,9 @@ pub const CHANGED: &str = "eve_changed";
 /// A running request was ended from outside; the payload is its id.
 pub const INTERRUPTED: &str = "eve_interrupted";
 
+/// Something is to be different in a cluster; no payload.
+pub const DEPLOYMENTS: &str = "eve_deployments";
+
 const WORKER_SPACING: Duration = Duration::from_millis(10);
 const WATCHER_SPACING: Duration = Duration::from_millis(50);
 
@@ -42,6 +45,7 @@ enum Ring {
     Pending(String),
     Changed,
     Interrupted(RequestId),
+    Deployments,
 }
 
 impl Bell {
@@ -62,6 +66,11 @@ impl Bell {
         self.ring(Ring::Changed);
     }
 
+    /// Something is to be different in a cluster.
+    pub fn deployments(&self) {
+        self.ring(Ring::Deployments);
+    }
+
     /// Everything that a committed change of the graph means for others.
     pub fn ripple(&self, ripple: &Ripple) {
         for worker_type in &ripple.pending {
@@ -79,18 +88,43 @@ impl Bell {
     }
 }
 
+/// What has been rung and not been sent.
+#[derive(Debug, Default)]
+struct Gathered {
+    pending: BTreeSet<String>,
+    interrupted: Vec<RequestId>,
+    deployments: bool,
+    changed: bool,
+}
+
+impl Gathered {
+    fn note(&mut self, ring: Ring) {
+        match ring {
+            Ring::Pending(worker_type) => {
+                self.pending.insert(worker_type);
+            }
+            Ring::Changed => self.changed = true,
+            Ring::Interrupted(id) => self.interrupted.push(id),
+            Ring::Deployments => self.deployments = true,
+        }
+    }
+
+    /// Whether there is something for workers and reconcilers, who are told sooner than watchers.
+    fn is_urgent(&self) -> bool {
+        !self.pending.is_empty() || !self.interrupted.is_empty() || self.deployments
+    }
+}
+
 /// Gathers rings and sends what is due.
 async fn send(pool: PgPool, mut rings: mpsc::UnboundedReceiver<Ring>) {
-    let mut pending = BTreeSet::new();
-    let mut interrupted = Vec::new();
-    let mut changed = false;
+    let mut gathered = Gathered::default();
     let mut workers_due = Instant::now();
     let mut watchers_due = Instant::now();
     loop {
         let now = Instant::now();
-        let due = if !pending.is_empty() || !interrupted.is_empty() {
+        let due = if gathered.is_urgent() {
             Some(workers_due)
-        } else if changed {
+        } else if gathered.changed {
             Some(watchers_due)
         } else {
             None
@@ -101,7 +135,7 @@ async fn send(pool: PgPool, mut rings: mpsc::UnboundedReceiver<Ring>) {
                 tokio::select! {
                     ring = rings.recv() => match ring {
                         Some(ring) => {
-                            note(ring, &mut pending, &mut changed, &mut interrupted);
+                            gathered.note(ring);
                             continue;
                         }
                         None => return,
@@ -111,21 +145,25 @@ async fn send(pool: PgPool, mut rings: mpsc::UnboundedReceiver<Ring>) {
             }
             None => match rings.recv().await {
                 Some(ring) => {
-                    note(ring, &mut pending, &mut changed, &mut interrupted);
+                    gathered.note(ring);
                     continue;
                 }
                 None => return,
             },
         }
         while let Ok(ring) = rings.try_recv() {
-            note(ring, &mut pending, &mut changed, &mut interrupted);
+            gathered.note(ring);
         }
         let mut messages: Vec<(&str, String)> = Vec::new();
-        messages.extend(std::mem::take(&mut pending).into_iter().map(|kind| (PENDING, kind)));
+        let Gathered { pending, interrupted, deployments, changed } = &mut gathered;
+        messages.extend(std::mem::take(pending).into_iter().map(|kind| (PENDING, kind)));
         messages.extend(interrupted.drain(..).map(|id: RequestId| (INTERRUPTED, id.to_string())));
-        if changed && watchers_due <= Instant::now() {
+        if std::mem::take(deployments) {
+            messages.push((DEPLOYMENTS, String::new()));
+        }
+        if *changed && watchers_due <= Instant::now() {
             messages.push((CHANGED, String::new()));
-            changed = false;
+            *changed = false;
             watchers_due = Instant::now() + WATCHER_SPACING;
         }
         workers_due = Instant::now() + WORKER_SPACING;
@@ -133,21 +171,6 @@ async fn send(pool: PgPool, mut rings: mpsc::UnboundedReceiver<Ring>) {
             // Lost on purpose: listeners scan, and a queue of old bells would help nobody.
             tracing::debug!(%error, "sending notifications failed");
         }
-    }
-}
-
-fn note(
-    ring: Ring,
-    pending: &mut BTreeSet<String>,
-    changed: &mut bool,
-    interrupted: &mut Vec<RequestId>,
-) {
-    match ring {
-        Ring::Pending(worker_type) => {
-            pending.insert(worker_type);
-        }
-        Ring::Changed => *changed = true,
-        Ring::Interrupted(id) => interrupted.push(id),
     }
 }
 

@@ -14,13 +14,14 @@ use super::serve::ControlPlane;
 use crate::cli;
 use crate::db::{self, Db, DbConfig};
 use crate::dev::postgres::{PostgresError, PrivatePostgres};
-use crate::dev::{bootstrap, skills_key};
+use crate::dev::{self, bootstrap};
 use crate::http::rates::RateLimits;
 use crate::notify::Bell;
 use crate::requests::Requests;
 use crate::retention::Retention;
 use crate::runtime::{Runtime, RuntimeConfig};
 use crate::schemas::{Schemas, Server};
+use crate::sealing::Sealer;
 use crate::skills::artifact::{Signer, Verifier};
 use crate::skills::loader::Loader;
 use crate::tenancy::auth::AuthConfig;
@@ -160,7 +161,7 @@ async fn with_database(
         io: tokio::runtime::Handle::current(),
     })?;
     let bell = Bell::start(db.pool().clone());
-    let skills = Server::new(url, skills_key(&data_dir.join("skills.key"))?)?;
+    let skills = Server::new(url, dev::key(&data_dir.join("skills.key"))?)?;
     let schemas = |db: Db| Schemas::new(db, skills.clone(), SKILLS_CONNECTIONS);
     let parts = WorkerParts {
         schemas: schemas(guests.clone()),
@@ -195,6 +196,7 @@ async fn with_database(
         cache: super::open_cache(&artifacts, verifier()?)?,
         retention,
         metrics,
+        sealer: Some(Sealer::new(dev::key(&data_dir.join("sealing.key"))?, Vec::new())),
     };
     greet(address, data_dir, &context_file, kept_in);
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Database, SkillsDatabase};
 use crate::db::Db;
+use crate::deployments::{Deployments, reconcile};
 use crate::http::rates::{self, Rate, RateLimits};
 use crate::http::{self, AppState};
 use crate::notify::Bell;
@@ -20,6 +21,7 @@ use crate::retention::Retention;
 use crate::runtime::{Runtime, RuntimeConfig};
 use crate::scheduler;
 use crate::schemas::Schemas;
+use crate::sealing::{Sealer, SealingKey};
 use crate::skills::artifact::{ArtifactCache, Signer};
 use crate::skills::compile::Workshop;
 use crate::skills::upload::Uploads;
@@ -48,6 +50,8 @@ pub struct Args {
     /// A file with that key, readable by its owner only
     #[arg(long, env = "EVE_SIGNING_KEY_FILE", value_name = "FILE", conflicts_with = "signing_key")]
     signing_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    sealing: Sealing,
     /// Where compiled skills are kept; must be this user's own [default: ~/.cache/eve-horizon/artifacts]
     #[arg(long, env = "EVE_CACHE_DIR", value_name = "DIR")]
     cache_dir: Option<PathBuf>,
@@ -96,6 +100,46 @@ impl Jwt {
     }
 }
 
+/// What secrets are sealed with: credentials of clusters, environment variables of apps.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Sealing {
+    /// The key that secrets are sealed with, base64 of 32 random bytes, as `openssl rand -base64 32` makes them
+    #[arg(long, env = "EVE_SEALING_KEY", hide_env_values = true, value_name = "KEY")]
+    sealing_key: Option<String>,
+    /// A file with that key
+    #[arg(long, env = "EVE_SEALING_KEY_FILE", value_name = "FILE", conflicts_with = "sealing_key")]
+    sealing_key_file: Option<PathBuf>,
+    /// Keys of before, which still open what they have sealed; separated by commas
+    #[arg(
+        long,
+        env = "EVE_OLD_SEALING_KEYS",
+        hide_env_values = true,
+        value_name = "KEYS",
+        value_delimiter = ','
+    )]
+    old_sealing_keys: Vec<String>,
+}
+
+impl Sealing {
+    fn sealer(&self) -> anyhow::Result<Option<Sealer>> {
+        let key = |name: &str, text: &str| -> anyhow::Result<SealingKey> {
+            text.parse().map_err(|why: String| anyhow::anyhow!("{name}: {why}"))
+        };
+        let current = match (&self.sealing_key, &self.sealing_key_file) {
+            (Some(text), _) => key("EVE_SEALING_KEY", text)?,
+            (None, Some(file)) => {
+                let text = std::fs::read_to_string(file)
+                    .with_context(|| format!("reading {}", file.display()))?;
+                key(&file.display().to_string(), &text)?
+            }
+            (None, None) => return Ok(None),
+        };
+        let old: anyhow::Result<Vec<_>> =
+            self.old_sealing_keys.iter().map(|text| key("EVE_OLD_SEALING_KEYS", text)).collect();
+        Ok(Some(Sealer::new(current, old?)))
+    }
+}
+
 /// How often clients may call. Each process counts for itself.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Rates {
@@ -137,6 +181,7 @@ pub(super) struct ControlPlane {
     pub retention: Retention,
     pub metrics: PrometheusHandle,
     pub schemas: Schemas,
+    pub sealer: Option<Sealer>,
 }
 
 /// Runs it.
@@ -162,8 +207,20 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let rates = args.rates.limits();
     let retention = args.retention;
     let schemas = args.skills.schemas(db.clone())?;
-    let plane =
-        ControlPlane { db, bell, auth, rates, signer, runtime, cache, retention, metrics, schemas };
+    let sealer = args.sealing.sealer()?;
+    let plane = ControlPlane {
+        db,
+        bell,
+        auth,
+        rates,
+        signer,
+        runtime,
+        cache,
+        retention,
+        metrics,
+        schemas,
+        sealer,
+    };
     tracing::info!(address = %listener.local_addr()?, "serving");
     plane.run(listener, stop).await
 }
@@ -186,18 +243,21 @@ impl ControlPlane {
         let uploads = Uploads::new(self.db.clone(), workshop);
         let (compiler, stopped) = (uploads.clone(), stop.clone());
         let compiling = tokio::spawn(async move { compiler.keep_compiled(&stopped).await });
+        let deployments = Deployments::new(self.db.clone(), self.bell.clone(), self.sealer);
+        let reconciling = tokio::spawn(reconcile::run(deployments.clone(), stop.clone()));
         let duties =
             tokio::spawn(scheduler::run(self.db.clone(), self.bell, self.retention, stop.clone()));
         let (schemas, stopped) = (self.schemas.clone(), stop.clone());
         let provisioning = tokio::spawn(async move { schemas.provision(stopped).await });
         let (schemas, rates) = (self.schemas, self.rates);
-        let parts = http::Parts { requests, auth, uploads, schemas, rates };
+        let parts = http::Parts { requests, auth, uploads, schemas, deployments, rates };
         let state = AppState::new(self.db, parts, Some(self.metrics), stop.clone());
         let served = http::serve(listener, state, stop.clone()).await;
         stop.cancel();
         compiling.await.context("compiling stored skills panicked")?;
         duties.await.context("a background duty panicked")?;
         provisioning.await.context("making schemas panicked")?;
+        reconciling.await.context("reconciling deployments panicked")?;
         served.context("serving HTTP")
     }
 }

@@ -37,7 +37,7 @@ const SCHEDULE_TICK: Duration = Duration::from_secs(1);
 /// How often led duties run.
 const DUTY_TICK: Duration = Duration::from_secs(1);
 /// How long a leadership lasts without renewal, in seconds.
-const TERM: f64 = 10.0;
+pub(crate) const TERM: f64 = 10.0;
 /// Rows promoted, or held edges or questions expired, in one transaction.
 const BATCH: i64 = 1_000;
 /// Held dependents, or waiting orchestrations, that are ended in one transaction: each can take a whole
@@ -295,10 +295,20 @@ pub(crate) async fn resign(db: &Db, duty: &'static str, holder: Uuid) -> Result<
 }
 
 impl Leadership {
+    /// Which term it is: another holder has another, and so has the same one after a break.
+    pub(crate) fn epoch(self) -> i64 {
+        self.epoch
+    }
+
     /// Begins a transaction of a led duty: none if the term is over. The row stays locked until the
     /// transaction ends, so that a successor waits for it.
     pub(crate) async fn begin(self, db: &Db) -> Result<Option<Tx>, sqlx::Error> {
-        let mut tx = db.begin(Scope::Engine).await?;
+        self.begin_as(db, Scope::Engine).await
+    }
+
+    /// As [`Leadership::begin`], in another scope.
+    pub(crate) async fn begin_as(self, db: &Db, scope: Scope) -> Result<Option<Tx>, sqlx::Error> {
+        let mut tx = db.begin(scope).await?;
         sqlx::Executor::execute(&mut *tx, LOCK_TIMEOUT).await?;
         let holds = sqlx::query_scalar!(
             r#"

@@ -103,6 +103,12 @@ pub enum TokenScope {
     /// Push, activate and delete skills.
     #[serde(rename = "skills:write")]
     SkillsWrite,
+    /// Look at environments, apps and deployments, and read apps' logs.
+    #[serde(rename = "deployments:read")]
+    DeploymentsRead,
+    /// Deploy apps; includes looking at them.
+    #[serde(rename = "deployments:write")]
+    DeploymentsWrite,
     /// Everything, management of members and tokens included.
     #[serde(rename = "admin")]
     Admin,
@@ -110,10 +116,12 @@ pub enum TokenScope {
 
 impl TokenScope {
     /// Every scope.
-    pub const ALL: [TokenScope; 4] = [
+    pub const ALL: [TokenScope; 6] = [
         TokenScope::RequestsRead,
         TokenScope::RequestsWrite,
         TokenScope::SkillsWrite,
+        TokenScope::DeploymentsRead,
+        TokenScope::DeploymentsWrite,
         TokenScope::Admin,
     ];
 
@@ -123,6 +131,8 @@ impl TokenScope {
             TokenScope::RequestsRead => "requests:read",
             TokenScope::RequestsWrite => "requests:write",
             TokenScope::SkillsWrite => "skills:write",
+            TokenScope::DeploymentsRead => "deployments:read",
+            TokenScope::DeploymentsWrite => "deployments:write",
             TokenScope::Admin => "admin",
         }
     }
@@ -162,6 +172,8 @@ impl Scopes {
                     || scopes.contains(&TokenScope::Admin)
                     || (scope == TokenScope::RequestsRead
                         && scopes.contains(&TokenScope::RequestsWrite))
+                    || (scope == TokenScope::DeploymentsRead
+                        && scopes.contains(&TokenScope::DeploymentsWrite))
             }
         }
     }

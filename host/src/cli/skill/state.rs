@@ -73,7 +73,7 @@ impl State {
         })?;
         db::migrate(platform.pool()).await?;
         let tenant = bootstrap::organisation(&platform).await?;
-        let key = crate::dev::skills_key(&folder.join("skills.key"))?;
+        let key = crate::dev::key(&folder.join("skills.key"))?;
         let server = Server::new(&url, key)?;
         let stop = CancellationToken::new();
         let schemas = Schemas::new(platform, server, SESSIONS);

@@ -1,6 +1,13 @@
 //! The operations, one file a noun.
 
 #[allow(unused_qualifications, reason = "utoipa's macro qualifies the names of query parameters")]
+mod apps;
+mod clusters;
+#[allow(unused_qualifications, reason = "utoipa's macro qualifies the names of query parameters")]
+mod deployments;
+#[allow(unused_qualifications, reason = "utoipa's macro qualifies the names of query parameters")]
+mod environments;
+#[allow(unused_qualifications, reason = "utoipa's macro qualifies the names of query parameters")]
 mod hitl;
 mod me;
 mod members;
@@ -26,6 +33,8 @@ use super::{
     UPLOAD_BODY_LIMIT, UPLOAD_TIME_LIMIT, limited, openapi,
 };
 
+pub use apps::AppPage;
+pub use deployments::{DeploymentPage, EventPage, History};
 pub use hitl::{Answer, Ask, QuestionPage};
 pub use me::Me;
 pub use meta::{Gauges, Readiness};
@@ -79,6 +88,21 @@ pub fn all() -> OpenApiRouter<AppState> {
             worker_types::put_worker_type,
             worker_types::delete_worker_type
         ))
+        .routes(routes!(clusters::list_clusters, clusters::add_cluster))
+        .routes(routes!(clusters::get_cluster, clusters::remove_cluster))
+        .routes(routes!(clusters::check_cluster))
+        .routes(routes!(environments::list_envs, environments::create_env))
+        .routes(routes!(environments::get_env, environments::delete_env))
+        .routes(routes!(apps::list_apps, apps::create_app))
+        .routes(routes!(apps::get_app, apps::delete_app))
+        .routes(routes!(deployments::list_deployments))
+        .routes(routes!(deployments::create_deployment))
+        .routes(routes!(deployments::get_deployment, deployments::delete_deployment))
+        .routes(routes!(deployments::scale_deployment))
+        .routes(routes!(deployments::roll_back_deployment))
+        .routes(routes!(deployments::get_history))
+        .routes(routes!(deployments::list_events))
+        .routes(routes!(deployments::get_logs))
         .routes(routes!(orgs::list_orgs, orgs::create_org))
         .routes(routes!(orgs::get_org))
         .routes(routes!(members::list_members))

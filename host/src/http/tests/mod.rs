@@ -120,7 +120,8 @@ impl Api {
         let shutdown = CancellationToken::new();
         let schemas = Schemas::none(db.clone());
         let rates = RateLimits::off();
-        let parts = Parts { requests, auth, uploads, schemas, rates };
+        let deployments = Deployments::new(db.clone(), requests.bell.clone(), None);
+        let parts = Parts { requests, auth, uploads, schemas, deployments, rates };
         let state = AppState::new(db, parts, None, shutdown.clone());
         Self { database, router: router(state.clone()), state, shutdown, _cache: cache }
     }

@@ -1,0 +1,172 @@
+//! `eve deploy create`.
+
+use std::time::Duration;
+
+use super::super::Globals;
+use super::super::duration;
+use super::super::error::{Error, Exit};
+use super::super::json::Inputs;
+use super::super::output::Output;
+use super::{Patience, Target, wait};
+use crate::deployments::{Autoscale, Deployment, NewDeployment, Settings, Variables};
+
+/// Deploy an app to an environment, or another version of it
+///
+/// What is left out stays as it was: another image keeps its replicas and its environment variables.
+/// The app listens on the port in $PORT; others reach it under its name, on port 80.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  eve deploy create --app api-service --env prod --image acme/api:v1.2.3 --replicas 3
+  eve deploy create --app api-service --env dev --image acme/api:v1.2.4 --wait \\
+    --env-vars '{\"DATABASE_URL\": \"...\", \"API_KEY\": \"...\"}'
+
+Exit codes with --wait: 0 it runs, 1 it has failed, or the time was over.")]
+pub struct Create {
+    #[command(flatten)]
+    target: Target,
+    /// The image: [registry/]repository[:tag][@digest]
+    #[arg(long, value_name = "IMAGE")]
+    image: String,
+    /// How many replicas: 0 to 1000 [default: as before, 1 at first]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    replicas: Option<i64>,
+    /// Environment variables, all of them: a JSON object of texts. They are kept sealed
+    #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
+    env_vars: Option<String>,
+    /// The port that it listens on [default: 8080]
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// A path that answers 200 once it can take traffic
+    #[arg(long, value_name = "PATH")]
+    health_path: Option<String>,
+    /// CPU that each replica asks for, such as 250m or 2
+    #[arg(long, value_name = "CORES")]
+    cpu: Option<String>,
+    /// Memory that each replica may have, such as 256Mi
+    #[arg(long, value_name = "BYTES")]
+    memory: Option<String>,
+    /// A number of replicas that follows the load: least and most, such as 2..10
+    #[arg(long, value_name = "MIN..MAX", value_parser = autoscale)]
+    autoscale: Option<Autoscale>,
+    /// The user that it runs as, where the image names none but root
+    #[arg(long, value_name = "UID")]
+    run_as_user: Option<u32>,
+    /// How long it may take to be there before it has failed [default: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    deadline: Option<Duration>,
+    #[command(flatten)]
+    patience: Patience,
+    /// What to run instead of the image's entry point, behind --
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+fn autoscale(text: &str) -> Result<Autoscale, String> {
+    let wrong = || format!("`{text}` is not a range of replicas, such as 2..10");
+    let (min, max) = text.split_once("..").ok_or_else(wrong)?;
+    let number = |text: &str| text.trim().parse().map_err(|_| wrong());
+    Ok(Autoscale { min: number(min)?, max: number(max)?, cpu_percent: 80 })
+}
+
+impl Create {
+    fn body(&self) -> Result<NewDeployment, Error> {
+        let mut inputs = Inputs::default();
+        let env_vars = match self.env_vars.as_deref() {
+            Some(argument) => Some(inputs.read("--env-vars", argument)?.parse::<Variables>()?),
+            None => None,
+        };
+        Ok(NewDeployment {
+            app: self.target.app.clone(),
+            image: self.image.clone(),
+            replicas: self.replicas,
+            env_vars,
+            settings: Settings {
+                port: self.port,
+                health_path: self.health_path.clone(),
+                cpu: self.cpu.clone(),
+                memory: self.memory.clone(),
+                command: self.command.clone(),
+                autoscale: self.autoscale,
+                run_as_user: self.run_as_user,
+                deadline_s: self
+                    .deadline
+                    .map(|deadline| u32::try_from(deadline.as_secs()).unwrap_or(u32::MAX)),
+            },
+        })
+    }
+
+    /// Runs it.
+    pub async fn run(self, globals: &Globals, out: &Output) -> Result<Exit, Error> {
+        let body = self.body()?;
+        let client = globals.connect()?;
+        let path = ["envs", &*self.target.env, "deployments"];
+        let made: Deployment = client.post(&path, &body).await?;
+        wait::show(&client, made, self.patience, out).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        create: Create,
+    }
+
+    fn body(words: &[&str]) -> Result<serde_json::Value, String> {
+        let base = ["create", "--app", "api", "--env", "dev", "--image", "acme/api:v1"];
+        let line = Line::try_parse_from(base.iter().chain(words)).map_err(|e| e.to_string())?;
+        let body = line.create.body().map_err(|error| error.to_string())?;
+        Ok(serde_json::to_value(body).expect("JSON"))
+    }
+
+    #[test]
+    fn flags_become_a_deployment() {
+        assert_eq!(body(&[]), Ok(json!({"app": "api", "image": "acme/api:v1", "settings": {}})));
+        let all = [
+            "--replicas",
+            "3",
+            "--env-vars",
+            r#"{"A": "b"}"#,
+            "--port",
+            "80",
+            "--health-path",
+            "/up",
+            "--cpu",
+            "1",
+            "--memory",
+            "1Gi",
+            "--autoscale",
+            "2..10",
+            "--deadline",
+            "90s",
+            "--wait",
+            "--run-as-user",
+            "1000",
+            "--",
+            "/app",
+            "-x",
+        ];
+        assert_eq!(
+            body(&all),
+            Ok(json!({
+                "app": "api", "image": "acme/api:v1", "replicas": 3, "env_vars": {"A": "b"},
+                "settings": {
+                    "port": 80, "health_path": "/up", "cpu": "1", "memory": "1Gi",
+                    "autoscale": {"min": 2, "max": 10, "cpu_percent": 80}, "deadline_s": 90,
+                    "run_as_user": 1000, "command": ["/app", "-x"],
+                },
+            }))
+        );
+        assert!(body(&["--env-vars", r#"{"A": 1}"#]).is_err_and(|e| e.contains("string")));
+        assert!(body(&["--env-vars", "[]"]).is_err());
+        assert!(body(&["--autoscale", "2"]).is_err_and(|e| e.contains("2..10")));
+        assert!(body(&["--timeout", "1m"]).is_err_and(|e| e.contains("--wait")));
+    }
+}

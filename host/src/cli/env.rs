@@ -1,0 +1,206 @@
+//! `eve env …`: namespaces of an organisation in clusters.
+
+use std::time::{Duration, Instant};
+
+use super::Globals;
+use super::client::Client;
+use super::error::{Error, Exit};
+use super::json::Inputs;
+use super::output::{Output, Render, View, cell, optional, text_cell};
+use crate::deployments::environments::{
+    Environment, EnvironmentConfig, EnvironmentStatus, NewEnvironment,
+};
+use crate::http::Items;
+
+/// How often a server is asked how far it is.
+const PACE: Duration = Duration::from_millis(500);
+
+/// Make, show and delete environments: where apps are deployed
+///
+/// An environment is a namespace in a cluster that is this organisation's alone.
+#[derive(clap::Subcommand, Debug)]
+pub enum Command {
+    /// List the environments
+    #[command(after_help = "Example:\n  eve env list")]
+    List,
+    Create(Create),
+    /// Show an environment
+    #[command(after_help = "Example:\n  eve env show prod")]
+    Show {
+        /// Its name
+        name: String,
+    },
+    Delete(Delete),
+}
+
+/// Make an environment; for admins
+///
+/// Waits until its namespace is there, and says why if it cannot be made.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  eve env create --name prod --cluster eks-prod --namespace acme-prod
+  eve env create --name prod --cluster eks-prod --config '{\"deployers\": \"admin\"}'
+
+Settings in --config:
+  deployers     the least role that may deploy to it: member (the default), admin or owner
+  worker_types  the worker types whose skills may deploy to it
+  quota         what all apps in it may have together: {\"pods\": 50, \"cpu\": 20, \"memory_gib\": 40}
+
+Exit codes: 0 it is ready, 1 it could not be made; it is tried again until it is deleted.")]
+pub struct Create {
+    /// Its name, such as prod
+    #[arg(long, value_name = "NAME")]
+    name: String,
+    /// The cluster
+    #[arg(long, value_name = "ID")]
+    cluster: String,
+    /// Its namespace in the cluster [default: the organisation's short name, - and its own]
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<String>,
+    /// What it allows and has room for: a JSON object
+    #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
+    config: Option<String>,
+    /// Do not wait until it is ready
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// Delete an environment, its namespace and all that is in it; for admins
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  eve env delete staging
+  eve env delete staging --force    although apps are deployed in it")]
+pub struct Delete {
+    /// Its name
+    name: String,
+    /// What is deployed in it as well
+    #[arg(long)]
+    force: bool,
+    /// Do not wait until it is gone
+    #[arg(long)]
+    no_wait: bool,
+}
+
+impl Render for Environment {
+    fn render(&self, view: &View) -> String {
+        let config = serde_json::to_string_pretty(&self.config.0).unwrap_or_default();
+        view.details([
+            ("name", cell(&self.name)),
+            ("cluster", cell(&self.cluster)),
+            ("namespace", cell(&self.namespace)),
+            ("status", cell(self.status.as_str())),
+            ("message", optional(self.message.as_ref())),
+            ("deployments", cell(self.deployments.to_string())),
+            ("config", text_cell(config)),
+            ("created", view.moment(self.created_at)),
+        ])
+    }
+}
+
+impl Render for Items<Environment> {
+    fn render(&self, view: &View) -> String {
+        if self.items.is_empty() {
+            return "No environments. `eve env create --name NAME --cluster ID` makes one."
+                .to_owned();
+        }
+        let rows = self.items.iter().map(|env| {
+            [
+                cell(&env.name),
+                cell(&env.cluster),
+                cell(&env.namespace),
+                cell(env.status.as_str()),
+                cell(env.deployments.to_string()),
+                optional(env.message.as_ref()),
+            ]
+        });
+        view.table(["NAME", "CLUSTER", "NAMESPACE", "STATUS", "DEPLOYMENTS", "MESSAGE"], 5, rows)
+    }
+}
+
+/// Runs `eve env …`.
+pub async fn run(command: Command, globals: &Globals, out: &Output) -> Result<Exit, Error> {
+    match command {
+        Command::List => {
+            out.show(&globals.connect()?.get::<Items<Environment>>(&["envs"]).await?)?;
+        }
+        Command::Show { name } => {
+            out.show(&globals.connect()?.get::<Environment>(&["envs", &name]).await?)?;
+        }
+        Command::Create(command) => return create(command, globals, out).await,
+        Command::Delete(command) => return delete(command, globals, out).await,
+    }
+    Ok(Exit::Ok)
+}
+
+async fn create(command: Create, globals: &Globals, out: &Output) -> Result<Exit, Error> {
+    let mut inputs = Inputs::default();
+    let config = match command.config.as_deref() {
+        None => EnvironmentConfig::default(),
+        Some(argument) => inputs.read("--config", argument)?.parse()?,
+    };
+    let new = NewEnvironment {
+        name: command.name,
+        cluster: command.cluster,
+        namespace: command.namespace,
+        config,
+    };
+    let client = globals.connect()?;
+    let mut env: Environment = client.post(&["envs"], &new).await?;
+    if command.no_wait {
+        out.show(&env)?;
+        return Ok(Exit::Ok);
+    }
+    let begun = Instant::now();
+    while env.status == EnvironmentStatus::Provisioning
+        && begun.elapsed() < Duration::from_secs(120)
+    {
+        tokio::time::sleep(PACE).await;
+        env = client.get(&["envs", &new.name]).await?;
+        if let Some(message) = &env.message
+            && begun.elapsed() > Duration::from_secs(20)
+        {
+            out.note(&format!("still waiting: {message}"));
+            break;
+        }
+    }
+    out.show(&env)?;
+    Ok(match env.status {
+        EnvironmentStatus::Ready => Exit::Ok,
+        _ => Exit::Failed,
+    })
+}
+
+async fn delete(command: Delete, globals: &Globals, out: &Output) -> Result<Exit, Error> {
+    let client = globals.connect()?;
+    let query = [("force", command.force.to_string())];
+    let env: Environment = client.delete_where(&["envs", &command.name], &query).await?;
+    if command.no_wait {
+        out.show(&env)?;
+        return Ok(Exit::Ok);
+    }
+    match gone(&client, &command.name).await? {
+        None => {
+            out.note(&format!("deleted {}", command.name));
+            Ok(Exit::Ok)
+        }
+        Some(env) => {
+            out.show(&env)?;
+            Ok(Exit::Failed)
+        }
+    }
+}
+
+/// Waits until it is no more; what is still there if that takes too long.
+async fn gone(client: &Client, name: &str) -> Result<Option<Environment>, Error> {
+    let begun = Instant::now();
+    loop {
+        match client.get::<Environment>(&["envs", name]).await {
+            Err(error) if error.exit() == Exit::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+            Ok(env) if begun.elapsed() > Duration::from_secs(180) => return Ok(Some(env)),
+            Ok(_) => tokio::time::sleep(PACE).await,
+        }
+    }
+}

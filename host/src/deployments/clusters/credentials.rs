@@ -1,0 +1,295 @@
+//! What a cluster is entered with.
+
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Provider;
+use crate::deployments::names;
+use crate::requests::Invalid;
+
+/// Longest endpoint.
+const MAX_ENDPOINT: usize = 2_048;
+/// Most bytes of a token, a key or a certificate.
+const MAX_CREDENTIAL: usize = 64 << 10;
+
+/// A cluster to register.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewCluster {
+    /// Its id: a DNS label.
+    pub id: String,
+    /// Its name for people, at most 200 characters; its id when absent.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// What kind it is.
+    pub provider: Provider,
+    /// Its API server, `https://…`. None means the cluster that the control plane itself runs in.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// The certificates that its own is verified by, PEM; those of the system when absent.
+    #[serde(default)]
+    pub certificate_authority: Option<String>,
+    /// The token of the account `eve-horizon/eve-control-plane`.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, write_only)]
+    pub token: Option<SecretString>,
+    /// A client certificate instead of a token, PEM.
+    #[serde(default)]
+    pub client_certificate: Option<String>,
+    /// Its key, PEM.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, write_only)]
+    pub client_key: Option<SecretString>,
+    /// What the host names of its environments end with: `apps.example.com` gives the environment `dev` of
+    /// `acme` the suffix `.dev.acme.apps.example.com`. Without it nothing is reached from outside.
+    #[serde(default)]
+    pub domain: Option<String>,
+}
+
+/// What stands beside a cluster's credentials, and is no secret.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(in crate::deployments) struct ClusterConfig {
+    /// PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_authority: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+}
+
+/// What a cluster is entered with, once it is opened.
+pub enum Credentials {
+    /// The account of the pod that the control plane runs in.
+    InCluster,
+    /// A bearer token.
+    Token(SecretString),
+    /// A client certificate and its key, PEM.
+    Certificate(String, SecretString),
+}
+
+/// As it is sealed.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sealed {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_certificate: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_key: Option<String>,
+}
+
+impl NewCluster {
+    /// Whether it can be registered as it is.
+    pub(in crate::deployments) fn check(&self) -> Result<(), Invalid> {
+        names::label("id", &self.id, 63)?;
+        if let Some(name) = &self.name
+            && (name.trim().is_empty() || name.chars().count() > 200 || name.contains('\0'))
+        {
+            return Err(Invalid::new("name", "must be 1 to 200 characters"));
+        }
+        if !self.provider.is_kubernetes() {
+            return Err(Invalid::new(
+                "provider",
+                format_args!(
+                    "nothing can be deployed to `{}` yet; to these it can: local, eks, gke, aks",
+                    self.provider.as_str()
+                ),
+            ));
+        }
+        if let Some(endpoint) = &self.endpoint {
+            check_endpoint(endpoint)?;
+        } else if self.provider != Provider::Local {
+            return Err(Invalid::new(
+                "endpoint",
+                "must be given: the URL of the API server, https://…",
+            ));
+        }
+        let secret =
+            |secret: &Option<SecretString>| secret.as_ref().map(|s| s.expose_secret().len());
+        for (field, length) in [
+            ("certificate_authority", self.certificate_authority.as_ref().map(String::len)),
+            ("token", secret(&self.token)),
+            ("client_certificate", self.client_certificate.as_ref().map(String::len)),
+            ("client_key", secret(&self.client_key)),
+        ] {
+            if length.is_some_and(|length| !(1..=MAX_CREDENTIAL).contains(&length)) {
+                return Err(Invalid::new(
+                    field,
+                    format_args!("must be 1 to {MAX_CREDENTIAL} bytes"),
+                ));
+            }
+        }
+        let pem = |field: &str, text: &str, label: &str| match text
+            .contains(&format!("-----BEGIN {label}"))
+        {
+            true => Ok(()),
+            false => Err(Invalid::new(field, format_args!("must be PEM: -----BEGIN {label}-----"))),
+        };
+        if let Some(authority) = &self.certificate_authority {
+            pem("certificate_authority", authority, "CERTIFICATE")?;
+        }
+        if let Some(token) = &self.token
+            && !token.expose_secret().trim().bytes().all(|b| b.is_ascii_graphic())
+        {
+            return Err(Invalid::new(
+                "token",
+                "must be a bearer token: visible characters without spaces",
+            ));
+        }
+        match (&self.token, &self.client_certificate, &self.client_key) {
+            (_, None, None) => {}
+            (None, Some(certificate), Some(_)) => {
+                pem("client_certificate", certificate, "CERTIFICATE")?;
+            }
+            (Some(_), ..) => {
+                return Err(Invalid::new(
+                    "token",
+                    "give a token or a client certificate, not both",
+                ));
+            }
+            (None, ..) => {
+                return Err(Invalid::new(
+                    "client_certificate",
+                    "a client certificate and its key go together",
+                ));
+            }
+        }
+        if let Some(domain) = &self.domain {
+            let label = |label: &str| names::label("domain", label, 63).is_ok();
+            if domain.len() > 150 || !domain.split('.').all(label) {
+                return Err(Invalid::new("domain", "must be a domain, such as apps.example.com"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is no secret.
+    pub(in crate::deployments) fn config(&self) -> ClusterConfig {
+        ClusterConfig {
+            certificate_authority: self.certificate_authority.clone(),
+            domain: self.domain.clone(),
+        }
+    }
+
+    /// What is, in one piece; none if there is nothing.
+    pub(in crate::deployments) fn secret(&self) -> Option<SecretString> {
+        let exposed = |secret: &Option<SecretString>| {
+            secret.as_ref().map(|secret| secret.expose_secret().trim().to_owned())
+        };
+        let sealed = Sealed {
+            token: exposed(&self.token),
+            client_certificate: self.client_certificate.clone(),
+            client_key: exposed(&self.client_key),
+        };
+        let any = sealed.token.is_some() || sealed.client_certificate.is_some();
+        any.then(|| serde_json::to_string(&sealed).expect("texts always serialise").into())
+    }
+}
+
+impl Credentials {
+    /// Of what was sealed.
+    pub(in crate::deployments) fn parse(secret: &[u8]) -> Option<Credentials> {
+        let sealed: Sealed = serde_json::from_slice(secret).ok()?;
+        match sealed {
+            Sealed { token: Some(token), .. } => Some(Credentials::Token(token.into())),
+            Sealed { client_certificate: Some(certificate), client_key: Some(key), .. } => {
+                Some(Credentials::Certificate(certificate, key.into()))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn check_endpoint(endpoint: &str) -> Result<(), Invalid> {
+    let invalid = |why: &str| Err(Invalid::new("endpoint", why));
+    if endpoint.len() > MAX_ENDPOINT {
+        return invalid("is too long");
+    }
+    let Ok(url) = url::Url::parse(endpoint) else {
+        return invalid("must be the URL of the API server, https://…");
+    };
+    if url.scheme() != "https" {
+        return invalid("must begin with https://: a credential goes there");
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return invalid("names no host");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return invalid("may not contain a user or a password");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return invalid("may not contain `?` or `#`");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn check(mut cluster: serde_json::Value) -> Result<(), String> {
+        let defaults = json!({"id": "a", "provider": "local", "endpoint": "https://10.0.0.1:6443"});
+        for (key, value) in defaults.as_object().expect("an object") {
+            cluster.as_object_mut().expect("an object").entry(key).or_insert(value.clone());
+        }
+        let cluster: NewCluster = serde_json::from_value(cluster).map_err(|e| e.to_string())?;
+        cluster.check().map_err(|invalid| format!("{}: {}", invalid.field, invalid.message))
+    }
+
+    #[test]
+    fn what_is_uploaded_is_a_place_and_a_credential_and_nothing_else() {
+        let pem = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n";
+        let key = "-----BEGIN PRIVATE KEY-----\nMA==\n-----END PRIVATE KEY-----\n";
+        for good in [
+            json!({}),
+            json!({"endpoint": null}),
+            json!({"token": "abc.def", "certificate_authority": pem, "domain": "apps.example.com"}),
+            json!({"client_certificate": pem, "client_key": key, "provider": "eks"}),
+        ] {
+            assert_eq!(check(good.clone()), Ok(()), "{good}");
+        }
+        for (bad, word) in [
+            (json!({"id": "A"}), "id"),
+            (json!({"id": "../a"}), "id"),
+            (json!({"provider": "ecs"}), "provider"),
+            (json!({"provider": "nomad"}), "nomad"),
+            (json!({"provider": "eks", "endpoint": null}), "endpoint"),
+            (json!({"endpoint": "http://10.0.0.1"}), "https"),
+            (json!({"endpoint": "file:///etc/passwd"}), "https"),
+            (json!({"endpoint": "https://user:pass@h"}), "password"),
+            (json!({"endpoint": "https://h/?a=b"}), "?"),
+            (json!({"endpoint": "10.0.0.1"}), "URL"),
+            (json!({"token": ""}), "token"),
+            (json!({"token": "a\nb"}), "token"),
+            (json!({"token": "a", "client_certificate": pem, "client_key": key}), "both"),
+            (json!({"client_certificate": pem}), "together"),
+            (json!({"client_key": key}), "together"),
+            (json!({"certificate_authority": "/etc/ca.crt"}), "PEM"),
+            (json!({"exec": {"command": "sh"}}), "exec"),
+            (json!({"insecure_skip_tls_verify": true}), "insecure"),
+            (json!({"proxy_url": "http://h"}), "proxy_url"),
+            (json!({"tls_server_name": "x"}), "tls_server_name"),
+        ] {
+            let refused = check(bad.clone()).expect_err(&bad.to_string());
+            assert!(refused.contains(word), "{bad}: {refused}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_kept_in_one_piece_and_never_printed() {
+        let cluster: NewCluster =
+            serde_json::from_value(json!({"id": "a", "provider": "local", "token": " hush \n"}))
+                .expect("a cluster");
+        assert!(!format!("{cluster:?}").contains("hush"));
+        let secret = cluster.secret().expect("a secret");
+        let opened = Credentials::parse(secret.expose_secret().as_bytes());
+        assert!(
+            matches!(opened, Some(Credentials::Token(token)) if token.expose_secret() == "hush")
+        );
+        assert!(Credentials::parse(b"{\"role_arn\": \"x\"}").is_none());
+    }
+}

@@ -1,0 +1,309 @@
+//! Making a namespace, and what confines it; and unmaking it.
+//!
+//! In this order: the namespace, with its labels from birth; its `default` account, without a token;
+//! quotas and limits; who may talk to whom; the identities; last what the identities may do. Nobody has
+//! any rights in a namespace that is not walled in. Every step may be done again.
+
+use k8s_openapi::api::core::v1::{LimitRange, Namespace, ResourceQuota, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::connection::{Connection, Identity, patiently};
+use super::failure::Failure;
+use super::{DEPLOYERS, ENVIRONMENT_LABEL, MANAGED_BY, MANAGER, PLATFORM};
+use crate::deployments::environments::Quota;
+
+/// What a namespace is made for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The environment's id.
+    pub environment: Uuid,
+    /// The namespace's name.
+    pub namespace: String,
+    /// What host names end with, with a dot first; none if nothing is reached from outside.
+    pub host_suffix: Option<String>,
+    /// What all of it may have together.
+    pub quota: Quota,
+}
+
+/// Roles, and who has them in a namespace.
+const BINDINGS: [(&str, &str, Identity); 4] = [
+    ("eve-deployer-binding", "eve-app-deployer", Identity::Deployer),
+    ("eve-editor-binding", "eve-app-editor", Identity::Editor),
+    ("eve-exec-binding", "eve-app-exec", Identity::Editor),
+    ("eve-viewer-binding", "eve-app-viewer", Identity::Viewer),
+];
+
+/// Makes it, or repairs what is no longer as it was made.
+pub async fn provision(connection: &Connection, wanted: &Wanted) -> Result<(), Failure> {
+    let client = connection.account();
+    let name = &wanted.namespace;
+    namespace(client, wanted).await?;
+    apply::<ServiceAccount>(client, name, default_account()).await?;
+    apply::<ResourceQuota>(client, name, quota(&wanted.quota)).await?;
+    apply::<LimitRange>(client, name, limits()).await?;
+    apply::<NetworkPolicy>(client, name, network_policy()).await?;
+    for identity in Identity::ALL {
+        self::identity(client, wanted, identity).await?;
+    }
+    for (binding, role, identity) in BINDINGS {
+        apply::<RoleBinding>(client, name, role_binding(binding, role, identity, name)).await?;
+    }
+    Ok(())
+}
+
+/// Unmakes it: `true` once nothing of it is left. What carries another environment's id stays.
+pub async fn deprovision(connection: &Connection, wanted: &Wanted) -> Result<bool, Failure> {
+    let client = connection.account();
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let ours = |labels: &std::collections::BTreeMap<String, String>| {
+        labels.get(ENVIRONMENT_LABEL) == Some(&wanted.environment.to_string())
+    };
+    if let Some(found) = patiently(namespaces.get_opt(&wanted.namespace)).await?
+        && ours(found.labels())
+    {
+        if found.metadata.deletion_timestamp.is_none() {
+            let exactly = DeleteParams::default()
+                .preconditions(Preconditions { uid: found.uid(), resource_version: None });
+            gone(patiently(namespaces.delete(&wanted.namespace, &exactly)).await)?;
+        }
+        return Ok(false);
+    }
+    // Identities last: whoever is stopped in between finds them by the environment's id.
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), DEPLOYERS);
+    let of_it =
+        ListParams::default().labels(&format!("{ENVIRONMENT_LABEL}={}", wanted.environment));
+    for account in patiently(accounts.list(&of_it)).await? {
+        let exactly = DeleteParams::default()
+            .preconditions(Preconditions { uid: account.uid(), resource_version: None });
+        gone(patiently(accounts.delete(&account.name_any(), &exactly)).await)?;
+    }
+    connection.forget(&wanted.namespace);
+    Ok(true)
+}
+
+/// What is gone already need not be deleted.
+fn gone<T>(outcome: Result<T, Failure>) -> Result<(), Failure> {
+    match outcome {
+        Ok(_) | Err(Failure::Gone(_)) => Ok(()),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The namespace, ours from birth.
+async fn namespace(client: &Client, wanted: &Wanted) -> Result<(), Failure> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let (name, id) = (&wanted.namespace, wanted.environment.to_string());
+    let mut annotations = json!({});
+    if let Some(suffix) = &wanted.host_suffix {
+        annotations["eve-horizon.dev/host-suffix"] = json!(suffix);
+    }
+    let object = json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {
+            "name": name,
+            "labels": {
+                ENVIRONMENT_LABEL: id,
+                MANAGED_BY.0: MANAGED_BY.1,
+                "pod-security.kubernetes.io/enforce": "restricted",
+                "pod-security.kubernetes.io/warn": "restricted",
+            },
+            "annotations": annotations,
+        },
+    });
+    let found = match patiently(namespaces.get_opt(name)).await? {
+        Some(found) => found,
+        None => {
+            // Made, not applied: a namespace that somebody makes at this moment is not taken over.
+            let new: Namespace = parsed(object.clone());
+            let made = patiently(namespaces.create(
+                &PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() },
+                &new,
+            ))
+            .await;
+            match made {
+                Ok(made) => made,
+                Err(Failure::Conflict(_)) => patiently(namespaces.get(name)).await?,
+                Err(failure) => return Err(failure),
+            }
+        }
+    };
+    match found.labels().get(ENVIRONMENT_LABEL) {
+        Some(label) if *label == id => {}
+        _ => {
+            return Err(Failure::Refused {
+                reason: "taken",
+                message: format!(
+                    "there is a namespace `{name}` in the cluster that Eve Horizon did not make for this \
+                     environment; it is left alone: delete the environment and choose another --namespace"
+                ),
+            });
+        }
+    }
+    if found.metadata.deletion_timestamp.is_some() {
+        return Err(Failure::Away(format!("the namespace `{name}` is still being deleted")));
+    }
+    let params = PatchParams::apply(MANAGER).force();
+    patiently(namespaces.patch(name, &params, &Patch::Apply(&object))).await?;
+    Ok(())
+}
+
+async fn identity(client: &Client, wanted: &Wanted, identity: Identity) -> Result<(), Failure> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), DEPLOYERS);
+    let name = identity.account(&wanted.namespace);
+    let id = wanted.environment.to_string();
+    // One that was left by an environment that had this namespace before is not given to another.
+    if let Some(found) = patiently(accounts.get_opt(&name)).await? {
+        if found.labels().get(ENVIRONMENT_LABEL) == Some(&id) {
+            return Ok(());
+        }
+        let exactly = DeleteParams::default()
+            .preconditions(Preconditions { uid: found.uid(), resource_version: None });
+        gone(patiently(accounts.delete(&name, &exactly)).await)?;
+        tracing::info!(account = name, "replacing an identity of an environment that is no more");
+    }
+    let account: ServiceAccount = parsed(json!({
+        "apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {
+            "name": name,
+            "labels": { ENVIRONMENT_LABEL: id, MANAGED_BY.0: MANAGED_BY.1 },
+        },
+        "automountServiceAccountToken": false,
+    }));
+    match patiently(accounts.create(&PostParams::default(), &account)).await {
+        Ok(_) | Err(Failure::Conflict(_)) => Ok(()),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Server-side apply of one of our objects, by the name that is in it.
+async fn apply<K>(client: &Client, namespace: &str, object: Value) -> Result<(), Failure>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let params = PatchParams::apply(MANAGER).force();
+    match patiently(api.patch(&name, &params, &Patch::Apply(&object))).await {
+        // What a binding refers to cannot be changed: it is made anew.
+        Err(Failure::Refused { reason: "invalid", message })
+            if K::kind(&()) == "RoleBinding" && message.contains("roleRef") =>
+        {
+            gone(patiently(api.delete(&name, &DeleteParams::default())).await)?;
+            patiently(api.patch(&name, &params, &Patch::Apply(&object))).await?;
+            Ok(())
+        }
+        other => other.map(|_| ()),
+    }
+}
+
+fn parsed<K: DeserializeOwned>(object: Value) -> K {
+    serde_json::from_value(object).expect("our own objects are of their kinds")
+}
+
+fn labels() -> Value {
+    json!({ MANAGED_BY.0: MANAGED_BY.1 })
+}
+
+fn default_account() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": { "name": "default" },
+        "automountServiceAccountToken": false,
+    })
+}
+
+fn quota(quota: &Quota) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ResourceQuota",
+        "metadata": { "name": "eve-quota", "labels": labels() },
+        "spec": { "hard": {
+            "pods": quota.pods.to_string(),
+            "requests.cpu": quota.cpu.to_string(),
+            "limits.memory": format!("{}Gi", quota.memory_gib),
+            "requests.memory": format!("{}Gi", quota.memory_gib),
+            "services": "200", "configmaps": "50", "secrets": "50", "persistentvolumeclaims": "20",
+            "count/deployments.apps": "200", "count/statefulsets.apps": "50", "count/jobs.batch": "100",
+            "count/cronjobs.batch": "50", "count/ingresses.networking.k8s.io": "50",
+            "services.nodeports": "0", "services.loadbalancers": "0",
+        } },
+    })
+}
+
+fn limits() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "LimitRange",
+        "metadata": { "name": "eve-limits", "labels": labels() },
+        "spec": { "limits": [{
+            "type": "Container",
+            "default": { "memory": "256Mi" },
+            "defaultRequest": { "cpu": "50m", "memory": "128Mi" },
+        }] },
+    })
+}
+
+/// Where no pod of a tenant has any business: this host, private, link-local with the metadata services,
+/// carrier-grade NAT, benchmarking, Azure's and Alibaba's wire servers, multicast, reserved.
+const FORBIDDEN: [&str; 13] = [
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "168.63.129.16/32",
+    "100.100.100.200/32",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+];
+
+fn network_policy() -> Value {
+    let dns = json!([{ "protocol": "UDP", "port": 53 }, { "protocol": "TCP", "port": 53 }]);
+    let pods_of = |namespace: &str, label: &str, value: &str| {
+        json!({
+            "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": namespace } },
+            "podSelector": { "matchLabels": { label: value } },
+        })
+    };
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": { "name": "eve-isolation", "labels": labels() },
+        "spec": {
+            "podSelector": {},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{ "from": [
+                { "podSelector": {} },
+                pods_of("ingress-nginx", "app.kubernetes.io/name", "ingress-nginx"),
+                pods_of(PLATFORM, "app.kubernetes.io/component", "control-plane"),
+            ] }],
+            "egress": [
+                { "to": [{ "podSelector": {} }] },
+                { "to": [pods_of("kube-system", "k8s-app", "kube-dns")], "ports": dns },
+                { "to": [{ "ipBlock": { "cidr": "0.0.0.0/0", "except": FORBIDDEN } }] },
+                { "to": [{ "ipBlock": { "cidr": "2000::/3", "except": ["2001:db8::/32"] } }] },
+            ],
+        },
+    })
+}
+
+fn role_binding(name: &str, role: &str, identity: Identity, namespace: &str) -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": { "name": name, "labels": labels() },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role },
+        "subjects": [{
+            "kind": "ServiceAccount", "namespace": DEPLOYERS, "name": identity.account(namespace),
+        }],
+    })
+}

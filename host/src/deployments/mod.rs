@@ -1,0 +1,358 @@
+//! Deployments: apps of an organisation, in its own namespaces.
+//!
+//! Flow: an admin of the platform registers a cluster (`clusters`), an admin of an organisation makes an
+//! environment in it (`environments`), members register apps (`apps`) and say what of them shall run
+//! where (`desired`): each such change is a revision, and an event. The reconciler (`reconcile`) makes
+//! the clusters be as the latest revisions say, and writes down what it sees (`read` shows it).
+//! `kubernetes` is how a cluster is talked to.
+//!
+//! Invariants:
+//! - The database says what is to be, the cluster what is. Nobody but the reconciler changes a cluster.
+//! - A revision never changes. Its outcome is written once.
+//! - What is secret is sealed in the database, and is in no answer, event or log.
+
+pub mod apps;
+pub mod clusters;
+mod desired;
+pub mod environments;
+mod error;
+mod image;
+pub mod kubernetes;
+mod names;
+mod read;
+pub mod reconcile;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sqlx::types::Json;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+pub use error::DeployError;
+pub use image::Image;
+pub use settings::{Autoscale, Settings, Variables};
+
+use crate::db::Db;
+use crate::ids::{RequestId, UserId};
+use crate::notify::Bell;
+use crate::sealing::Sealer;
+use crate::tenancy::auth::Caller;
+use crate::tenancy::{Actor, OrgRole, Tenant};
+use kubernetes::connection::{Connection, Connections};
+
+/// Everything that people and skills do with clusters, environments, apps and deployments.
+#[derive(Clone, Debug)]
+pub struct Deployments {
+    pub(crate) db: Db,
+    pub(crate) bell: Bell,
+    sealer: Option<Sealer>,
+    connections: Connections,
+}
+
+impl Deployments {
+    /// With what secrets are sealed with; without it nothing secret can be stored.
+    pub fn new(db: Db, bell: Bell, sealer: Option<Sealer>) -> Deployments {
+        Deployments { db, bell, sealer, connections: Connections::default() }
+    }
+
+    /// Seals and opens.
+    pub(crate) fn sealer(&self) -> Result<&Sealer, DeployError> {
+        self.sealer.as_ref().ok_or(DeployError::Unconfigured(
+            "the control plane has no key to seal secrets with: its operator sets EVE_SEALING_KEY \
+             (`openssl rand -base64 32` makes one)",
+        ))
+    }
+
+    /// How a cluster is talked to.
+    fn connect(&self, row: &clusters::Row) -> Result<Connection, DeployError> {
+        self.connections.get(row, self.sealer.as_ref())
+    }
+}
+
+/// Whoever wants something deployed.
+#[derive(Clone, Debug)]
+pub struct Deployer {
+    /// For which organisation.
+    pub tenant: Tenant,
+    /// Through what they act.
+    pub actor: Actor,
+    /// What they may do is said by this.
+    pub authority: Authority,
+}
+
+/// What says whether somebody may deploy to an environment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Authority {
+    /// A member's role.
+    Role(OrgRole),
+    /// The worker type of the request that a skill runs for.
+    WorkerType(String),
+}
+
+impl From<&Caller> for Deployer {
+    fn from(caller: &Caller) -> Self {
+        Deployer {
+            tenant: caller.tenant,
+            actor: caller.actor,
+            authority: Authority::Role(caller.role),
+        }
+    }
+}
+
+/// Where a deployment stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum DeploymentStatus {
+    /// It was asked for; the cluster has not taken it yet.
+    Pending,
+    /// The cluster has taken it; not all of it is there.
+    Deploying,
+    /// As many replicas as there shall be are ready, of the latest revision and no other.
+    Running,
+    /// It is not there, and its time is over, or there is no use in waiting.
+    Failed,
+    /// Nothing of it is there.
+    Stopped,
+}
+
+impl DeploymentStatus {
+    /// Every status.
+    pub const ALL: [DeploymentStatus; 5] = [
+        DeploymentStatus::Pending,
+        DeploymentStatus::Deploying,
+        DeploymentStatus::Running,
+        DeploymentStatus::Failed,
+        DeploymentStatus::Stopped,
+    ];
+
+    /// The word in the database, in JSON and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DeploymentStatus::Pending => "pending",
+            DeploymentStatus::Deploying => "deploying",
+            DeploymentStatus::Running => "running",
+            DeploymentStatus::Failed => "failed",
+            DeploymentStatus::Stopped => "stopped",
+        }
+    }
+}
+
+/// An app to deploy. What is left out stays as it is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewDeployment {
+    /// The app, which is registered.
+    pub app: String,
+    /// The image: `[registry/]repository[:tag][@digest]`.
+    pub image: String,
+    /// How many replicas: 0 to 1000; 1 at first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i64>,
+    /// Environment variables, all of them: those of before are forgotten. They are kept sealed, and never
+    /// shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env_vars: Option<Variables>,
+    /// How it is to run.
+    #[serde(default)]
+    pub settings: Settings,
+}
+
+/// How many replicas a deployment shall have.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Scale {
+    /// 0 to 1000.
+    pub replicas: i64,
+}
+
+/// What to go back to. Without either: to the last revision that ran before the present one.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rollback {
+    /// A version: the tag of an image. The latest revision that ran with it is meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_version: Option<String>,
+    /// A revision that ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_revision: Option<i32>,
+}
+
+/// How many replicas there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Replicas {
+    /// How many there shall be.
+    pub desired: i32,
+    /// How many of them are ready, of the latest revision.
+    pub ready: i32,
+}
+
+/// One pod of a deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// `Pending`, `Running`, `Succeeded`, `Failed`, or why a container waits: `CrashLoopBackOff`.
+    pub status: String,
+    /// Whether it takes traffic.
+    pub ready: bool,
+    /// How often its containers have been started again.
+    pub restarts: i32,
+    /// The version that it runs.
+    pub version: String,
+    /// When it began.
+    pub started_at: Option<DateTime<Utc>>,
+}
+
+/// A deployment: an app in an environment.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Deployment {
+    /// Its id.
+    pub id: Uuid,
+    /// The app.
+    pub app: String,
+    /// The environment.
+    pub env: String,
+    /// Where it stands.
+    pub status: DeploymentStatus,
+    /// The image that was asked for.
+    pub image: String,
+    /// Its version: the image's tag.
+    pub version: String,
+    /// The latest revision.
+    pub revision: i32,
+    /// How many replicas there are.
+    pub replicas: Replicas,
+    /// Its pods, at most 100 of them, those that are not ready first.
+    #[schema(value_type = Vec<Pod>)]
+    pub pods: Json<Vec<Pod>>,
+    /// Why it stands there, in a word: `image_pull`, `crash_loop`, `not_ready`, `quota`, `admission`.
+    pub reason: Option<String>,
+    /// The same in a sentence.
+    pub message: Option<String>,
+    /// How it is to run, and the names of its environment variables.
+    #[schema(value_type = Object)]
+    pub config: Value,
+    /// When it first ran.
+    pub deployed_at: Option<DateTime<Utc>>,
+    /// Who asked for the latest revision.
+    pub deployed_by: Option<UserId>,
+    /// The request whose run asked for it.
+    pub request_id: Option<RequestId>,
+    /// When it was first asked for.
+    pub created_at: DateTime<Utc>,
+    /// When anything of it last changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// What a revision came to be by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum RevisionKind {
+    /// The first, or the first after it was deleted.
+    Created,
+    /// Another image or configuration.
+    Updated,
+    /// Another number of replicas.
+    Scaled,
+    /// What once ran, again.
+    RolledBack,
+}
+
+impl RevisionKind {
+    /// The word in the database and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RevisionKind::Created => "created",
+            RevisionKind::Updated => "updated",
+            RevisionKind::Scaled => "scaled",
+            RevisionKind::RolledBack => "rolled_back",
+        }
+    }
+}
+
+/// What became of a revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum Outcome {
+    /// It ran.
+    Running,
+    /// It did not come to be there.
+    Failed,
+    /// Another was asked for before it was there.
+    Superseded,
+    /// It was to be deleted before it was there.
+    Stopped,
+}
+
+impl Outcome {
+    /// The word in the database and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Running => "running",
+            Outcome::Failed => "failed",
+            Outcome::Superseded => "superseded",
+            Outcome::Stopped => "stopped",
+        }
+    }
+}
+
+/// A change that was asked for, and what became of it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Revision {
+    /// Its number, from 1.
+    pub revision: i32,
+    /// What it came to be by.
+    pub kind: RevisionKind,
+    /// Its image.
+    pub image: String,
+    /// Its version: the image's tag.
+    pub version: String,
+    /// What the image's name meant when it ran.
+    pub digest: Option<String>,
+    /// How many replicas it asked for.
+    pub replicas: i32,
+    /// The revision that a rollback went back to.
+    pub origin: Option<i32>,
+    /// What became of it; none while it is under way.
+    pub outcome: Option<Outcome>,
+    /// Why it failed, in a word.
+    pub reason: Option<String>,
+    /// The same in a sentence.
+    pub message: Option<String>,
+    /// Who asked for it.
+    #[schema(value_type = Object)]
+    pub created_by: Json<Actor>,
+    /// The request whose run asked for it.
+    pub request_id: Option<RequestId>,
+    /// When it was asked for.
+    pub created_at: DateTime<Utc>,
+    /// When it was there, or was given up.
+    pub settled_at: Option<DateTime<Utc>>,
+}
+
+/// Something that happened to a deployment.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct DeploymentEvent {
+    /// Its id.
+    pub id: Uuid,
+    /// What: `created`, `updated`, `scaled`, `rolled_back`, `deleted`, and what was found: `deploying`,
+    /// `running`, `failed`, `stopped`, `drifted`.
+    pub event_type: String,
+    /// The revision.
+    pub revision: Option<i32>,
+    /// More of it.
+    #[schema(value_type = Object)]
+    pub details: Value,
+    /// Who asked for it; none for what was found.
+    #[schema(value_type = Option<Object>)]
+    pub actor: Option<Json<Actor>>,
+    /// When.
+    pub created_at: DateTime<Utc>,
+}

@@ -1,0 +1,274 @@
+//! What there is: deployments, their revisions and what happened to them.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::kubernetes::connection::Identity;
+use super::kubernetes::logs::{self, Lines, Wanted};
+use super::{
+    DeployError, Deployment, DeploymentEvent, DeploymentStatus, Deployments, Image, Outcome, Pod,
+    Replicas, Revision, RevisionKind, names,
+};
+use crate::db::{Scope, Tx};
+use crate::ids::{RequestId, UserId};
+use crate::tenancy::{Actor, Tenant};
+
+impl Deployments {
+    /// One deployment; one that was deleted as well.
+    pub async fn deployment(
+        &self,
+        tenant: Tenant,
+        env: &str,
+        app: &str,
+    ) -> Result<Deployment, DeployError> {
+        let failed = DeployError::database("reading a deployment");
+        known(env, app)?;
+        let mut tx = self.db.begin(Scope::Tenant(tenant)).await.map_err(failed)?;
+        match one(&mut tx, tenant, env, app).await.map_err(failed)? {
+            Some(deployment) => Ok(deployment),
+            None => Err(missing(&mut tx, tenant, env, app).await?),
+        }
+    }
+
+    /// At most `limit` deployments of the organisation, or of one environment, in the order of
+    /// environment and app, only behind `after`. Those that were deleted only if they are `wanted`.
+    pub async fn deployments(
+        &self,
+        tenant: Tenant,
+        env: Option<&str>,
+        deleted: bool,
+        after: Option<(&str, &str)>,
+        limit: u32,
+    ) -> Result<Vec<Deployment>, DeployError> {
+        let failed = DeployError::database("listing deployments");
+        if let Some(env) = env {
+            self.environment(tenant, env).await?;
+        }
+        let mut tx = self.db.begin(Scope::Tenant(tenant)).await.map_err(failed)?;
+        let rows = sqlx::query_as!(
+            Row,
+            r#"SELECT d.id, a.name AS app, e.name AS env, d.status AS "status: DeploymentStatus", d.image,
+                      d.revision, d.replicas, d.ready_replicas, d.pods AS "pods: Json<Vec<Pod>>", d.reason,
+                      d.message, d.config, d.deployed_at, d.deployed_by, d.request_id, d.created_at,
+                      d.updated_at
+                 FROM eve.deployments d
+                 JOIN eve.apps a ON a.id = d.app_id
+                 JOIN eve.environments e ON e.id = d.environment_id
+                WHERE d.org_id = $1
+                  AND ($2::text IS NULL OR e.name = $2)
+                  AND ($3 OR d.status <> 'stopped')
+                  AND ($4::text IS NULL OR (e.name, a.name) > ($4, $5::text))
+                ORDER BY e.name, a.name
+                LIMIT $6"#,
+            tenant.org().0,
+            env,
+            deleted,
+            after.map(|(env, _)| env),
+            after.map(|(_, app)| app),
+            i64::from(limit),
+        )
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(failed)?;
+        Ok(rows.into_iter().map(Deployment::from).collect())
+    }
+
+    /// At most `limit` revisions of a deployment, latest first, only older than `before`.
+    pub async fn history(
+        &self,
+        tenant: Tenant,
+        env: &str,
+        app: &str,
+        before: Option<i32>,
+        limit: u32,
+    ) -> Result<Vec<Revision>, DeployError> {
+        let failed = DeployError::database("reading a deployment's history");
+        let id = self.deployment(tenant, env, app).await?.id;
+        let mut tx = self.db.begin(Scope::Tenant(tenant)).await.map_err(failed)?;
+        let rows = sqlx::query!(
+            r#"SELECT revision, kind AS "kind: RevisionKind", image, digest, replicas, origin,
+                      outcome AS "outcome: Outcome", reason, message,
+                      created_by AS "created_by: Json<Actor>", request_id, created_at, settled_at
+                 FROM eve.deployment_revisions
+                WHERE deployment_id = $1 AND ($2::int IS NULL OR revision < $2)
+                ORDER BY revision DESC
+                LIMIT $3"#,
+            id,
+            before,
+            i64::from(limit),
+        )
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(failed)?;
+        let revisions = rows.into_iter().map(|row| Revision {
+            revision: row.revision,
+            kind: row.kind,
+            version: version(&row.image),
+            image: row.image,
+            digest: row.digest,
+            replicas: row.replicas,
+            origin: row.origin,
+            outcome: row.outcome,
+            reason: row.reason,
+            message: row.message,
+            created_by: row.created_by,
+            request_id: row.request_id.map(RequestId),
+            created_at: row.created_at,
+            settled_at: row.settled_at,
+        });
+        Ok(revisions.collect())
+    }
+
+    /// What the pods of a deployment have written.
+    pub async fn logs(
+        &self,
+        tenant: Tenant,
+        env: &str,
+        app: &str,
+        wanted: Wanted,
+    ) -> Result<Lines, DeployError> {
+        self.deployment(tenant, env, app).await?;
+        let environment = self.environment(tenant, env).await?;
+        let cluster = self.cluster_row(&environment.cluster).await?;
+        let connection = self.connect(&cluster)?;
+        let failed = |failure: super::kubernetes::failure::Failure| DeployError::Cluster {
+            cluster: environment.cluster.clone(),
+            message: failure.to_string(),
+        };
+        let client =
+            connection.identity(&environment.namespace, Identity::Viewer).map_err(failed)?;
+        logs::read(&client, &environment.namespace, app, wanted).await.map_err(failed)
+    }
+
+    /// At most `limit` things that happened to a deployment, latest first, only older than `before`.
+    pub async fn events(
+        &self,
+        tenant: Tenant,
+        env: &str,
+        app: &str,
+        before: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<DeploymentEvent>, DeployError> {
+        let failed = DeployError::database("reading what happened to a deployment");
+        let id = self.deployment(tenant, env, app).await?.id;
+        let mut tx = self.db.begin(Scope::Tenant(tenant)).await.map_err(failed)?;
+        sqlx::query_as!(
+            DeploymentEvent,
+            r#"SELECT id, event_type, revision, details, actor AS "actor: Json<Actor>", created_at
+                 FROM eve.deployment_events
+                WHERE deployment_id = $1 AND ($2::uuid IS NULL OR id < $2)
+                ORDER BY id DESC
+                LIMIT $3"#,
+            id,
+            before,
+            i64::from(limit),
+        )
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(failed)
+    }
+}
+
+/// What is no name is nobody's.
+fn known(env: &str, app: &str) -> Result<(), DeployError> {
+    names::label("env", env, names::MAX_ENVIRONMENT)
+        .map_err(|_| DeployError::not_found("environment", env))?;
+    names::app("app", app).map_err(|_| DeployError::not_found("deployment", app))
+}
+
+/// Which of the two there is not.
+async fn missing(
+    tx: &mut Tx,
+    tenant: Tenant,
+    env: &str,
+    app: &str,
+) -> Result<DeployError, DeployError> {
+    let there = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM eve.environments WHERE org_id = $1 AND name = $2) AS "there!""#,
+        tenant.org().0,
+        env
+    )
+    .fetch_one(&mut **tx)
+    .await
+    .map_err(DeployError::database("reading an environment"))?;
+    Ok(match there {
+        true => DeployError::not_found("deployment", &format!("{app} in {env}")),
+        false => DeployError::not_found("environment", env),
+    })
+}
+
+/// A deployment as it stands in this transaction.
+pub(super) async fn one(
+    tx: &mut Tx,
+    tenant: Tenant,
+    env: &str,
+    app: &str,
+) -> Result<Option<Deployment>, sqlx::Error> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"SELECT d.id, a.name AS app, e.name AS env, d.status AS "status: DeploymentStatus", d.image,
+                  d.revision, d.replicas, d.ready_replicas, d.pods AS "pods: Json<Vec<Pod>>", d.reason,
+                  d.message, d.config, d.deployed_at, d.deployed_by, d.request_id, d.created_at,
+                  d.updated_at
+             FROM eve.deployments d
+             JOIN eve.apps a ON a.id = d.app_id
+             JOIN eve.environments e ON e.id = d.environment_id
+            WHERE d.org_id = $1 AND e.name = $2 AND a.name = $3"#,
+        tenant.org().0,
+        env,
+        app
+    )
+    .fetch_optional(&mut **tx)
+    .await?;
+    Ok(row.map(Deployment::from))
+}
+
+struct Row {
+    id: Uuid,
+    app: String,
+    env: String,
+    status: DeploymentStatus,
+    image: String,
+    revision: i32,
+    replicas: i32,
+    ready_replicas: i32,
+    pods: Json<Vec<Pod>>,
+    reason: Option<String>,
+    message: Option<String>,
+    config: Value,
+    deployed_at: Option<DateTime<Utc>>,
+    deployed_by: Option<Uuid>,
+    request_id: Option<Uuid>,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+}
+
+impl From<Row> for Deployment {
+    fn from(row: Row) -> Self {
+        Deployment {
+            id: row.id,
+            app: row.app,
+            env: row.env,
+            status: row.status,
+            version: version(&row.image),
+            image: row.image,
+            revision: row.revision,
+            replicas: Replicas { desired: row.replicas, ready: row.ready_replicas },
+            pods: row.pods,
+            reason: row.reason,
+            message: row.message,
+            config: row.config,
+            deployed_at: row.deployed_at,
+            deployed_by: row.deployed_by.map(UserId),
+            request_id: row.request_id.map(RequestId),
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        }
+    }
+}
+
+fn version(image: &str) -> String {
+    image.parse::<Image>().map(|image| image.version().to_owned()).unwrap_or_default()
+}

@@ -1,0 +1,491 @@
+//! Reconciling one deployment: apply what is asked for, look, judge, write.
+
+use std::time::Duration;
+
+use kube::Client;
+use serde_json::{Value, json};
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::Context;
+use super::environment::Environment;
+use super::judge::{Asked, Verdict, Why, judge, ready};
+use crate::db::{Scope, Tx};
+use crate::deployments::desired::settings_of;
+use crate::deployments::kubernetes::apply;
+use crate::deployments::kubernetes::failure::Failure;
+use crate::deployments::kubernetes::objects::Spec;
+use crate::deployments::kubernetes::observe::{Seen, observe};
+use crate::deployments::{DeploymentStatus, Image, Outcome, Pod};
+use crate::scheduler::report;
+
+/// Pods that are written down.
+const SHOWN_PODS: usize = 100;
+/// How often what is being deleted is looked at.
+const DELETION: Duration = Duration::from_secs(1);
+/// Least time between two looks at what is on its way.
+const LEAST: Duration = Duration::from_millis(500);
+
+/// When to look at it again, if nothing changes before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Not at all.
+    Idle,
+    /// At once, and apply it.
+    Again,
+    /// In a while.
+    In(Duration),
+}
+
+/// A deployment at its latest revision.
+struct Row {
+    id: Uuid,
+    org_id: Uuid,
+    status: DeploymentStatus,
+    stopping: bool,
+    revision: i32,
+    applied_revision: i32,
+    applied_generation: Option<i64>,
+    settled_revision: i32,
+    replicas: i32,
+    ready_replicas: i32,
+    pods: Json<Vec<Pod>>,
+    reason: Option<String>,
+    message: Option<String>,
+    underway_s: f64,
+    template: i32,
+    image: String,
+    digest: Option<String>,
+    config: Value,
+    variables: Option<Value>,
+}
+
+/// The apps that are deployed in an environment; only those that the cluster has not heard the last of.
+pub(super) async fn names(
+    context: &Context,
+    environment: Uuid,
+    unheard: bool,
+) -> Result<Vec<String>, sqlx::Error> {
+    let mut tx = context.deployments.db.begin(Scope::Control).await?;
+    sqlx::query_scalar!(
+        "SELECT a.name
+           FROM eve.deployments d
+           JOIN eve.apps a ON a.id = d.app_id
+          WHERE d.environment_id = $1
+            AND d.status <> 'stopped'
+            AND (NOT $2 OR d.stopping OR d.revision > d.applied_revision)",
+        environment,
+        unheard,
+    )
+    .fetch_all(&mut *tx)
+    .await
+}
+
+/// Makes it be as it is to be, as far as that can be done now.
+pub(super) async fn reconcile(
+    context: &Context,
+    environment: &Environment,
+    client: &Client,
+    app: &str,
+    again: bool,
+) -> Result<Next, Failure> {
+    let Some(row) = load(context, environment.id, app).await.map_err(database)? else {
+        return Ok(Next::Idle);
+    };
+    if row.status == DeploymentStatus::Stopped {
+        return Ok(Next::Idle);
+    }
+    let namespace = &environment.namespace;
+    if row.stopping {
+        if !apply::remove(client, namespace, app).await? {
+            return Ok(Next::In(DELETION));
+        }
+        stopped(context, &row).await.map_err(database)?;
+        return Ok(Next::Idle);
+    }
+    let mut row = row;
+    if again || row.revision > row.applied_revision {
+        if let Err(next) = bring(context, environment, client, app, &mut row).await? {
+            return Ok(next);
+        }
+    } else if row.settled_revision == row.revision && row.applied_generation.is_none() {
+        // The cluster would not have it. Whoever changes that deploys again.
+        return Ok(Next::Idle);
+    }
+    let Some(generation) = row.applied_generation else { return Ok(Next::Again) };
+    let Some(seen) = observe(client, namespace, app).await? else {
+        note(context, &row, "drifted", json!({ "what": ["the Deployment was deleted"] }))
+            .await
+            .map_err(database)?;
+        return Ok(Next::Again);
+    };
+    if seen.generation != generation {
+        // Somebody has changed it: an autoscaler, or whoever should not.
+        return Ok(Next::Again);
+    }
+    let settings = settings_of(&row.config);
+    let deadline = Duration::from_secs(settings.deadline_s().into());
+    let asked = Asked {
+        generation,
+        template: row.template,
+        underway: Duration::from_secs_f64(row.underway_s.max(0.0)),
+        deadline,
+    };
+    let verdict = judge(&seen, &asked);
+    let before = row.status;
+    let Some(status) = write(context, &row, &seen, &verdict).await.map_err(database)? else {
+        // Another revision was asked for meanwhile.
+        return Ok(Next::Again);
+    };
+    if matches!(verdict, Verdict::Running) && row.settled_revision < row.revision {
+        let mut used = apply::used_secrets(client, namespace, app).await?;
+        used.extend(spec(context, environment, app, &row).ok().and_then(|spec| spec.secret_name()));
+        apply::tidy(client, namespace, app, &used).await?;
+    }
+    Ok(match (verdict, before) {
+        // The clock has just begun again.
+        (Verdict::Deploying(_), DeploymentStatus::Running) => Next::In(deadline),
+        (Verdict::Deploying(_), _) => Next::In(deadline.saturating_sub(asked.underway).max(LEAST)),
+        _ if status == DeploymentStatus::Running || status == DeploymentStatus::Failed => {
+            Next::Idle
+        }
+        _ => Next::In(deadline),
+    })
+}
+
+/// Applies it, and writes down what came of it: when to look again if that was all.
+async fn bring(
+    context: &Context,
+    environment: &Environment,
+    client: &Client,
+    app: &str,
+    row: &mut Row,
+) -> Result<Result<(), Next>, Failure> {
+    let spec = match spec(context, environment, app, row) {
+        Ok(spec) => spec,
+        Err(why) => {
+            refused(context, row, &why).await.map_err(database)?;
+            return Ok(Err(Next::Idle));
+        }
+    };
+    match apply::apply(client, &environment.namespace, &spec).await {
+        Ok(applied) => {
+            let mut drift = applied.drift;
+            if row.applied_revision == row.revision
+                && row.applied_generation.is_some_and(|before| before != applied.generation)
+                && spec.settings.autoscale.is_none()
+                && drift.is_empty()
+            {
+                drift.push("fields of ours were changed".into());
+            }
+            if !drift.is_empty() {
+                note(context, row, "drifted", json!({ "what": drift })).await.map_err(database)?;
+            }
+            if !taken(context, row, applied.generation).await.map_err(database)? {
+                return Ok(Err(Next::Again));
+            }
+            row.applied_generation = Some(applied.generation);
+            row.applied_revision = row.revision;
+            if row.status == DeploymentStatus::Pending {
+                row.status = DeploymentStatus::Deploying;
+            }
+            Ok(Ok(()))
+        }
+        Err(Failure::Refused { reason, message }) => {
+            refused(context, row, &Why::new(reason, message)).await.map_err(database)?;
+            Ok(Err(Next::Idle))
+        }
+        Err(failure) => {
+            if let Failure::Away(message) | Failure::Denied(message) = &failure {
+                let why = Why::new("cluster", message.clone());
+                waiting(context, row, &why).await.map_err(database)?;
+            }
+            Err(failure)
+        }
+    }
+}
+
+fn spec(context: &Context, environment: &Environment, app: &str, row: &Row) -> Result<Spec, Why> {
+    let deployments = &context.deployments;
+    let image: Image = row.image.parse().map_err(|why: String| Why::new("invalid", why))?;
+    let variables = deployments.unseal(row.id, row.variables.as_ref()).map_err(|error| {
+        Why::new("sealed", crate::deployments::kubernetes::failure::in_words(&error))
+    })?;
+    let fingerprint = match variables.is_empty() {
+        true => None,
+        false => {
+            let sealer =
+                deployments.sealer().map_err(|error| Why::new("sealed", error.to_string()))?;
+            let text = serde_json::to_vec(&variables).expect("texts always serialise");
+            Some(sealer.fingerprint(&text))
+        }
+    };
+    Ok(Spec {
+        id: row.id,
+        app: app.to_owned(),
+        env: environment.name.clone(),
+        revision: row.revision,
+        template: row.template,
+        image,
+        digest: row.digest.clone(),
+        replicas: row.replicas,
+        settings: settings_of(&row.config),
+        variables,
+        fingerprint,
+    })
+}
+
+fn database(error: sqlx::Error) -> Failure {
+    report("reconciling a deployment", &error);
+    Failure::Away(format!("the database: {error}"))
+}
+
+async fn load(context: &Context, environment: Uuid, app: &str) -> Result<Option<Row>, sqlx::Error> {
+    let mut tx = context.deployments.db.begin(Scope::Control).await?;
+    sqlx::query_as!(
+        Row,
+        r#"SELECT d.id, d.org_id, d.status AS "status: DeploymentStatus", d.stopping, d.revision,
+                  d.applied_revision, d.applied_generation, d.settled_revision, d.ready_replicas,
+                  d.pods AS "pods: Json<Vec<Pod>>", d.reason, d.message,
+                  extract(epoch FROM now() - d.underway_since)::float8 AS "underway_s!",
+                  r.template, r.image, r.digest, r.replicas, r.config, r.variables
+             FROM eve.deployments d
+             JOIN eve.apps a ON a.id = d.app_id
+             JOIN eve.deployment_revisions r ON r.deployment_id = d.id AND r.revision = d.revision
+            WHERE d.environment_id = $1 AND a.name = $2"#,
+        environment,
+        app
+    )
+    .fetch_optional(&mut *tx)
+    .await
+}
+
+/// A transaction with the deployment locked, if it still is at this revision and this process still leads.
+async fn at(context: &Context, row: &Row) -> Result<Option<Tx>, sqlx::Error> {
+    let begun = context.term.begin_as(&context.deployments.db, Scope::Control).await?;
+    let Some(mut tx) = begun else { return Ok(None) };
+    let still = sqlx::query_scalar!(
+        "SELECT revision FROM eve.deployments
+          WHERE id = $1 AND revision = $2 AND stopping = $3
+            FOR NO KEY UPDATE",
+        row.id,
+        row.revision,
+        row.stopping
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    Ok(still.map(|_| tx))
+}
+
+async fn event(tx: &mut Tx, row: &Row, kind: &str, details: Value) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "INSERT INTO eve.deployment_events (id, deployment_id, org_id, event_type, revision, details)
+         VALUES ($1, $2, $3, $4, $5, $6)",
+        Uuid::now_v7(),
+        row.id,
+        row.org_id,
+        kind,
+        row.revision,
+        details,
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Something that was found, and changes no state.
+async fn note(context: &Context, row: &Row, kind: &str, details: Value) -> Result<(), sqlx::Error> {
+    let Some(mut tx) = at(context, row).await? else { return Ok(()) };
+    event(&mut tx, row, kind, details).await?;
+    tx.commit().await
+}
+
+/// The cluster has taken the revision.
+async fn taken(context: &Context, row: &Row, generation: i64) -> Result<bool, sqlx::Error> {
+    if row.applied_revision == row.revision && row.applied_generation == Some(generation) {
+        return Ok(true);
+    }
+    let Some(mut tx) = at(context, row).await? else { return Ok(false) };
+    sqlx::query!(
+        "UPDATE eve.deployments
+            SET applied_revision = revision, applied_generation = $2, updated_at = now(),
+                status = CASE WHEN status = 'pending' THEN 'deploying' ELSE status END,
+                reason = CASE WHEN reason = 'cluster' THEN NULL ELSE reason END,
+                message = CASE WHEN reason = 'cluster' THEN NULL ELSE message END
+          WHERE id = $1",
+        row.id,
+        generation,
+    )
+    .execute(&mut *tx)
+    .await?;
+    if row.status == DeploymentStatus::Pending {
+        event(&mut tx, row, "deploying", json!({ "generation": generation })).await?;
+    }
+    tx.commit().await?;
+    Ok(true)
+}
+
+/// The cluster cannot be asked: it says so, and waits.
+async fn waiting(context: &Context, row: &Row, why: &Why) -> Result<(), sqlx::Error> {
+    if row.message.as_deref() == Some(&why.message) {
+        return Ok(());
+    }
+    let Some(mut tx) = at(context, row).await? else { return Ok(()) };
+    sqlx::query!(
+        "UPDATE eve.deployments SET reason = $2, message = $3, updated_at = now() WHERE id = $1",
+        row.id,
+        why.reason,
+        why.message
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await
+}
+
+/// The cluster will not have the revision.
+async fn refused(context: &Context, row: &Row, why: &Why) -> Result<(), sqlx::Error> {
+    let Some(mut tx) = at(context, row).await? else { return Ok(()) };
+    sqlx::query!(
+        "UPDATE eve.deployments
+            SET status = 'failed', reason = $2, message = $3, applied_revision = revision,
+                applied_generation = NULL, settled_revision = revision, updated_at = now()
+          WHERE id = $1",
+        row.id,
+        why.reason,
+        why.message,
+    )
+    .execute(&mut *tx)
+    .await?;
+    settle(&mut tx, row, Outcome::Failed, Some(why), None).await?;
+    event(&mut tx, row, "failed", json!({ "reason": why.reason, "message": why.message })).await?;
+    tx.commit().await?;
+    context.deployments.bell.changed();
+    Ok(())
+}
+
+/// Nothing of it is left.
+async fn stopped(context: &Context, row: &Row) -> Result<(), sqlx::Error> {
+    let Some(mut tx) = at(context, row).await? else { return Ok(()) };
+    sqlx::query!(
+        "UPDATE eve.deployments
+            SET status = 'stopped', stopping = false, ready_replicas = 0, pods = '[]', reason = NULL,
+                message = NULL, applied_generation = NULL, updated_at = now()
+          WHERE id = $1",
+        row.id
+    )
+    .execute(&mut *tx)
+    .await?;
+    event(&mut tx, row, "stopped", json!({})).await?;
+    tx.commit().await?;
+    context.deployments.bell.changed();
+    Ok(())
+}
+
+/// What became of the revision: once.
+async fn settle(
+    tx: &mut Tx,
+    row: &Row,
+    outcome: Outcome,
+    why: Option<&Why>,
+    digest: Option<&str>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE eve.deployment_revisions
+            SET outcome = $3, reason = $4, message = $5, digest = coalesce(digest, $6),
+                settled_at = now()
+          WHERE deployment_id = $1 AND revision = $2 AND outcome IS NULL",
+        row.id,
+        row.revision,
+        outcome.as_str(),
+        why.map(|why| why.reason.as_str()),
+        why.map(|why| why.message.as_str()),
+        digest,
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Writes down what was seen, and tells what changed; none if there is another revision by now.
+async fn write(
+    context: &Context,
+    row: &Row,
+    seen: &Seen,
+    verdict: &Verdict,
+) -> Result<Option<DeploymentStatus>, sqlx::Error> {
+    let (status, why) = match verdict {
+        Verdict::Deploying(why) => (DeploymentStatus::Deploying, why.as_ref()),
+        Verdict::Running => (DeploymentStatus::Running, None),
+        Verdict::Failed(why) => (DeploymentStatus::Failed, Some(why)),
+    };
+    // What has failed stays so until it is there: that it is late does not become less true.
+    let status = match (row.status, status) {
+        (DeploymentStatus::Failed, DeploymentStatus::Deploying) => DeploymentStatus::Failed,
+        (_, status) => status,
+    };
+    let mut pods: Vec<Pod> = seen.pods.iter().map(|seen| seen.pod.clone()).collect();
+    pods.sort_by(|a, b| (a.ready, &a.name).cmp(&(b.ready, &b.name)));
+    pods.truncate(SHOWN_PODS);
+    let ready = ready(seen, row.template);
+    let settles = row.settled_revision < row.revision
+        && matches!(status, DeploymentStatus::Running | DeploymentStatus::Failed);
+    let unchanged = row.status == status
+        && row.ready_replicas == ready
+        && row.replicas == seen.desired
+        && row.pods.0 == pods
+        && row.reason.as_deref() == why.map(|why| why.reason.as_str())
+        && row.message.as_deref() == why.map(|why| why.message.as_str());
+    if unchanged && !settles {
+        return Ok(Some(status));
+    }
+    let Some(mut tx) = at(context, row).await? else { return Ok(None) };
+    let running = status == DeploymentStatus::Running;
+    let degraded = row.status == DeploymentStatus::Running && !running;
+    sqlx::query!(
+        "UPDATE eve.deployments
+            SET status = $2, ready_replicas = $3, replicas = $4, pods = $5, reason = $6, message = $7,
+                deployed_at = CASE WHEN $8 THEN coalesce(deployed_at, now()) ELSE deployed_at END,
+                settled_revision = CASE WHEN $9 THEN revision ELSE settled_revision END,
+                underway_since = CASE WHEN $10 THEN now() ELSE underway_since END,
+                updated_at = now()
+          WHERE id = $1",
+        row.id,
+        status.as_str(),
+        ready,
+        seen.desired,
+        Json(&pods) as _,
+        why.map(|why| why.reason.as_str()),
+        why.map(|why| why.message.as_str()),
+        running,
+        settles,
+        degraded,
+    )
+    .execute(&mut *tx)
+    .await?;
+    if settles {
+        let outcome = if running { Outcome::Running } else { Outcome::Failed };
+        let digest = seen
+            .pods
+            .iter()
+            .filter(|pod| pod.template == row.template)
+            .find_map(|pod| pod.digest.as_deref());
+        settle(&mut tx, row, outcome, why, digest).await?;
+    }
+    let told = match (row.status, status) {
+        (before, after) if before == after && !settles => None,
+        (_, DeploymentStatus::Running) => Some("running"),
+        (_, DeploymentStatus::Failed) => Some("failed"),
+        (DeploymentStatus::Running, _) => Some("degraded"),
+        _ => None,
+    };
+    if let Some(kind) = told {
+        let details = json!({
+            "replicas": { "desired": seen.desired, "ready": ready },
+            "reason": why.map(|why| &why.reason), "message": why.map(|why| &why.message),
+        });
+        event(&mut tx, row, kind, details).await?;
+    }
+    tx.commit().await?;
+    context.deployments.bell.changed();
+    Ok(Some(status))
+}

@@ -1,0 +1,493 @@
+//! Looking after one environment: its namespace, and whatever is deployed in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
+use futures::{FutureExt as _, StreamExt as _};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::api::{Api, PartialObjectMeta};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Client, ResourceExt as _};
+use sqlx::types::Json;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::deployment::{self, Next};
+use super::{Backoff, Context};
+use crate::db::Scope;
+use crate::deployments::clusters::{Provider, Row};
+use crate::deployments::environments::{EnvironmentConfig, EnvironmentStatus};
+use crate::deployments::kubernetes::connection::{Connection, Identity};
+use crate::deployments::kubernetes::failure::Failure;
+use crate::deployments::kubernetes::provision::{self, Wanted};
+use crate::deployments::kubernetes::{APP_LABEL, MANAGED_BY};
+use crate::scheduler::report;
+
+/// How often a namespace is looked at, to see whether it still is as it was made.
+const INSPECTION: Duration = Duration::from_secs(60);
+/// How often a namespace that is being deleted is looked at.
+const DELETION: Duration = Duration::from_secs(1);
+/// How often a deployment is applied again although nothing is known to have changed.
+const RESYNC: Duration = Duration::from_secs(600);
+/// How long after a change in the cluster a deployment is looked at: changes come in bursts.
+const SETTLING: Duration = Duration::from_millis(100);
+/// How soon after Postgres failed something is tried again.
+const AFTER_DATABASE: Duration = Duration::from_secs(2);
+/// Deployments of an environment that are reconciled at one time.
+const AT_ONCE: usize = 4;
+
+/// An environment, with what its cluster is reached by.
+pub(super) struct Environment {
+    pub id: Uuid,
+    pub name: String,
+    pub namespace: String,
+    pub status: EnvironmentStatus,
+    pub message: Option<String>,
+    pub config: EnvironmentConfig,
+    pub slug: String,
+    pub cluster: Row,
+}
+
+/// Looks after an environment until it is gone, or `over`.
+pub(super) async fn look_after(context: Context, id: Uuid, over: CancellationToken) {
+    let mut backoff = Backoff::default();
+    while !over.is_cancelled() {
+        let environment = match load(&context, id).await {
+            Ok(Some(environment)) => environment,
+            Ok(None) => return,
+            Err(error) => {
+                report("reading an environment", &error);
+                wait(AFTER_DATABASE, &over).await;
+                continue;
+            }
+        };
+        let attended = tokio::select! {
+            () = over.cancelled() => return,
+            attended = attend(&context, &environment, &mut backoff) => attended,
+        };
+        match attended {
+            Ok(Attended::Gone) => return,
+            Ok(Attended::Changed) => {}
+            Err(failure) => {
+                let message = failure.to_string();
+                tracing::warn!(environment = %id, namespace = environment.namespace, message, "an environment cannot be looked after");
+                if let Err(error) = troubled(&context, &environment, &failure).await {
+                    report("writing down why an environment is not ready", &error);
+                }
+                // A member who deletes it need not wait for the next try.
+                let mut bell = context.bell.clone();
+                bell.mark_unchanged();
+                let patience = backoff.next();
+                let pause = tokio::time::sleep(patience);
+                tokio::pin!(pause);
+                loop {
+                    tokio::select! {
+                        () = over.cancelled() => return,
+                        () = &mut pause => break,
+                        changed = bell.changed() => {
+                            if changed.is_err() || is_deleting(&context, id).await { break }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Why somebody stopped attending to an environment.
+enum Attended {
+    /// It is no more.
+    Gone,
+    /// Its row is another.
+    Changed,
+}
+
+async fn attend(
+    context: &Context,
+    environment: &Environment,
+    backoff: &mut Backoff,
+) -> Result<Attended, Failure> {
+    let connection = context
+        .deployments
+        .connect(&environment.cluster)
+        .map_err(|error| Failure::Away(error.to_string()))?;
+    let wanted = wanted(environment);
+    if environment.status == EnvironmentStatus::Deleting {
+        while !provision::deprovision(&connection, &wanted).await? {
+            tokio::time::sleep(DELETION).await;
+        }
+        forget(context, environment).await.map_err(database)?;
+        return Ok(Attended::Gone);
+    }
+    provision::provision(&connection, &wanted).await?;
+    ready(context, environment).await.map_err(database)?;
+    backoff.reset();
+    Watch::new(context, environment, &connection)?.serve(&wanted).await
+}
+
+/// Watching what is in a namespace, and reconciling what is not as it should be.
+struct Watch<'a> {
+    context: &'a Context,
+    environment: &'a Environment,
+    connection: &'a Connection,
+    client: Client,
+    /// Apps to look at, and whether they are to be applied whatever is known of them.
+    dirty: BTreeMap<String, bool>,
+    /// Apps to look at later.
+    due: BTreeMap<String, Instant>,
+    busy: BTreeSet<String>,
+    /// Nothing is begun before.
+    paused: Option<Instant>,
+    backoff: Backoff,
+}
+
+impl<'a> Watch<'a> {
+    fn new(
+        context: &'a Context,
+        environment: &'a Environment,
+        connection: &'a Connection,
+    ) -> Result<Watch<'a>, Failure> {
+        let client = connection.identity(&environment.namespace, Identity::Deployer)?;
+        Ok(Watch {
+            context,
+            environment,
+            connection,
+            client,
+            dirty: BTreeMap::new(),
+            due: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            paused: None,
+            backoff: Backoff::default(),
+        })
+    }
+
+    /// Until the environment's row is another.
+    async fn serve(mut self, wanted: &Wanted) -> Result<Attended, Failure> {
+        let mut changes = self.changes();
+        let mut bell = self.context.bell.clone();
+        bell.mark_unchanged();
+        let mut inspections = tokio::time::interval_at(Instant::now() + INSPECTION, INSPECTION);
+        let mut resyncs = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
+        let mut jobs = FuturesUnordered::new();
+        let (context, environment, client) = (self.context, self.environment, self.client.clone());
+        for app in deployment::names(context, environment.id, false).await.map_err(database)? {
+            self.dirty.insert(app, false);
+        }
+        loop {
+            let now = Instant::now();
+            let free = self.paused.is_none_or(|until| until <= now);
+            if free {
+                self.paused = None;
+                while jobs.len() < AT_ONCE {
+                    let next = self.dirty.keys().find(|app| !self.busy.contains(*app)).cloned();
+                    let Some(app) = next else { break };
+                    let again = self.dirty.remove(&app).unwrap_or_default();
+                    self.due.remove(&app);
+                    self.busy.insert(app.clone());
+                    let client = client.clone();
+                    jobs.push(async move {
+                        let job = deployment::reconcile(context, environment, &client, &app, again);
+                        // A bug in one must not end all.
+                        let outcome = std::panic::AssertUnwindSafe(job).catch_unwind().await;
+                        (app, outcome)
+                    });
+                }
+            }
+            let earliest = self.due.values().copied().chain(self.paused).min();
+            tokio::select! {
+                changed = bell.changed() => {
+                    if changed.is_err() { return Ok(Attended::Changed) }
+                    if is_deleting(context, environment.id).await { return Ok(Attended::Changed) }
+                    match deployment::names(context, environment.id, true).await {
+                        Ok(apps) => for app in apps { self.dirty.entry(app).or_default(); },
+                        Err(error) => report("reading what is to be deployed", &error),
+                    }
+                }
+                Some(change) = changes.next() => self.noticed(change),
+                Some((app, outcome)) = jobs.next(), if !jobs.is_empty() => self.done(app, outcome),
+                () = sleep_until(earliest) => {
+                    let now = Instant::now();
+                    let ripe: Vec<String> =
+                        self.due.iter().filter(|(_, at)| **at <= now).map(|(app, _)| app.clone()).collect();
+                    for app in ripe {
+                        self.due.remove(&app);
+                        self.dirty.entry(app).or_default();
+                    }
+                }
+                _ = inspections.tick() => {
+                    provision::provision(self.connection, wanted).await?;
+                    ready(context, environment).await.map_err(database)?;
+                    // What a bell that was lost would have said.
+                    match deployment::names(context, environment.id, true).await {
+                        Ok(apps) => for app in apps { self.dirty.entry(app).or_default(); },
+                        Err(error) => report("reading what is to be deployed", &error),
+                    }
+                    if is_deleting(context, environment.id).await { return Ok(Attended::Changed) }
+                }
+                _ = resyncs.tick() => {
+                    for app in deployment::names(context, environment.id, false).await.map_err(database)? {
+                        self.dirty.insert(app, true);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What changes in the namespace: the apps whose objects do, and whether one of them was deleted.
+    fn changes(&self) -> SelectAll<BoxStream<'static, Change>> {
+        let namespace = &self.environment.namespace;
+        let config = watcher::Config::default()
+            .labels(&format!("{},{}={}", APP_LABEL, MANAGED_BY.0, MANAGED_BY.1));
+        let client = || self.client.clone();
+        let deployments: Api<PartialObjectMeta<Deployment>> = Api::namespaced(client(), namespace);
+        let pods: Api<PartialObjectMeta<Pod>> = Api::namespaced(client(), namespace);
+        let services: Api<PartialObjectMeta<Service>> = Api::namespaced(client(), namespace);
+        let mut all = SelectAll::new();
+        all.push(watcher(deployments, config.clone()).default_backoff().map(change).boxed());
+        all.push(watcher(pods, config.clone()).default_backoff().map(change).boxed());
+        // A Service tells nothing by changing; but it has to be there.
+        all.push(watcher(services, config).default_backoff().map(change).boxed());
+        all
+    }
+
+    fn noticed(&mut self, change: Change) {
+        match change {
+            Change::Touched(app) => {
+                self.due.entry(app).or_insert_with(|| Instant::now() + SETTLING);
+            }
+            Change::Removed(app) => {
+                self.dirty.insert(app, true);
+            }
+            Change::Nothing => {}
+        }
+    }
+
+    fn done(
+        &mut self,
+        app: String,
+        outcome: Result<Result<Next, Failure>, Box<dyn std::any::Any + Send>>,
+    ) {
+        self.busy.remove(&app);
+        match outcome {
+            Ok(Ok(next)) => {
+                self.backoff.reset();
+                match next {
+                    Next::Idle => {}
+                    Next::Again => {
+                        self.dirty.insert(app, true);
+                    }
+                    Next::In(time) => {
+                        let at = Instant::now() + time;
+                        let earlier = self.due.get(&app).is_some_and(|due| *due < at);
+                        if !earlier {
+                            self.due.insert(app, at);
+                        }
+                    }
+                }
+            }
+            Ok(Err(failure)) => {
+                let pause = self.backoff.next();
+                tracing::warn!(
+                    namespace = self.environment.namespace,
+                    app,
+                    failure = failure.to_string(),
+                    again_in = ?pause,
+                    "a deployment could not be reconciled"
+                );
+                // One that others have changed at the same time says nothing of the cluster.
+                match failure {
+                    Failure::Conflict(_) => {
+                        self.due.insert(app, Instant::now() + pause);
+                    }
+                    _ => {
+                        self.dirty.entry(app).or_default();
+                        self.paused = Some(Instant::now() + pause);
+                    }
+                }
+            }
+            Err(_) => {
+                tracing::error!(
+                    namespace = self.environment.namespace,
+                    app,
+                    "reconciling panicked"
+                );
+                self.due.insert(app, Instant::now() + Duration::from_secs(30));
+            }
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a watch says.
+enum Change {
+    Touched(String),
+    Removed(String),
+    Nothing,
+}
+
+fn change<K: kube::Resource>(
+    event: Result<watcher::Event<PartialObjectMeta<K>>, watcher::Error>,
+) -> Change {
+    let app = |object: &PartialObjectMeta<K>| object.labels().get(APP_LABEL).cloned();
+    match event {
+        Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
+            app(&object).map_or(Change::Nothing, Change::Touched)
+        }
+        Ok(watcher::Event::Delete(object)) => {
+            // Pods come and go.
+            match std::any::type_name::<K>() == std::any::type_name::<Pod>() {
+                true => app(&object).map_or(Change::Nothing, Change::Touched),
+                false => app(&object).map_or(Change::Nothing, Change::Removed),
+            }
+        }
+        Ok(watcher::Event::Init | watcher::Event::InitDone) => Change::Nothing,
+        Err(error) => {
+            tracing::debug!(%error, "a watch was interrupted; it begins again");
+            Change::Nothing
+        }
+    }
+}
+
+fn wanted(environment: &Environment) -> Wanted {
+    let domain = environment.cluster.config().domain;
+    Wanted {
+        environment: environment.id,
+        namespace: environment.namespace.clone(),
+        host_suffix: domain
+            .map(|domain| format!(".{}.{}.{domain}", environment.name, environment.slug)),
+        quota: environment.config.quota(),
+    }
+}
+
+fn database(error: sqlx::Error) -> Failure {
+    report("reconciling", &error);
+    Failure::Away(format!("the database: {error}"))
+}
+
+async fn wait(time: Duration, over: &CancellationToken) {
+    tokio::select! {
+        () = over.cancelled() => {}
+        () = tokio::time::sleep(time) => {}
+    }
+}
+
+async fn load(context: &Context, id: Uuid) -> Result<Option<Environment>, sqlx::Error> {
+    let mut tx = context.deployments.db.begin(Scope::Control).await?;
+    let row = sqlx::query!(
+        r#"SELECT e.id, e.name, e.namespace, e.status AS "status: EnvironmentStatus", e.message,
+                  e.config AS "config: Json<EnvironmentConfig>", o.slug, c.id AS cluster,
+                  c.provider AS "provider: Provider", c.endpoint, c.credentials, c.config AS cluster_config
+             FROM eve.environments e
+             JOIN eve.organizations o ON o.id = e.org_id
+             JOIN eve.clusters c ON c.id = e.cluster_id
+            WHERE e.id = $1"#,
+        id
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    Ok(row.map(|row| Environment {
+        id: row.id,
+        name: row.name,
+        namespace: row.namespace,
+        status: row.status,
+        message: row.message,
+        config: row.config.0,
+        slug: row.slug,
+        cluster: Row {
+            id: row.cluster,
+            provider: row.provider,
+            endpoint: row.endpoint,
+            credentials: row.credentials,
+            config: row.cluster_config,
+        },
+    }))
+}
+
+/// Whether somebody wants it deleted, or it is gone.
+async fn is_deleting(context: &Context, id: Uuid) -> bool {
+    let asked = async {
+        let mut tx = context.deployments.db.begin(Scope::Control).await?;
+        sqlx::query_scalar!("SELECT status FROM eve.environments WHERE id = $1", id)
+            .fetch_optional(&mut *tx)
+            .await
+    };
+    match asked.await {
+        Ok(status) => status.is_none_or(|status| status == EnvironmentStatus::Deleting.as_str()),
+        Err(error) => {
+            report("reading an environment", &error);
+            false
+        }
+    }
+}
+
+/// Its namespace is as it should be.
+async fn ready(context: &Context, environment: &Environment) -> Result<(), sqlx::Error> {
+    let Some(mut tx) = context.term.begin_as(&context.deployments.db, Scope::Control).await? else {
+        return Ok(());
+    };
+    sqlx::query!(
+        "UPDATE eve.environments SET status = 'ready', message = NULL, provisioned_at = now()
+          WHERE id = $1 AND status <> 'deleting'",
+        environment.id
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await
+}
+
+/// Why it is not.
+async fn troubled(
+    context: &Context,
+    environment: &Environment,
+    failure: &Failure,
+) -> Result<(), sqlx::Error> {
+    let message: String = failure.to_string().chars().take(500).collect();
+    if environment.message.as_deref() == Some(&message) {
+        return Ok(());
+    }
+    // A cluster that is away says nothing of a namespace that was there.
+    let status = match (failure, environment.status) {
+        (_, EnvironmentStatus::Deleting) => EnvironmentStatus::Deleting,
+        (Failure::Away(_), status) => status,
+        _ => EnvironmentStatus::Failed,
+    };
+    let Some(mut tx) = context.term.begin_as(&context.deployments.db, Scope::Control).await? else {
+        return Ok(());
+    };
+    sqlx::query!(
+        "UPDATE eve.environments
+            SET status = CASE WHEN status = 'deleting' THEN status ELSE $2 END, message = $3
+          WHERE id = $1",
+        environment.id,
+        status.as_str(),
+        message
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await
+}
+
+/// It is gone, and so is everything that was deployed in it.
+async fn forget(context: &Context, environment: &Environment) -> Result<(), sqlx::Error> {
+    let Some(mut tx) = context.term.begin_as(&context.deployments.db, Scope::Control).await? else {
+        return Ok(());
+    };
+    sqlx::query!(
+        "DELETE FROM eve.environments WHERE id = $1 AND status = 'deleting'",
+        environment.id
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    tracing::info!(namespace = environment.namespace, "an environment is gone");
+    Ok(())
+}
