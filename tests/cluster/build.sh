@@ -1,0 +1,140 @@
+# shellcheck shell=bash disable=SC2154 # set by scripts/cluster
+# Builds the cluster's programs from Go modules, each in a folder of the cache named after its pins and
+# its flags, and gathers them in a folder for the whole. Nothing is built here that was built before.
+
+parts=(kubernetes etcd containerd runc cni kwok registry images gateway_api)
+# Not in every cluster: it takes two more minutes to build.
+dns_parts=(coredns)
+kubernetes_version=v1.36.3
+containerd_version=2.4.2
+runc_version=1.5.2
+
+# go_build MODULE FOLDER PACKAGE... [-- FLAG...]: into the folder.
+go_build() {
+    local module=$1 folder=$2 package
+    local -a packages=()
+    shift 2
+    while [ $# -gt 0 ] && [ "$1" != -- ]; do packages+=("$1") && shift; done
+    [ $# -eq 0 ] || shift
+    for package in "${packages[@]}"; do
+        go -C "$here/$module" build -buildvcs=false "$@" -o "$folder/" "$package"
+        say "  ${package##*/}"
+    done
+}
+
+build_kubernetes() {
+    local stamp=k8s.io/component-base/version
+    local major_minor=${kubernetes_version#v}
+    local flags="-s -w -X $stamp.gitVersion=$kubernetes_version -X $stamp.gitTreeState=clean"
+    flags+=" -X $stamp.gitMajor=${major_minor%%.*} -X $stamp.gitMinor=$(cut -d . -f 2 <<<"$major_minor")"
+    go_build modules/kubernetes "$1" k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager,kube-scheduler,kubelet,kube-proxy,kubectl} \
+        -- -ldflags "$flags"
+}
+build_etcd() {
+    go_build modules/etcd "$1" go.etcd.io/etcd/server/v3 -- -trimpath
+    mv "$1/server" "$1/etcd"
+}
+build_containerd() {
+    CGO_ENABLED=0 go_build modules/containerd "$1" github.com/containerd/containerd/v2/cmd/{containerd,containerd-shim-runc-v2,ctr} \
+        -- -trimpath -tags "no_btrfs no_zfs no_devmapper" \
+        -ldflags "-s -w -X github.com/containerd/containerd/v2/version.Version=$containerd_version"
+}
+# Without seccomp it would refuse every pod with a profile, and all of ours have one.
+build_runc() {
+    go_build modules/runc "$1" github.com/opencontainers/runc \
+        -- -trimpath -tags seccomp -ldflags "-s -w -X main.version=$runc_version"
+}
+build_cni() {
+    CGO_ENABLED=0 go_build modules/cni "$1" github.com/containernetworking/plugins/plugins/{main/ptp,main/loopback,ipam/host-local} \
+        -- -trimpath -ldflags "-s -w"
+}
+build_kwok() {
+    go_build modules/kwok "$1" sigs.k8s.io/kwok/cmd/kwok -- -trimpath
+    local stages
+    stages=$(module_folder kwok sigs.k8s.io/kwok)/kustomize/stage
+    # How a node is born and lives, and how a pod ends, as its authors have it.
+    for stage in node/fast/node-initialize node/heartbeat-with-lease/node-heartbeat-with-lease \
+        pod/fast/pod-complete pod/fast/pod-delete; do
+        echo ---
+        cat "$stages/$stage.yaml"
+    done >"$1/stages.yaml"
+}
+build_registry() { CGO_ENABLED=0 go_build modules/registry "$1" . -- -trimpath -ldflags "-s -w"; }
+build_images() { CGO_ENABLED=0 go_build images "$1" ./pause ./web -- -trimpath -ldflags "-s -w"; }
+build_gateway_api() {
+    local definitions
+    definitions=$(module_folder gateway-api sigs.k8s.io/gateway-api)/config/crd/standard
+    for kind in gatewayclasses gateways httproutes referencegrants; do
+        echo ---
+        cat "$definitions/gateway.networking.k8s.io_$kind.yaml"
+    done >"$1/gateway-api.yaml"
+}
+build_coredns() { CGO_ENABLED=0 go_build modules/coredns "$1" github.com/coredns/coredns -- -trimpath -ldflags "-s -w"; }
+
+# module_folder MODULE PATH: where Go keeps the source of a dependency.
+module_folder() {
+    go -C "$here/modules/$1" mod download "$2"
+    go -C "$here/modules/$1" list -m -f '{{.Dir}}' "$2"
+}
+
+# part_id PART: changes with its sources, its pins and its flags.
+part_id() {
+    local sources=$here/modules/${1//_/-}
+    [ "$1" != images ] || sources=$here/images
+    {
+        find "$sources" -type f \( -name '*.go' -o -name 'go.*' \) | LC_ALL=C sort | xargs cat
+        declare -f "build_$1"
+        echo "$kubernetes_version $containerd_version $runc_version"
+    } | sha256sum | cut -c -12
+}
+part_folder() { echo "$cache/cluster/parts/$1-$(part_id "$1")"; }
+
+build_id() { for part in "${parts[@]}"; do part_id "$part"; done | sha256sum | cut -c -12; }
+build_folder() { echo "$cache/cluster/$(build_id)"; }
+
+build() {
+    local -a wanted=("${parts[@]}")
+    case ${1:-} in
+        '') ;;
+        --all) wanted+=("${dns_parts[@]}") ;;
+        *) fail "what is $1?" "usage: scripts/cluster build [--all]" ;;
+    esac
+    local folder part number=0 began=$SECONDS built=
+    folder=$(build_folder)
+    mkdir -p "$cache/cluster/parts" "$folder/bin"
+    # A second clone that builds at the same time waits, and finds everything done.
+    exec 8>"$cache/cluster/lock"
+    flock -n 8 || { say "another build is under way; waiting for it" && flock 8; }
+    for part in "${wanted[@]}"; do
+        number=$((number + 1))
+        if [ ! -d "$(part_folder "$part")" ]; then
+            [ -n "$built" ] || check_builder
+            built=yes
+            say "building $part ($number of ${#wanted[@]})"
+            build_part "$part"
+        fi
+        ln -sfn "$(part_folder "$part")"/* "$folder/bin/"
+    done
+    exec 8>&-
+    [ -z "$built" ] || say "built in $((SECONDS - began)) s; it stays in $cache/cluster"
+}
+
+build_part() {
+    local part=$1 folder
+    folder=$(part_folder "$part")
+    rm -rf "$folder.unfinished"
+    mkdir "$folder.unfinished"
+    "build_$part" "$folder.unfinished"
+    mv "$folder.unfinished" "$folder"
+}
+
+check_builder() {
+    have go || fail "there is no Go here, and the cluster is built with it" "get 1.26 or later: https://go.dev/doc/install"
+    local version
+    version=$(go env GOVERSION | sed -n 's/^go\([0-9]*\.[0-9]*\).*/\1/p')
+    [ "$(printf '%s\n' 1.26 "$version" | sort -V | head -n 1)" = 1.26 ] ||
+        fail "Go is $version here, and 1.26 or later is needed" "get it: https://go.dev/doc/install"
+    have cc || fail "there is no C compiler here" "run: scripts/setup"
+    { have pkg-config && pkg-config --exists libseccomp; } || fail "there is no libseccomp to build runc with" "run: scripts/setup"
+    say "the cluster is built once: ten minutes and several gigabytes of Go's caches where nothing of it is there yet"
+}
