@@ -18,7 +18,7 @@ go_build() {
     [ $# -eq 0 ] || shift
     for package in "${packages[@]}"; do
         go -C "$here/$module" build -buildvcs=false "$@" -o "$folder/" "$package"
-        say "  ${package##*/}"
+        say "  $package"
     done
 }
 
@@ -108,8 +108,11 @@ build() {
     for part in "${wanted[@]}"; do
         number=$((number + 1))
         if [ ! -d "$(part_folder "$part")" ]; then
-            [ -n "$built" ] || check_builder
-            built=yes
+            if [ -z "$built" ]; then
+                check_builder
+                say "building the cluster: ten minutes, once, where Go has none of it in its caches"
+                built=yes
+            fi
             say "building $part ($number of ${#wanted[@]})"
             build_part "$part"
         fi
@@ -136,5 +139,4 @@ check_builder() {
         fail "Go is $version here, and 1.26 or later is needed" "get it: https://go.dev/doc/install"
     have cc || fail "there is no C compiler here" "run: scripts/setup"
     { have pkg-config && pkg-config --exists libseccomp; } || fail "there is no libseccomp to build runc with" "run: scripts/setup"
-    say "the cluster is built once: ten minutes and several gigabytes of Go's caches where nothing of it is there yet"
 }

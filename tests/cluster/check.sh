@@ -92,6 +92,6 @@ check_simulated_pods() {
 
 check_end() {
     kubectl delete namespace "$check_namespace" "$check_namespace-kwok" --wait=false >/dev/null
-    expect "pods and namespaces end" "" gone "$check_namespace" "$check_namespace-kwok"
+    expect "pods and namespaces end" "all gone" rest "$check_namespace" "$check_namespace-kwok"
 }
-gone() { ! kubectl get namespace "$@" --ignore-not-found -o name | grep . || echo "they are still there"; }
+rest() { kubectl get namespace "$@" --ignore-not-found -o name | grep . || echo "all gone"; }

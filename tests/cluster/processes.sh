@@ -7,7 +7,10 @@ spawn() {
     local name=$1
     shift
     setsid "$@" </dev/null >"$state/log/$name.log" 2>&1 9>&- &
-    wait_until 10 "$name to be started" begun $! "$1"
+    local pid=$!
+    # How it ends is for us to find out, not for the shell to announce.
+    disown
+    wait_until 10 "$name to be started" begun "$pid" "$1"
 }
 begun() { [ "$(program "$1")" = "$2" ] || ! kill -0 "$1" 2>/dev/null; }
 

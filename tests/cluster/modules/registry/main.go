@@ -42,6 +42,10 @@ func main() {
 func run(args []string) error {
 	switch {
 	case len(args) == 3 && args[0] == "serve":
+		// Where uploads lie, too, until they are complete.
+		if err := os.MkdirAll(args[2], 0o755); err != nil {
+			return err
+		}
 		blobs := registry.NewDiskBlobHandler(args[2])
 		return http.ListenAndServe(args[1], registry.New(registry.WithBlobHandler(blobs)))
 	case len(args) > 3 && args[0] == "push":
