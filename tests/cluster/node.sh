@@ -30,7 +30,7 @@ start_node() {
 }
 
 note_kernel_settings() {
-    # They are as they were after a reboot, too, and what was noted before it is of no use.
+    # A reboot puts them back as well, and what was noted before it is of no use then.
     cp /proc/sys/kernel/random/boot_id "$state/run/boot"
     for setting in "${kernel_settings[@]}"; do
         echo "$setting $(cat "/proc/sys/${setting//.//}")"

@@ -39,7 +39,7 @@ remove_control_groups() {
 
 restore_kernel_settings() {
     local setting value
-    cmp -s /proc/sys/kernel/random/boot_id "$state/run/boot" || return 0
+    [ "$(cat "$state/run/boot" 2>/dev/null)" = "$(cat /proc/sys/kernel/random/boot_id)" ] || return 0
     while read -r setting value; do
         echo "$value" >"/proc/sys/${setting//.//}"
     done <"$state/run/kernel-settings"
