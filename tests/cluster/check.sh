@@ -30,6 +30,8 @@ kind: Pod
 metadata: { name: $1, labels: { app: $1 } }
 spec:
   automountServiceAccountToken: false
+  # A namespace waits half as long as its pods may take, whether they do or not.
+  terminationGracePeriodSeconds: 1
   securityContext: { runAsNonRoot: true, runAsUser: 65532, seccompProfile: { type: RuntimeDefault } }
   containers:
     - name: app
@@ -67,6 +69,8 @@ check_real_pod() {
     service=$(kubectl -n "$n" get service real -o 'jsonpath={.spec.clusterIP}')
     expect "it answers" '"version":"v1.2.3"' http "$address" 8080
     expect "so does its Service" '"version":"v1.2.3"' http "$service" 80
+    expect "and the Service answers a pod" '"version":"v1.2.3"' kubectl -n "$n" exec real -- /web get "http://$service"
+    expect "which reaches nothing outside" "network is unreachable" kubectl -n "$n" exec real -- /web get http://192.0.2.1
     expect "it has a log" "GET / from" kubectl -n "$n" logs real
     expect "a command runs in it" v1.2.3 kubectl -n "$n" exec real -- /web version
 }

@@ -14,13 +14,14 @@
 //	LOG_LINES          how many lines it logs at start besides the usual one (0)
 //	DRAIN              milliseconds that it goes on answering after SIGTERM (0)
 //
-// There is no shell in the image. `web env` prints the environment and `web version` the version, for
-// `kubectl exec`.
+// There is no shell in the image. For `kubectl exec` there are `web version`, `web env` and `web get URL`,
+// which prints what a pod is answered.
 package main
 
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"log"
 	"net/http"
 	"os"
@@ -41,7 +42,7 @@ var (
 
 func main() {
 	if len(os.Args) > 1 {
-		answer(os.Args[1])
+		answer(os.Args[1:])
 		return
 	}
 	log.SetFlags(0)
@@ -123,16 +124,28 @@ func end() {
 	os.Exit(0)
 }
 
-func answer(question string) {
-	switch question {
-	case "version":
+func answer(question []string) {
+	switch {
+	case len(question) == 1 && question[0] == "version":
 		fmt.Println(version)
-	case "env":
+	case len(question) == 1 && question[0] == "env":
 		for _, variable := range os.Environ() {
 			fmt.Println(variable)
 		}
+	case len(question) == 2 && question[0] == "get":
+		client := http.Client{Timeout: 5 * time.Second}
+		response, err := client.Get(question[1])
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		defer response.Body.Close()
+		io.Copy(os.Stdout, response.Body)
+		if response.StatusCode >= 400 {
+			os.Exit(1)
+		}
 	default:
-		fmt.Fprintln(os.Stderr, "usage: web [version | env]")
+		fmt.Fprintln(os.Stderr, "usage: web [version | env | get URL]")
 		os.Exit(2)
 	}
 }
