@@ -5,9 +5,9 @@
 parts=(kubernetes etcd containerd runc cni kwok registry images gateway_api)
 # Not in every cluster: it takes two more minutes to build.
 dns_parts=(coredns)
-kubernetes_version=v1.36.3
-containerd_version=2.4.2
-runc_version=1.5.2
+
+# pinned MODULE PATH: the version of a dependency.
+pinned() { awk -v path="$2" '$1 == path { print $2 } $1 == "require" && $2 == path { print $3 }' "$here/modules/$1/go.mod"; }
 
 # go_build MODULE FOLDER PACKAGE... [-- FLAG...]: into the folder.
 go_build() {
@@ -17,32 +17,36 @@ go_build() {
     while [ $# -gt 0 ] && [ "$1" != -- ]; do packages+=("$1") && shift; done
     [ $# -eq 0 ] || shift
     for package in "${packages[@]}"; do
-        go -C "$here/$module" build -buildvcs=false "$@" -o "$folder/" "$package"
+        GOWORK=off go -C "$here/$module" build -mod=readonly -buildvcs=false "$@" -o "$folder/" "$package"
         say "  $package"
     done
 }
 
+# What a release says of itself is not in its source: it is stamped on.
 build_kubernetes() {
-    local stamp=k8s.io/component-base/version
-    local major_minor=${kubernetes_version#v}
-    local flags="-s -w -X $stamp.gitVersion=$kubernetes_version -X $stamp.gitTreeState=clean"
-    flags+=" -X $stamp.gitMajor=${major_minor%%.*} -X $stamp.gitMinor=$(cut -d . -f 2 <<<"$major_minor")"
+    local stamp=k8s.io/component-base/version version major minor
+    version=$(pinned kubernetes k8s.io/kubernetes)
+    IFS=. read -r major minor _ <<<"${version#v}"
     go_build modules/kubernetes "$1" k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager,kube-scheduler,kubelet,kube-proxy,kubectl} \
-        -- -ldflags "$flags"
+        -- -ldflags "-s -w -X $stamp.gitVersion=$version -X $stamp.gitMajor=$major -X $stamp.gitMinor=$minor -X $stamp.gitTreeState=clean"
 }
 build_etcd() {
     go_build modules/etcd "$1" go.etcd.io/etcd/server/v3 -- -trimpath
     mv "$1/server" "$1/etcd"
 }
 build_containerd() {
+    local version
+    version=$(pinned containerd github.com/containerd/containerd/v2)
     CGO_ENABLED=0 go_build modules/containerd "$1" github.com/containerd/containerd/v2/cmd/{containerd,containerd-shim-runc-v2,ctr} \
         -- -trimpath -tags "no_btrfs no_zfs no_devmapper" \
-        -ldflags "-s -w -X github.com/containerd/containerd/v2/version.Version=$containerd_version"
+        -ldflags "-s -w -X github.com/containerd/containerd/v2/version.Version=${version#v}"
 }
 # Without seccomp it would refuse every pod with a profile, and all of ours have one.
 build_runc() {
+    local version
+    version=$(pinned runc github.com/opencontainers/runc)
     go_build modules/runc "$1" github.com/opencontainers/runc \
-        -- -trimpath -tags seccomp -ldflags "-s -w -X main.version=$runc_version"
+        -- -trimpath -tags seccomp -ldflags "-s -w -X main.version=${version#v}"
 }
 build_cni() {
     CGO_ENABLED=0 go_build modules/cni "$1" github.com/containernetworking/plugins/plugins/{main/ptp,main/loopback,ipam/host-local} \
@@ -73,8 +77,8 @@ build_coredns() { CGO_ENABLED=0 go_build modules/coredns "$1" github.com/coredns
 
 # module_folder MODULE PATH: where Go keeps the source of a dependency.
 module_folder() {
-    go -C "$here/modules/$1" mod download "$2"
-    go -C "$here/modules/$1" list -m -f '{{.Dir}}' "$2"
+    GOWORK=off go -C "$here/modules/$1" mod download "$2"
+    GOWORK=off go -C "$here/modules/$1" list -m -f '{{.Dir}}' "$2"
 }
 
 # part_id PART: changes with its sources, its pins and its flags.
@@ -84,7 +88,6 @@ part_id() {
     {
         find "$sources" -type f \( -name '*.go' -o -name 'go.*' \) | LC_ALL=C sort | xargs cat
         declare -f "build_$1"
-        echo "$kubernetes_version $containerd_version $runc_version"
     } | sha256sum | cut -c -12
 }
 part_folder() { echo "$cache/cluster/parts/$1-$(part_id "$1")"; }
@@ -116,8 +119,11 @@ build() {
             say "building $part ($number of ${#wanted[@]})"
             build_part "$part"
         fi
+        touch "$(part_folder "$part")"
         ln -sfn "$(part_folder "$part")"/* "$folder/bin/"
     done
+    # What no build has used for a month. The links of builds that used it are too small to matter.
+    find "$cache/cluster/parts" -mindepth 1 -maxdepth 1 -mtime +30 -exec rm -rf {} +
     exec 8>&-
     [ -z "$built" ] || say "built in $((SECONDS - began)) s; it stays in $cache/cluster"
 }

@@ -162,17 +162,25 @@ registry_answers() {
     (exec 3<>"/dev/tcp/$host/${registry##*:}") 2>/dev/null
 }
 
-# push_image NAME [-user UID] [-env KEY=VALUE]... SOURCE=DESTINATION...
+# push_image NAME SOURCE=DESTINATION... [-user UID] [-entry PATH] [-env KEY=VALUE]...: with the libraries
+# that the files are linked to.
 push_image() {
     running registry || fail "the cluster is not up" "run: scripts/cluster up"
-    local name=$1 option
-    local -a options=() files=()
+    [ $# -gt 1 ] || fail "what is in it?" "usage: scripts/cluster image NAME SOURCE=DESTINATION… [-env KEY=VALUE]…"
+    local name=$1 library
+    local -a options=() files=() libraries=()
     shift
     while [ $# -gt 0 ]; do
         case $1 in
-            -user | -entry | -env) option=$1 && options+=("$option" "$2") && shift 2 ;;
-            *) files+=("$1") && shift ;;
+            -user | -entry | -env) options+=("$1" "$2") && shift 2 ;;
+            *)
+                files+=("$1")
+                while read -r library; do
+                    libraries+=("$library=$library")
+                done < <(ldd "${1%%=*}" 2>/dev/null | awk '$2 == "=>" && $3 ~ "^/" { print $3 } $1 ~ "^/" { print $1 }')
+                shift
+                ;;
         esac
     done
-    "$bin/registry" push "$registry" "$name" "${options[@]}" "${files[@]}"
+    "$bin/registry" push "$registry" "$name" "${options[@]}" "${files[@]}" "${libraries[@]}"
 }

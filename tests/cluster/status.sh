@@ -10,7 +10,8 @@ first_problem() {
     for program in "${programs[@]}"; do
         if ! running "$program"; then echo "$program has ended" && return; fi
     done
-    if [ "$(kubectl get --raw /readyz --request-timeout 5s 2>/dev/null)" != ok ]; then echo "its API server does not answer"; fi
+    # On a busy machine it may take a while, and others may be using it.
+    wait_until 30 "its API server" apiserver_ready 2>/dev/null || echo "its API server does not answer"
 }
 
 status() {
