@@ -86,7 +86,7 @@ part_id() {
     local sources=$here/modules/${1//_/-}
     [ "$1" != images ] || sources=$here/images
     {
-        find "$sources" -type f \( -name '*.go' -o -name 'go.*' \) | LC_ALL=C sort | xargs cat
+        (cd "$sources" && find . -type f \( -name '*.go' -o -name 'go.*' \) | LC_ALL=C sort | xargs cat)
         declare -f "build_$1"
     } | sha256sum | cut -c -12
 }
