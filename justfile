@@ -18,6 +18,10 @@ quickstart *args:
 test *args:
     scripts/test {{ args }}
 
+# A Kubernetes cluster for the tests: up, down, status, check; alone, all that it does
+cluster *args:
+    scripts/cluster {{ args }}
+
 # Attack a whole platform while users work: --seed N --minutes M, or --kills N --requests N; --help
 chaos *args:
     cargo build --locked -p eve-host -p eve-tests --bins
