@@ -1,6 +1,6 @@
 //! Runs the tables.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
 use base64::Engine as _;
@@ -74,16 +74,38 @@ async fn run(
     })
     .await;
 
-    let failures = futures::stream::iter(cases)
-        .map(async |case| match attempt(&callers, case).await {
-            Ok(failure) => failure.map(|failure| format!("{}: {failure}", case.name)),
-            Err(error) => Some(format!("{}: {error:#}", case.name)),
-        })
-        .buffer_unordered(AT_ONCE)
-        .filter_map(async |failure| failure)
-        .collect()
-        .await;
+    let mut failures = Vec::new();
+    let mut said = BTreeSet::new();
+    let mut outcomes = futures::stream::iter(cases)
+        .map(async |case| (case, attempt(&callers, case).await))
+        .buffer_unordered(AT_ONCE);
+    while let Some((case, outcome)) = outcomes.next().await {
+        match outcome {
+            Ok(answer) => {
+                failures.extend(wrong(case, &answer).map(|it| format!("{}: {it}", case.name)));
+                said.insert(answer.message());
+            }
+            Err(error) => failures.push(format!("{}: {error:#}", case.name)),
+        }
+    }
+    failures.extend(unsaid(&said)?);
     Ok(failures)
+}
+
+/// What policies have to say and nobody heard: a rule that no attack has tried, or one that cannot refuse.
+fn unsaid(said: &BTreeSet<String>) -> anyhow::Result<Vec<String>> {
+    let mut unsaid = Vec::new();
+    for policy in wall::documents(&wall::manifests())? {
+        let name = policy["metadata"]["name"].as_str().unwrap_or_default();
+        for rule in policy["spec"]["validations"].as_array().into_iter().flatten() {
+            let Some(message) = rule["message"].as_str() else { continue };
+            let end = format!("binding '{name}' denied request: {message}");
+            if !said.iter().any(|said| said.ends_with(&end)) {
+                unsaid.push(format!("no attack has {name} say: {message}"));
+            }
+        }
+    }
+    Ok(unsaid)
 }
 
 /// The callers that tables name.
@@ -115,19 +137,23 @@ fn caller<'a>(callers: &'a BTreeMap<&str, Caller>, name: &str) -> anyhow::Result
     callers.get(name).with_context(|| format!("nobody is called {name}"))
 }
 
-/// Makes the request: what is wrong with the answer.
-async fn attempt(callers: &BTreeMap<&str, Caller>, case: &Case) -> anyhow::Result<Option<String>> {
+/// Makes the request.
+async fn attempt(callers: &BTreeMap<&str, Caller>, case: &Case) -> anyhow::Result<Answer> {
     let mut caller = caller(callers, &case.by)?.clone();
     if let Some((user, group)) = &case.impersonate {
         caller = caller.impersonating(user, group.as_deref());
     }
     let method = case.method.clone();
-    let answer = caller.send(method, &case.path, case.content_type, case.body.as_ref()).await?;
-    Ok(match &case.end {
+    caller.send(method, &case.path, case.content_type, case.body.as_ref()).await
+}
+
+/// What is wrong with the answer, if anything.
+fn wrong(case: &Case, answer: &Answer) -> Option<String> {
+    match &case.end {
         End::LetThrough { answers, silent } => {
-            let expected = answers.map_or(answer.is_success(), |status| answer.status == status);
-            let disclosed = silent.as_ref().is_some_and(|secret| discloses(&answer, secret));
-            match (expected, disclosed) {
+            let as_it_should = answers.map_or(answer.is_success(), |it| answer.status == it);
+            let disclosed = silent.as_ref().is_some_and(|secret| discloses(answer, secret));
+            match (as_it_should, disclosed) {
                 (false, _) => Some(format!("an innocent is refused: {answer}")),
                 (true, true) => Some(format!("the answer discloses a secret: {}", answer.text)),
                 (true, false) => None,
@@ -135,12 +161,12 @@ async fn attempt(callers: &BTreeMap<&str, Caller>, case: &Case) -> anyhow::Resul
         }
         End::Refused { .. } if answer.is_success() => Some(format!("GOT THROUGH: {answer}")),
         End::Refused { by, saying } => {
-            let layer = layer(&answer);
+            let layer = layer(answer);
             let as_it_should = by.contains(&layer) && answer.message().contains(saying);
             (!as_it_should)
                 .then(|| format!("refused by {layer}, not by {by:?}, {saying:?}: {answer}"))
         }
-    })
+    }
 }
 
 fn discloses(answer: &Answer, secret: &str) -> bool {

@@ -262,14 +262,19 @@ impl Group {
             Verb::Update => (Method::PUT, json, sent()),
             Verb::Patch => (Method::PATCH, format.content_type(), entry.change.clone()),
             Verb::Apply => (Method::PATCH, "application/apply-patch+yaml", Some(object)),
-            Verb::Delete => (Method::DELETE, json, Some(deletion(entry.options.as_ref()))),
-            Verb::DeleteCollection => (Method::DELETE, json, Some(deletion(None))),
+            Verb::Delete => (Method::DELETE, json, entry.options.as_ref().map(deletion)),
+            Verb::DeleteCollection => (Method::DELETE, json, None),
             Verb::Get | Verb::List => (Method::GET, json, None),
         };
         let dry_run = match verb {
             Verb::Connect | Verb::Get | Verb::List => "",
-            Verb::Apply => "?dryRun=All&fieldManager=attacks&force=true",
-            _ => "?dryRun=All",
+            Verb::Apply => "dryRun=All&fieldManager=attacks&force=true",
+            _ => "dryRun=All",
+        };
+        let joint = match dry_run {
+            "" => "",
+            _ if path.contains('?') => "&",
+            _ => "?",
         };
         Case {
             name,
@@ -279,7 +284,7 @@ impl Group {
                 .clone()
                 .map(|user| (user, entry.impersonate_group.clone())),
             method,
-            path: format!("{path}{dry_run}"),
+            path: format!("{path}{joint}{dry_run}"),
             content_type,
             body,
             end,
@@ -314,11 +319,10 @@ impl Entry {
     }
 }
 
-fn deletion(options: Option<&Value>) -> Value {
+/// The body of a deletion, which the server reads instead of the query.
+fn deletion(options: &Value) -> Value {
     let mut body = json!({ "apiVersion": "v1", "kind": "DeleteOptions", "dryRun": ["All"] });
-    if let Some(options) = options {
-        merge(&mut body, options);
-    }
+    merge(&mut body, options);
     body
 }
 
