@@ -58,10 +58,8 @@ async fn run(
     environment::provision(&control_plane, &names["other"]).await?;
     let callers = callers(cluster, &control_plane, &names["ns"]).await?;
 
-    for Given { by, path, object, .. } in given {
-        let answer = caller(&callers, by)?.create(path, object).await?;
-        // Somebody else's test, or the cluster's own.
-        anyhow::ensure!(answer.is_success() || answer.status == 409, "given: {answer}");
+    for given in given {
+        make(caller(&callers, &given.by)?, given).await?;
     }
     // The policies let controllers make what they let tenants describe.
     let pods = format!(
@@ -90,6 +88,19 @@ async fn run(
     }
     failures.extend(unsaid(&said)?);
     Ok(failures)
+}
+
+/// Makes what is there beforehand. A new quota refuses everything until it has been counted once.
+async fn make(caller: &Caller, given: &Given) -> anyhow::Result<()> {
+    let answer = wait_for(&given.path, async || {
+        let answer = caller.create(&given.path, &given.object).await;
+        let uncounted = |answer: &Answer| answer.message().contains("status unknown for quota");
+        (!answer.as_ref().is_ok_and(uncounted)).then_some(answer)
+    })
+    .await?;
+    // Somebody else's test, or the cluster's own.
+    anyhow::ensure!(answer.is_success() || answer.status == 409, "given: {answer}");
+    Ok(())
 }
 
 /// What policies have to say and nobody heard: a rule that no attack has tried, or one that cannot refuse.
