@@ -9,25 +9,15 @@ pub const MAX_APP: usize = 50;
 /// Longest namespace: `-edit` and `-view` follow it in the names of its identities.
 pub const MAX_NAMESPACE: usize = 58;
 
-/// Namespaces that are somebody else's, whatever is in them: of Kubernetes, of distributions, ours.
-const RESERVED_PREFIXES: [&str; 8] =
-    ["kube-", "openshift-", "eve-", "istio-", "linkerd-", "gke-", "aks-", "calico-"];
-const RESERVED: [&str; 12] = [
-    "default",
-    "kube",
-    "openshift",
-    "eve",
-    "cert-manager",
-    "external-secrets",
-    "gatekeeper-system",
-    "ingress-nginx",
-    "keda",
-    "monitoring",
-    "traefik",
-    "tigera-operator",
-];
-/// Endings of the names of identities: with them the identity of one namespace could be another's.
-const RESERVED_SUFFIXES: [&str; 2] = ["-edit", "-view"];
+/// Namespaces that are somebody else's, whatever is in them: of Kubernetes, of distributions, ours; and
+/// names of other scripts, which nobody can read.
+const RESERVED_PREFIXES: [&str; 4] = ["kube-", "openshift-", "eve-", "xn-"];
+/// Endings of the names of identities, with which the identity of one namespace could be another's; and of
+/// the namespaces of controllers.
+const RESERVED_SUFFIXES: [&str; 3] = ["-edit", "-view", "-system"];
+/// Of well-known controllers.
+const RESERVED: [&str; 5] =
+    ["cert-manager", "cluster-api", "external-dns", "external-secrets", "ingress-nginx"];
 
 /// A DNS label of at most `longest` characters.
 pub fn label(field: &str, name: &str, longest: usize) -> Result<(), Invalid> {
@@ -67,17 +57,21 @@ pub fn app(field: &str, name: &str) -> Result<(), Invalid> {
 /// A namespace that an environment may have.
 pub fn namespace(field: &str, name: &str) -> Result<(), Invalid> {
     label(field, name, MAX_NAMESPACE)?;
-    if RESERVED.contains(&name) || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+    let reserved = RESERVED.contains(&name)
+        || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        || RESERVED_SUFFIXES.iter().any(|suffix| name.ends_with(suffix));
+    if reserved {
         return Err(Invalid::new(
             field,
             format_args!("`{name}` is a reserved namespace: choose another"),
         ));
     }
-    if let Some(suffix) = RESERVED_SUFFIXES.iter().find(|suffix| name.ends_with(*suffix)) {
+    // Pods look up google.com as google.com.svc first: the service `google` in the namespace `com`.
+    if !name.contains('-') {
         return Err(Invalid::new(
             field,
             format_args!(
-                "`{name}` ends in `{suffix}`, as identities of namespaces do: choose another"
+                "`{name}` must have a hyphen in it, as acme-dev has: it could be taken for a domain"
             ),
         ));
     }
@@ -90,8 +84,14 @@ mod tests {
 
     #[test]
     fn what_is_reserved_is_refused() {
-        for good in ["acme-dev", "a", "0", &"x".repeat(58), "default-acme", "evening", "kubernetes"]
-        {
+        for good in [
+            "acme-dev",
+            "a-b",
+            "0-0",
+            &format!("x-{}", "x".repeat(56)),
+            "default-acme",
+            "evening-1",
+        ] {
             assert_eq!(namespace("namespace", good), Ok(()), "{good}");
         }
         for bad in [

@@ -17,7 +17,6 @@ const MAX_CLUSTERS: i64 = 1_000;
 #[derive(Clone, Debug)]
 pub(in crate::deployments) struct Row {
     pub id: String,
-    pub provider: Provider,
     pub endpoint: Option<String>,
     pub credentials: Option<Value>,
     pub config: Value,
@@ -197,8 +196,7 @@ impl Deployments {
         let mut tx = self.db.begin(Scope::Control).await.map_err(failed)?;
         sqlx::query_as!(
             Row,
-            r#"SELECT id, provider AS "provider: Provider", endpoint, credentials, config
-                 FROM eve.clusters WHERE id = $1"#,
+            "SELECT id, endpoint, credentials, config FROM eve.clusters WHERE id = $1",
             id
         )
         .fetch_optional(&mut *tx)

@@ -33,7 +33,7 @@ const NEEDED: [Question; 22] = [
     ("get", "", "namespaces", "", ""),
     ("patch", "", "namespaces", "", ""),
     ("delete", "", "namespaces", "", ""),
-    ("patch", "", "serviceaccounts", "", ""),
+    ("patch", "", "serviceaccounts", "", "default"),
     ("patch", "", "resourcequotas", "", ""),
     ("create", "", "resourcequotas", "", ""),
     ("patch", "", "limitranges", "", ""),

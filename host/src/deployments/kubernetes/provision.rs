@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::connection::{Connection, Identity, patiently};
 use super::failure::Failure;
-use super::{DEPLOYERS, ENVIRONMENT_LABEL, MANAGED_BY, MANAGER, PLATFORM};
+use super::{DEPLOYERS, ENVIRONMENT_LABEL, MANAGED_BY, MANAGER, manifests};
 use crate::deployments::environments::Quota;
 
 /// What a namespace is made for.
@@ -46,8 +46,10 @@ pub async fn provision(connection: &Connection, wanted: &Wanted) -> Result<(), F
     namespace(client, wanted).await?;
     apply::<ServiceAccount>(client, name, default_account()).await?;
     apply::<ResourceQuota>(client, name, quota(&wanted.quota)).await?;
-    apply::<LimitRange>(client, name, limits()).await?;
-    apply::<NetworkPolicy>(client, name, network_policy()).await?;
+    apply::<LimitRange>(client, name, managed(manifests::limits())).await?;
+    for policy in manifests::network() {
+        apply::<NetworkPolicy>(client, name, managed(policy)).await?;
+    }
     for identity in Identity::ALL {
         self::identity(client, wanted, identity).await?;
     }
@@ -111,7 +113,6 @@ async fn namespace(client: &Client, wanted: &Wanted) -> Result<(), Failure> {
                 ENVIRONMENT_LABEL: id,
                 MANAGED_BY.0: MANAGED_BY.1,
                 "pod-security.kubernetes.io/enforce": "restricted",
-                "pod-security.kubernetes.io/warn": "restricted",
             },
             "annotations": annotations,
         },
@@ -209,10 +210,6 @@ fn parsed<K: DeserializeOwned>(object: Value) -> K {
     serde_json::from_value(object).expect("our own objects are of their kinds")
 }
 
-fn labels() -> Value {
-    json!({ MANAGED_BY.0: MANAGED_BY.1 })
-}
-
 fn default_account() -> Value {
     json!({
         "apiVersion": "v1", "kind": "ServiceAccount",
@@ -221,86 +218,28 @@ fn default_account() -> Value {
     })
 }
 
+/// The quota, with what this environment may have.
 fn quota(quota: &Quota) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "ResourceQuota",
-        "metadata": { "name": "eve-quota", "labels": labels() },
-        "spec": { "hard": {
-            "pods": quota.pods.to_string(),
-            "requests.cpu": quota.cpu.to_string(),
-            "limits.memory": format!("{}Gi", quota.memory_gib),
-            "requests.memory": format!("{}Gi", quota.memory_gib),
-            "services": "200", "configmaps": "50", "secrets": "50", "persistentvolumeclaims": "20",
-            "count/deployments.apps": "200", "count/statefulsets.apps": "50", "count/jobs.batch": "100",
-            "count/cronjobs.batch": "50", "count/ingresses.networking.k8s.io": "50",
-            "services.nodeports": "0", "services.loadbalancers": "0",
-        } },
-    })
+    let mut object = managed(manifests::quota());
+    let hard = &mut object["spec"]["hard"];
+    hard["pods"] = json!(quota.pods.to_string());
+    hard["requests.cpu"] = json!(quota.cpu.to_string());
+    hard["limits.cpu"] = json!((2 * quota.cpu).to_string());
+    hard["requests.memory"] = json!(format!("{}Gi", quota.memory_gib));
+    hard["limits.memory"] = json!(format!("{}Gi", 2 * quota.memory_gib));
+    object
 }
 
-fn limits() -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "LimitRange",
-        "metadata": { "name": "eve-limits", "labels": labels() },
-        "spec": { "limits": [{
-            "type": "Container",
-            "default": { "memory": "256Mi" },
-            "defaultRequest": { "cpu": "50m", "memory": "128Mi" },
-        }] },
-    })
-}
-
-/// Where no pod of a tenant has any business: this host, private, link-local with the metadata services,
-/// carrier-grade NAT, benchmarking, Azure's and Alibaba's wire servers, multicast, reserved.
-const FORBIDDEN: [&str; 13] = [
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.0.0.0/24",
-    "192.168.0.0/16",
-    "198.18.0.0/15",
-    "168.63.129.16/32",
-    "100.100.100.200/32",
-    "224.0.0.0/4",
-    "240.0.0.0/4",
-];
-
-fn network_policy() -> Value {
-    let dns = json!([{ "protocol": "UDP", "port": 53 }, { "protocol": "TCP", "port": 53 }]);
-    let pods_of = |namespace: &str, label: &str, value: &str| {
-        json!({
-            "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": namespace } },
-            "podSelector": { "matchLabels": { label: value } },
-        })
-    };
-    json!({
-        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-        "metadata": { "name": "eve-isolation", "labels": labels() },
-        "spec": {
-            "podSelector": {},
-            "policyTypes": ["Ingress", "Egress"],
-            "ingress": [{ "from": [
-                { "podSelector": {} },
-                pods_of("ingress-nginx", "app.kubernetes.io/name", "ingress-nginx"),
-                pods_of(PLATFORM, "app.kubernetes.io/component", "control-plane"),
-            ] }],
-            "egress": [
-                { "to": [{ "podSelector": {} }] },
-                { "to": [pods_of("kube-system", "k8s-app", "kube-dns")], "ports": dns },
-                { "to": [{ "ipBlock": { "cidr": "0.0.0.0/0", "except": FORBIDDEN } }] },
-                { "to": [{ "ipBlock": { "cidr": "2000::/3", "except": ["2001:db8::/32"] } }] },
-            ],
-        },
-    })
+/// With the label of what is ours.
+fn managed(mut object: Value) -> Value {
+    object["metadata"]["labels"] = json!({ MANAGED_BY.0: MANAGED_BY.1 });
+    object
 }
 
 fn role_binding(name: &str, role: &str, identity: Identity, namespace: &str) -> Value {
     json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
-        "metadata": { "name": name, "labels": labels() },
+        "metadata": { "name": name, "labels": { MANAGED_BY.0: MANAGED_BY.1 } },
         "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role },
         "subjects": [{
             "kind": "ServiceAccount", "namespace": DEPLOYERS, "name": identity.account(namespace),

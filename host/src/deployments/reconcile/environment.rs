@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::deployment::{self, Next};
 use super::{Backoff, Context};
 use crate::db::Scope;
-use crate::deployments::clusters::{Provider, Row};
+use crate::deployments::clusters::Row;
 use crate::deployments::environments::{EnvironmentConfig, EnvironmentStatus};
 use crate::deployments::kubernetes::connection::{Connection, Identity};
 use crate::deployments::kubernetes::failure::Failure;
@@ -385,7 +385,7 @@ async fn load(context: &Context, id: Uuid) -> Result<Option<Environment>, sqlx::
     let row = sqlx::query!(
         r#"SELECT e.id, e.name, e.namespace, e.status AS "status: EnvironmentStatus", e.message,
                   e.config AS "config: Json<EnvironmentConfig>", o.slug, c.id AS cluster,
-                  c.provider AS "provider: Provider", c.endpoint, c.credentials, c.config AS cluster_config
+                  c.endpoint, c.credentials, c.config AS cluster_config
              FROM eve.environments e
              JOIN eve.organizations o ON o.id = e.org_id
              JOIN eve.clusters c ON c.id = e.cluster_id
@@ -404,7 +404,6 @@ async fn load(context: &Context, id: Uuid) -> Result<Option<Environment>, sqlx::
         slug: row.slug,
         cluster: Row {
             id: row.cluster,
-            provider: row.provider,
             endpoint: row.endpoint,
             credentials: row.credentials,
             config: row.cluster_config,

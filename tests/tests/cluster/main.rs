@@ -1,0 +1,19 @@
+//! The wall around tenants, on a real API server: everything that RBAC, Pod Security, quotas and the
+//! admission policies in `host/src/deployments/kubernetes/manifests/` must refuse.
+//!
+//! Flow: [`wall`] installs the manifests and waits until they are in force, [`environment`] makes two
+//! environments with the control plane's own account, as the platform does. [`attacks`] then runs the
+//! tables in `attacks/`, which [`table`] reads; [`sweep`] asks about every verb on every resource.
+//!
+//! Invariants:
+//! - The API server is a real one, named by `EVE_TEST_KUBECONFIG` (an administrator's). Without it the
+//!   tests say that they are skipped.
+//! - Nobody shares a cluster's state: what a test makes is named after itself and goes when it ends.
+//! - Whoever attacks holds a token that the control plane asked for, unless the table says otherwise.
+
+mod api;
+mod attacks;
+mod environment;
+mod sweep;
+mod table;
+mod wall;
