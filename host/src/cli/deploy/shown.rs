@@ -41,7 +41,7 @@ impl Render for Deployment {
             ("revision", cell(self.revision.to_string())),
             ("replicas", cell(format!("{} ready", replicas(self.replicas)))),
         ]);
-        pairs.extend(self.deployed_at.map(|at| ("running since", view.moment(at))));
+        pairs.extend(self.deployed_at.map(|at| ("first ran", view.moment(at))));
         let mut text = view.details(pairs);
         if !self.pods.is_empty() {
             let rows = self.pods.iter().map(|pod| {

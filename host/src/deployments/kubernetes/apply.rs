@@ -34,6 +34,9 @@ pub async fn apply(client: &Client, namespace: &str, spec: &Spec) -> Result<Appl
         put(client, namespace, &secret).await?;
     }
     put(client, namespace, &spec.service()).await?;
+    put(client, namespace, &spec.disruption_budget()).await?;
+    put(client, namespace, &spec.autoscaler()).await?;
+    // What makes pods comes last: where something else is refused, nothing runs.
     let version = live.as_ref().and_then(|live| live.resource_version());
     let mut object = spec.deployment(count(live.as_ref(), spec), version.as_deref());
     let mut applied: Deployment = put(client, namespace, &object).await?.map_or_else(
@@ -46,8 +49,6 @@ pub async fn apply(client: &Client, namespace: &str, spec: &Spec) -> Result<Appl
         tracing::warn!(namespace, app = spec.app, ?drift, "taking out what others have put in");
         applied = replace(client, namespace, spec, &applied, &mut object).await?;
     }
-    put(client, namespace, &spec.autoscaler()).await?;
-    put(client, namespace, &spec.disruption_budget()).await?;
     Ok(Applied { generation: applied.metadata.generation.unwrap_or_default(), drift })
 }
 

@@ -73,7 +73,8 @@ impl Spec {
     }
 
     fn selector(&self) -> Value {
-        json!({ APP_LABEL: self.app })
+        // The second is the platform's to give: no pod that a tenant makes is taken for one of these.
+        json!({ "app.kubernetes.io/name": self.app, APP_LABEL: self.app })
     }
 
     fn metadata(&self, name: &str) -> Value {

@@ -256,13 +256,19 @@ impl<'a> Watch<'a> {
     fn noticed(&mut self, change: Change) {
         match change {
             Change::Touched(app) => {
-                self.due.entry(app).or_insert_with(|| Instant::now() + SETTLING);
+                self.look_by(app, Instant::now() + SETTLING);
             }
             Change::Removed(app) => {
                 self.dirty.insert(app, true);
             }
             Change::Nothing => {}
         }
+    }
+
+    /// Looks at an app at that time at the latest.
+    fn look_by(&mut self, app: String, at: Instant) {
+        let due = self.due.entry(app).or_insert(at);
+        *due = at.min(*due);
     }
 
     fn done(
@@ -279,13 +285,7 @@ impl<'a> Watch<'a> {
                     Next::Again => {
                         self.dirty.insert(app, true);
                     }
-                    Next::In(time) => {
-                        let at = Instant::now() + time;
-                        let earlier = self.due.get(&app).is_some_and(|due| *due < at);
-                        if !earlier {
-                            self.due.insert(app, at);
-                        }
-                    }
+                    Next::In(time) => self.look_by(app, Instant::now() + time),
                 }
             }
             Ok(Err(failure)) => {
