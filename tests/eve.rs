@@ -44,6 +44,7 @@ impl Eve {
             // The same server: what an organisation has there goes with the test's database.
             .env("SKILLS_DATABASE_URL", url)
             .env("EVE_SKILLS_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")
+            .env("EVE_SEALING_KEY", "HRwbGhkYFxYVFBMSERAPDg0MCwoJCAcGBQQDAgEAHh8=")
             .env("EVE_CACHE_DIR", cache))
     }
 
@@ -73,6 +74,11 @@ impl Eve {
     pub fn as_client_of(self, server: &Server, token: &str) -> Eve {
         let url = server.url().to_owned();
         self.env("EVE_URL", url).env("EVE_TOKEN", token)
+    }
+
+    /// Has the command line talk to another server from now on.
+    pub fn point_at(&mut self, server: &Server) {
+        self.env.push(("EVE_URL".to_owned(), server.url().to_owned()));
     }
 
     /// A command that runs the binary in this surrounding, and in no other: variables of whoever

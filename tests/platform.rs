@@ -108,6 +108,13 @@ impl Platform {
         Ok(())
     }
 
+    /// Starts one in the place of the first, which was killed.
+    pub async fn replace_server(&mut self) -> Result<()> {
+        self.servers[0] = self.eve.serve().await?;
+        self.eve.point_at(&self.servers[0]);
+        Ok(())
+    }
+
     /// The control planes, to kill them.
     pub fn servers(&mut self) -> &mut Vec<Server> {
         &mut self.servers

@@ -5,6 +5,9 @@
 //! environments with the control plane's own account, as the platform does. [`attacks`] then runs the
 //! tables in `attacks/`, which [`table`] reads; [`sweep`] asks about every verb on every resource.
 //!
+//! [`stage`] is the whole platform on that cluster, registered as an operator would; [`environments`] and
+//! [`deploying`] use it as members do.
+//!
 //! Invariants:
 //! - The API server is a real one, named by `EVE_TEST_KUBECONFIG` (an administrator's). Without it the
 //!   tests say that they are skipped.
@@ -13,7 +16,10 @@
 
 mod api;
 mod attacks;
+mod deploying;
 mod environment;
+mod environments;
+mod stage;
 mod sweep;
 mod table;
 mod wall;

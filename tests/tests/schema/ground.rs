@@ -65,7 +65,7 @@ impl Ground {
         let corp = Org::create(&database, "corp").await?;
         let mut session = pool.acquire().await?;
         let tables: Vec<Table> = sqlx::query_as(TABLES).fetch_all(&mut *session).await?;
-        ensure!(tables.len() >= 22, "the catalogue is not read rightly: {tables:?}");
+        ensure!(tables.len() >= 27, "the catalogue is not read rightly: {tables:?}");
         push_skill(&mut session, Uuid::nil()).await?;
         for org in [&acme, &corp] {
             furnish(&mut session, org.id).await?;
@@ -218,6 +218,18 @@ pub async fn furnish(session: &mut PgConnection, org: Uuid) -> Result<()> {
          INSERT INTO eve.skill_migrations
                 (org_id, schema_name, number, name, checksum, status, transaction)
               VALUES ('{org}', 'state', 1, 'one', sha256('x'), 'applying', '1');
+         INSERT INTO eve.clusters (id, name, provider) VALUES ('local', 'Local', 'local')
+             ON CONFLICT DO NOTHING;
+         INSERT INTO eve.environments (id, org_id, name, cluster_id, namespace)
+              VALUES ('{id}', '{org}', 'dev', 'local', 'ns-{id}');
+         INSERT INTO eve.apps (id, org_id, name) VALUES ('{id}', '{org}', 'api');
+         INSERT INTO eve.deployments (id, org_id, app_id, environment_id, image)
+              VALUES ('{id}', '{org}', '{id}', '{id}', 'api:1');
+         INSERT INTO eve.deployment_revisions
+                (deployment_id, revision, org_id, kind, template, image, replicas, config, created_by)
+              VALUES ('{id}', 1, '{org}', 'created', 1, 'api:1', 1, '{{}}', '{{}}');
+         INSERT INTO eve.deployment_events (id, deployment_id, org_id, event_type)
+              VALUES ('{id}', '{id}', '{org}', 'created');
          INSERT INTO eve.audit_log (id, org_id, actor, action, target)
               VALUES ('{id}', '{org}', '{{}}', 'look', 'wall');"
     );

@@ -9,9 +9,14 @@ use uuid::Uuid;
 use super::ground::{Ground, Host, Table};
 
 /// What any member of an organisation reads of it.
-const MEMBERS_SEE: [&str; 17] = [
+const MEMBERS_SEE: [&str; 22] = [
+    "apps",
     "attempts",
     "dependencies",
+    "deployment_events",
+    "deployment_revisions",
+    "deployments",
+    "environments",
     "hitl_requests",
     "orchestration_results",
     "org_members",

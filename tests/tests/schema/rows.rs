@@ -31,10 +31,15 @@ const SIGHTS: &[(&str, Sight, &[&str])] = &[
         Sight::Own,
         &[
             "api_tokens",
+            "apps",
             "artifacts",
             "attempts",
             "audit_log",
             "dependencies",
+            "deployment_events",
+            "deployment_revisions",
+            "deployments",
+            "environments",
             "hitl_requests",
             "idempotency_keys",
             "inbox",
@@ -94,11 +99,23 @@ const SIGHTS: &[(&str, Sight, &[&str])] = &[
             "timers",
         ],
     ),
-    // Who somebody is, before an organisation is known; and code to compile.
+    // Who somebody is, before an organisation is known; code to compile; what is to run in clusters.
     (
         "eve_control",
         Sight::All,
-        &["api_tokens", "artifacts", "org_members", "organizations", "skill_versions", "skills"],
+        &[
+            "api_tokens",
+            "apps",
+            "artifacts",
+            "deployment_events",
+            "deployment_revisions",
+            "deployments",
+            "environments",
+            "org_members",
+            "organizations",
+            "skill_versions",
+            "skills",
+        ],
     ),
     // What the view and the list functions are made of.
     ("eve_views", Sight::All, &["dependencies", "orchestration_results", "queue", "requests"]),

@@ -80,6 +80,16 @@ impl Belongings {
         let schema =
             format!("INSERT INTO eve.skill_schemas (org_id, name) VALUES ('{org}', '{SCHEMA}')");
         api.database.execute(schema).await;
+        api.database
+            .execute(format!(
+                "INSERT INTO eve.clusters (id, name, provider) VALUES ('secret', 'Secret', 'local');
+                 INSERT INTO eve.environments (id, org_id, name, cluster_id, namespace)
+                      VALUES ('{org}', '{org}', 'secret-env', 'secret', 'secret-ns');
+                 INSERT INTO eve.apps (id, org_id, name) VALUES ('{org}', '{org}', 'secret-app');
+                 INSERT INTO eve.deployments (org_id, app_id, environment_id, image)
+                      VALUES ('{org}', '{org}', '{org}', 'secret:1')"
+            ))
+            .await;
         Belongings { request, question, schedule, token, member: owner }
     }
 
@@ -100,6 +110,8 @@ impl Belongings {
             .replace("{version}", "1")
             .replace("{schema}", SCHEMA)
             .replace("{capability}", "db")
+            .replace("{env}", "secret-env")
+            .replace("{app}", "secret-app")
             .replace("{slug}", "corp")
             .replace("{user_id}", &self.member.to_string());
         assert!(!filled.contains('{'), "{path}: say here what stands for its parameters");
@@ -113,6 +125,8 @@ fn body(path: &str) -> Value {
         "/v1/hitl/{id}/respond" => json!({ "response": "yes" }),
         "/v1/schemas/{schema}/query" => json!({ "sql": "SELECT 1" }),
         "/v1/members/{user_id}" => json!({ "role": "member" }),
+        "/v1/envs/{env}/deployments" => json!({ "app": "secret-app", "image": "secret:1" }),
+        "/v1/envs/{env}/deployments/{app}/scale" => json!({ "replicas": 1 }),
         _ => json!({}),
     }
 }
@@ -145,6 +159,7 @@ async fn every_operation_has_its_walls() {
 
         // Another organisation, and what belongs to it.
         let of_an_org = !operation.path.starts_with("/v1/worker-types")
+            && !operation.path.starts_with("/v1/clusters")
             && !operation.path.starts_with("/v1/orgs")
             && operation.path != "/v1/me";
         if of_an_org {
