@@ -108,6 +108,8 @@ CREATE TABLE eve.deployment_revisions (
     image          text NOT NULL,
     -- What the image's name meant when it ran.
     digest         text CHECK (digest ~ '^sha256:[0-9a-f]{64}$'),
+    -- It is run by that digest, not by its name: what a rollback goes back to.
+    pinned         boolean NOT NULL DEFAULT false CHECK (NOT pinned OR digest IS NOT NULL),
     replicas       integer NOT NULL CHECK (replicas BETWEEN 0 AND 1000),
     config         jsonb NOT NULL CHECK (jsonb_typeof(config) = 'object'),
     -- Environment variables, sealed.
@@ -179,8 +181,8 @@ GRANT SELECT (id, org_id, name, repo_url, config, created_at) ON eve.apps TO aut
 GRANT SELECT (id, app_id, environment_id, org_id, status, image, replicas, config, deployed_at, deployed_by,
               request_id, created_at, revision, stopping, ready_replicas, pods, reason, message, updated_at)
    ON eve.deployments TO authenticated;
-GRANT SELECT (deployment_id, revision, org_id, kind, template, origin, image, digest, replicas, config,
-              outcome, reason, message, request_id, created_at, settled_at)
+GRANT SELECT (deployment_id, revision, org_id, kind, template, origin, image, digest, pinned, replicas,
+              config, outcome, reason, message, request_id, created_at, settled_at)
    ON eve.deployment_revisions TO authenticated;
 GRANT SELECT (id, deployment_id, event_type, details, created_at, org_id, revision)
    ON eve.deployment_events TO authenticated;

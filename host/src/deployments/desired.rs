@@ -33,6 +33,7 @@ struct Asked {
     origin: Option<i32>,
     image: String,
     digest: Option<String>,
+    pinned: bool,
     replicas: i32,
     config: Value,
     variables: Option<Value>,
@@ -44,6 +45,7 @@ struct Stored {
     template: i32,
     image: String,
     digest: Option<String>,
+    pinned: bool,
     replicas: i32,
     config: Value,
     variables: Option<Value>,
@@ -129,6 +131,7 @@ impl Deployments {
             origin: None,
             image: image.to_string(),
             digest: None,
+            pinned: false,
             replicas: replicas
                 .or(before.as_ref().map(|before| before.replicas))
                 .or(floor)
@@ -166,7 +169,9 @@ impl Deployments {
             template: Some(before.template),
             origin: None,
             image: before.image,
+            // The image is said as it was: said otherwise, its pods would be made anew.
             digest: before.digest,
+            pinned: before.pinned,
             replicas,
             config: before.config,
             variables: before.variables,
@@ -257,6 +262,7 @@ impl Deployments {
             template: None,
             origin: Some(target.revision),
             image: target.image,
+            pinned: target.digest.is_some(),
             digest: target.digest,
             replicas: now.replicas,
             config: target.config,
@@ -364,9 +370,9 @@ impl Deployments {
         let creator = deployer.actor.to_json();
         sqlx::query!(
             "INSERT INTO eve.deployment_revisions
-                    (deployment_id, revision, org_id, kind, template, origin, image, digest, replicas,
-                     config, variables, created_by, request_id)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+                    (deployment_id, revision, org_id, kind, template, origin, image, digest, pinned,
+                     replicas, config, variables, created_by, request_id)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
             row.id,
             revision,
             deployer.tenant.org().0,
@@ -375,6 +381,7 @@ impl Deployments {
             asked.origin,
             asked.image,
             asked.digest,
+            asked.pinned,
             asked.replicas,
             asked.config,
             asked.variables,
@@ -542,7 +549,7 @@ async fn lock(
 async fn stored(tx: &mut Tx, id: Uuid, revision: i32) -> Result<Option<Stored>, sqlx::Error> {
     sqlx::query_as!(
         Stored,
-        "SELECT revision, template, image, digest, replicas, config, variables
+        "SELECT revision, template, image, digest, pinned, replicas, config, variables
            FROM eve.deployment_revisions WHERE deployment_id = $1 AND revision = $2",
         id,
         revision
@@ -555,7 +562,7 @@ async fn stored(tx: &mut Tx, id: Uuid, revision: i32) -> Result<Option<Stored>, 
 async fn ran(tx: &mut Tx, id: Uuid) -> Result<Vec<Stored>, sqlx::Error> {
     sqlx::query_as!(
         Stored,
-        "SELECT revision, template, image, digest, replicas, config, variables
+        "SELECT revision, template, image, digest, pinned, replicas, config, variables
            FROM eve.deployment_revisions
           WHERE deployment_id = $1 AND outcome = 'running'
           ORDER BY revision DESC

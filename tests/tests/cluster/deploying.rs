@@ -48,7 +48,9 @@ async fn an_app_is_deployed_scaled_rolled_back_and_deleted() -> Result<()> {
     assert_eq!(status["config"]["variables"], json!(["API_KEY", "DATABASE_URL"]));
 
     // Another version keeps what is not said: replicas and variables.
-    stage.run("eve deploy create --app api-service --env dev --image acme/api:v1.2.3 --wait").await?;
+    stage
+        .run("eve deploy create --app api-service --env dev --image acme/api:v1.2.3 --wait")
+        .await?;
     let answer = stage.answer("api-service").await?;
     assert_eq!((&answer["version"], &answer["env"]["API_KEY"]), (&json!("v1.2.3"), &json!("hush")));
 
@@ -143,8 +145,12 @@ async fn what_does_not_come_to_be_says_why() -> Result<()> {
     let unready = create("unready", "acme/unready:v1", "--health-path /readyz");
     let good = create("good", "acme/api:v1.2.3", "");
     let eve = stage.eve();
-    let (missing, crash, unready, good) =
-        tokio::try_join!(eve.bash(&missing), eve.bash(&crash), eve.bash(&unready), eve.bash(&good))?;
+    let (missing, crash, unready, good) = tokio::try_join!(
+        eve.bash(&missing),
+        eve.bash(&crash),
+        eve.bash(&unready),
+        eve.bash(&good)
+    )?;
     ensure!(good.status.success(), "{good}");
     for (output, app, reason, word) in [
         (missing, "missing", "image_pull", "acme/missing:v1"),
@@ -169,15 +175,22 @@ async fn what_does_not_come_to_be_says_why() -> Result<()> {
     let many = create("many", "acme/api:v1.2.3", "--replicas 9");
     let many = stage.eve().bash(&many).await?;
     let status: Value = serde_json::from_str(&many.stdout)?;
-    assert_eq!((&status["status"], &status["reason"]), (&json!("failed"), &json!("quota")), "{status:#}");
+    assert_eq!(
+        (&status["status"], &status["reason"]),
+        (&json!("failed"), &json!("quota")),
+        "{status:#}"
+    );
     // Room is made, and what was given up comes to be after all; nobody is told twice.
     for app in ["missing", "crash", "unready", "good"] {
         stage.run(&format!("eve deploy delete --app {app} --env dev --no-wait")).await?;
     }
     stage.run("eve deploy scale --app many --env dev --replicas 6 --wait").await?;
     let ends = found(&stage, "many").await?;
-    let ends: Vec<&str> =
-        ends.iter().filter(|(kind, _)| kind != "deploying").map(|(kind, _)| kind.as_str()).collect();
+    let ends: Vec<&str> = ends
+        .iter()
+        .filter(|(kind, _)| kind != "deploying")
+        .map(|(kind, _)| kind.as_str())
+        .collect();
     assert_eq!(ends, ["failed", "running"]);
     stage.strike().await
 }
@@ -188,7 +201,8 @@ async fn what_does_not_come_to_be_says_why() -> Result<()> {
 async fn a_rollout_ends_right_whenever_the_control_plane_is_killed() -> Result<()> {
     let Some(mut stage) = Stage::set("killing").await? else { return Ok(()) };
     stage.apps(&["api"]).await?;
-    let seed: u64 = std::env::var("EVE_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7);
+    let seed: u64 =
+        std::env::var("EVE_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7);
     let mut random = <rand::rngs::StdRng as rand::SeedableRng>::seed_from_u64(seed);
     let rounds = 8;
     for round in 1..=rounds {
@@ -262,7 +276,9 @@ async fn control_planes_do_not_fight() -> Result<()> {
 async fn what_others_change_is_put_right() -> Result<()> {
     let Some(stage) = Stage::set("drift").await? else { return Ok(()) };
     stage.apps(&["api"]).await?;
-    stage.run("eve deploy create --app api --env dev --image acme/api:v1.2.3 --replicas 2 --wait").await?;
+    stage
+        .run("eve deploy create --app api --env dev --image acme/api:v1.2.3 --replicas 2 --wait")
+        .await?;
     let place = format!("apis/apps/v1/namespaces/{}/deployments/api", stage.namespace);
     let patch = async |body: Value| {
         let kind = "application/strategic-merge-patch+json";
@@ -291,15 +307,15 @@ async fn what_others_change_is_put_right() -> Result<()> {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    let container = |more: Value| {
-        json!({ "spec": { "template": { "spec": { "containers": [more] } } } })
-    };
+    let container =
+        |more: Value| json!({ "spec": { "template": { "spec": { "containers": [more] } } } });
     // A field of ours, one beside ours that an apply would leave, and a whole container.
     patch(json!({ "spec": { "replicas": 5 } })).await?;
     right("replicas").await?;
     patch(container(json!({ "name": "app", "image": "acme/api:v1.2.2" }))).await?;
     right("an image").await?;
-    patch(container(json!({ "name": "app", "env": [{ "name": "SNEAKED", "value": "in" }] }))).await?;
+    patch(container(json!({ "name": "app", "env": [{ "name": "SNEAKED", "value": "in" }] })))
+        .await?;
     right("a variable").await?;
     patch(container(json!({
         "name": "miner", "image": "acme/web:v1", "imagePullPolicy": "Always",

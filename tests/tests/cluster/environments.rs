@@ -30,7 +30,8 @@ async fn an_environment_is_walled_in_and_taken_away_whole() -> Result<()> {
     }
 
     // What somebody takes away of it comes back by itself.
-    let policy = format!("apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies/default-deny");
+    let policy =
+        format!("apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies/default-deny");
     ensure!(stage.admin.delete(&policy).await?.is_success());
     let begun = std::time::Instant::now();
     while !stage.admin.get(&policy).await?.is_success() {
@@ -41,7 +42,8 @@ async fn an_environment_is_walled_in_and_taken_away_whole() -> Result<()> {
     // Somebody else's object in the namespace goes with it; somebody else's account does not.
     let accounts = "api/v1/namespaces/eve-deployers/serviceaccounts";
     let theirs = format!("{namespace}-theirs");
-    let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": theirs } });
+    let account =
+        json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": theirs } });
     ensure!(stage.admin.create(accounts, &account).await?.is_success());
     stage.run("eve env delete dev").await?;
     ensure!(stage.admin.get(&place).await?.status == 404);
@@ -76,7 +78,8 @@ async fn nothing_is_taken_over() -> Result<()> {
 
     // Another organisation that would have the same name is told no more than that it is taken.
     stage.run("eve org create corp --name Corp").await?;
-    let corp = format!("eve --org corp env create --name x --cluster local --namespace {namespace}");
+    let corp =
+        format!("eve --org corp env create --name x --cluster local --namespace {namespace}");
     let refused = stage.eve().bash(&corp).await?;
     assert_eq!(refused.status.code(), Some(1), "{refused}");
     assert!(refused.stderr.contains("environment's already"), "{refused}");
@@ -141,7 +144,11 @@ async fn a_cluster_says_what_is_wrong_with_it() -> Result<()> {
     let output = stage.eve().bash(&add).await?;
     assert!(output.stderr.contains("certificate"), "{output}");
     // An administrator of the cluster may do all that, and far too much.
-    let output = stage.run(&format!("eve cluster add --id admin --kubeconfig {kubeconfig}")).await?;
-    assert!(output.stderr.contains("warning: the credential may get secrets in kube-system"), "{output}");
+    let output =
+        stage.run(&format!("eve cluster add --id admin --kubeconfig {kubeconfig}")).await?;
+    assert!(
+        output.stderr.contains("warning: the credential may get secrets in kube-system"),
+        "{output}"
+    );
     Ok(())
 }

@@ -6,6 +6,9 @@ use uuid::Uuid;
 use super::{APP_LABEL, MANAGED_BY, REVISION, TEMPLATE};
 use crate::deployments::{Image, Settings, Variables};
 
+/// How long a container without a probe has to run before it is taken for ready.
+const STEADY_SECONDS: i32 = 3;
+
 /// A deployment, with everything that it takes to make it.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -165,6 +168,8 @@ impl Spec {
         }
         let mut spec = json!({
             "selector": { "matchLabels": self.selector() },
+            // Without a probe a container that runs counts as ready: one that ends at once must not.
+            "minReadySeconds": if settings.health_path.is_some() { 0 } else { STEADY_SECONDS },
             "revisionHistoryLimit": 3,
             "progressDeadlineSeconds": settings.deadline_s(),
             "strategy": {

@@ -56,6 +56,7 @@ struct Row {
     template: i32,
     image: String,
     digest: Option<String>,
+    pinned: bool,
     config: Value,
     variables: Option<Value>,
 }
@@ -227,7 +228,7 @@ fn spec(context: &Context, environment: &Environment, app: &str, row: &Row) -> R
         revision: row.revision,
         template: row.template,
         image,
-        digest: row.digest.clone(),
+        digest: row.digest.clone().filter(|_| row.pinned),
         replicas: row.replicas,
         settings: settings_of(&row.config),
         variables,
@@ -248,7 +249,7 @@ async fn load(context: &Context, environment: Uuid, app: &str) -> Result<Option<
                   d.applied_revision, d.applied_generation, d.settled_revision, d.ready_replicas,
                   d.pods AS "pods: Json<Vec<Pod>>", d.reason, d.message,
                   extract(epoch FROM now() - d.underway_since)::float8 AS "underway_s!",
-                  r.template, r.image, r.digest, r.replicas, r.config, r.variables
+                  r.template, r.image, r.digest, r.pinned, r.replicas, r.config, r.variables
              FROM eve.deployments d
              JOIN eve.apps a ON a.id = d.app_id
              JOIN eve.deployment_revisions r ON r.deployment_id = d.id AND r.revision = d.revision

@@ -48,7 +48,7 @@ struct Api {
 
 struct Answer {
     status: StatusCode,
-    headers: axum::http::HeaderMap,
+    headers: http::HeaderMap,
     body: Vec<u8>,
 }
 
@@ -222,7 +222,7 @@ fn sign_in(user: UserId) -> String {
         .unwrap()
 }
 
-fn request(method: Method, path: &str) -> axum::http::request::Builder {
+fn request(method: Method, path: &str) -> http::request::Builder {
     Request::builder().method(method).uri(path)
 }
 
