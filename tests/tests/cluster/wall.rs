@@ -1,5 +1,6 @@
 //! Installing the wall, and waiting until it stands.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -55,6 +56,10 @@ pub async fn stand(admin: &Caller, name: &str) -> anyhow::Result<()> {
 
 async fn apply(admin: &Caller, document: &Value) -> anyhow::Result<()> {
     let namespace = document["metadata"]["namespace"].as_str().unwrap_or_default();
+    apply_in(admin, document, namespace).await
+}
+
+async fn apply_in(admin: &Caller, document: &Value, namespace: &str) -> anyhow::Result<()> {
     let answer = admin.apply(&path(document, namespace, true), document).await?;
     anyhow::ensure!(answer.is_success(), "{answer}");
     Ok(())
@@ -120,5 +125,31 @@ async fn in_force(admin: &Caller, name: &str) -> anyhow::Result<()> {
     for document in [&binding, &policy] {
         admin.delete(&path(document, "", true)).await?;
     }
+    Ok(())
+}
+
+/// Waits until quotas count the kinds that were just installed. The controller looks for new kinds every
+/// half minute; a quota that is older than a kind's discovery refuses all of that kind for five minutes.
+pub async fn counted(admin: &Caller, name: &str) -> anyhow::Result<()> {
+    let kinds =
+        ["count/externalsecrets.external-secrets.io", "count/httproutes.gateway.networking.k8s.io"];
+    let quota = json!({
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": { "name": name },
+        "spec": { "hard": kinds.iter().map(|kind| (*kind, "1000000")).collect::<BTreeMap<_, _>>() },
+    });
+    let place = path(&quota, "default", true);
+    wait_for("quotas to count every kind", async || {
+        apply_in(admin, &quota, "default").await.ok()?;
+        let used = wait_for("a quota to be counted", async || {
+            let quota = admin.get(&place).await.ok()?.json().ok()?;
+            quota["status"]["hard"].is_object().then(|| quota["status"]["used"].clone())
+        })
+        .await;
+        admin.delete(&place).await.ok()?;
+        kinds.iter().all(|kind| used[*kind].is_string()).then_some(())
+    })
+    .await;
     Ok(())
 }
