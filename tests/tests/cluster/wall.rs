@@ -93,38 +93,51 @@ async fn compiled(admin: &Caller, policy: &Value) -> anyhow::Result<()> {
 }
 
 /// The API server takes up policies in the order of their making: once one that came after all others
-/// refuses what it is about, they do too.
+/// refuses what it is about, they do too. What it says comes from params, so those are read as well: an
+/// API server from which every policy with params was deleted reads them no more until it is restarted.
 async fn in_force(admin: &Caller, name: &str) -> anyhow::Result<()> {
+    let params = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": { "name": name, "namespace": "default" },
+        "data": { "says": "in force" },
+    });
     let policy = json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingAdmissionPolicy",
         "metadata": { "name": name },
         "spec": {
+            "paramKind": { "apiVersion": "v1", "kind": "ConfigMap" },
             "matchConstraints": { "resourceRules": [{
                 "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
                 "resources": ["configmaps"], "resourceNames": [name],
             }] },
-            "validations": [{ "expression": "false", "message": "in force" }],
+            "validations": [{ "expression": "false", "messageExpression": "string(params.data['says'])" }],
         },
     });
     let binding = json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingAdmissionPolicyBinding",
         "metadata": { "name": name },
-        "spec": { "policyName": name, "validationActions": ["Deny"] },
+        "spec": {
+            "policyName": name,
+            "validationActions": ["Deny"],
+            "paramRef": { "name": name, "namespace": "default", "parameterNotFoundAction": "Deny" },
+        },
     });
-    apply(admin, &policy).await?;
-    apply(admin, &binding).await?;
-    let canary = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name } });
+    for document in [&params, &policy, &binding] {
+        apply(admin, document).await?;
+    }
     wait_for("policies to be in force", async || {
         let place = "api/v1/namespaces/default/configmaps?dryRun=All";
-        let answer = admin.create(place, &canary).await.ok()?;
+        let answer = admin.create(place, &params).await.ok()?;
         answer.message().contains("in force").then_some(())
     })
     .await;
     for document in [&binding, &policy] {
         admin.delete(&path(document, "", true)).await?;
     }
+    admin.delete(&path(&params, "default", true)).await?;
     Ok(())
 }
 
