@@ -137,7 +137,9 @@ impl Answer {
 
 impl std::fmt::Display for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} answered {}: {}", self.what, self.status, self.message())
+        write!(f, "{} answered {}", self.what, self.status)?;
+        // What was made or read says nothing that the request does not.
+        if self.is_success() { Ok(()) } else { write!(f, ": {}", self.message().trim_end()) }
     }
 }
 

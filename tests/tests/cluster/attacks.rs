@@ -53,6 +53,7 @@ async fn run(
     let foreign = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": names["foreign"] } });
     let answer = admin.create("api/v1/namespaces", &foreign).await?;
     anyhow::ensure!(answer.is_success(), "{answer}");
+    wall::counted(&admin, &names["ns"]).await?;
     let control_plane = environment::control_plane(cluster).await?;
     environment::provision(&control_plane, &names["ns"]).await?;
     environment::provision(&control_plane, &names["other"]).await?;

@@ -1,5 +1,6 @@
 //! Installing the wall, and waiting until it stands.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -55,6 +56,10 @@ pub async fn stand(admin: &Caller, name: &str) -> anyhow::Result<()> {
 
 async fn apply(admin: &Caller, document: &Value) -> anyhow::Result<()> {
     let namespace = document["metadata"]["namespace"].as_str().unwrap_or_default();
+    apply_in(admin, document, namespace).await
+}
+
+async fn apply_in(admin: &Caller, document: &Value, namespace: &str) -> anyhow::Result<()> {
     let answer = admin.apply(&path(document, namespace, true), document).await?;
     anyhow::ensure!(answer.is_success(), "{answer}");
     Ok(())
@@ -88,37 +93,76 @@ async fn compiled(admin: &Caller, policy: &Value) -> anyhow::Result<()> {
 }
 
 /// The API server takes up policies in the order of their making: once one that came after all others
-/// refuses what it is about, they do too.
+/// refuses what it is about, they do too. What it says comes from params, so those are read as well: an
+/// API server from which every policy with params was deleted reads them no more until it is restarted.
 async fn in_force(admin: &Caller, name: &str) -> anyhow::Result<()> {
+    let params = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": { "name": name, "namespace": "default" },
+        "data": { "says": "in force" },
+    });
     let policy = json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingAdmissionPolicy",
         "metadata": { "name": name },
         "spec": {
+            "paramKind": { "apiVersion": "v1", "kind": "ConfigMap" },
             "matchConstraints": { "resourceRules": [{
                 "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
                 "resources": ["configmaps"], "resourceNames": [name],
             }] },
-            "validations": [{ "expression": "false", "message": "in force" }],
+            "validations": [{ "expression": "false", "messageExpression": "string(params.data['says'])" }],
         },
     });
     let binding = json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingAdmissionPolicyBinding",
         "metadata": { "name": name },
-        "spec": { "policyName": name, "validationActions": ["Deny"] },
+        "spec": {
+            "policyName": name,
+            "validationActions": ["Deny"],
+            "paramRef": { "name": name, "namespace": "default", "parameterNotFoundAction": "Deny" },
+        },
     });
-    apply(admin, &policy).await?;
-    apply(admin, &binding).await?;
-    let canary = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name } });
+    for document in [&params, &policy, &binding] {
+        apply(admin, document).await?;
+    }
     wait_for("policies to be in force", async || {
         let place = "api/v1/namespaces/default/configmaps?dryRun=All";
-        let answer = admin.create(place, &canary).await.ok()?;
+        let answer = admin.create(place, &params).await.ok()?;
         answer.message().contains("in force").then_some(())
     })
     .await;
     for document in [&binding, &policy] {
         admin.delete(&path(document, "", true)).await?;
     }
+    admin.delete(&path(&params, "default", true)).await?;
+    Ok(())
+}
+
+/// Waits until quotas count the kinds that were just installed. The controller looks for new kinds every
+/// half minute; a quota that is older than a kind's discovery refuses all of that kind for five minutes.
+pub async fn counted(admin: &Caller, name: &str) -> anyhow::Result<()> {
+    let kinds =
+        ["count/externalsecrets.external-secrets.io", "count/httproutes.gateway.networking.k8s.io"];
+    let quota = json!({
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": { "name": name },
+        "spec": { "hard": kinds.iter().map(|kind| (*kind, "1000000")).collect::<BTreeMap<_, _>>() },
+    });
+    let place = path(&quota, "default", true);
+    wait_for("quotas to count every kind", async || {
+        apply_in(admin, &quota, "default").await.ok()?;
+        let used = wait_for("a quota to be counted", async || {
+            let quota = admin.get(&place).await.ok()?.json().ok()?;
+            quota["status"]["hard"].is_object().then(|| quota["status"]["used"].clone())
+        })
+        .await;
+        admin.delete(&place).await.ok()?;
+        kinds.iter().all(|kind| used[*kind].is_string()).then_some(())
+    })
+    .await;
     Ok(())
 }
