@@ -4,6 +4,7 @@ mod access;
 mod authoring;
 mod brief;
 mod db;
+mod deployments;
 mod graph;
 mod guide;
 mod hitl;

@@ -29,7 +29,7 @@ async fn an_app_is_deployed_scaled_rolled_back_and_deleted() -> Result<()> {
     stage.run("eve app create --name api-service --repo-url git@github.com:acme/api.git").await?;
     stage
         .run(
-            r#"eve deploy create --app api-service --env dev --image "acme/api:v1.2.2" --replicas 3 \
+            r#"eve deploy create --app api-service --env dev --image "acme/api:v1.2.2" --cpu 5m --replicas 3 \
                  --env-vars '{"DATABASE_URL": "postgres://x", "API_KEY": "hush"}' --wait"#,
         )
         .await?;
@@ -100,7 +100,7 @@ async fn an_app_is_deployed_scaled_rolled_back_and_deleted() -> Result<()> {
         ]
     );
     let refused =
-        stage.eve().bash("eve deploy rollback --app api-service --env dev --to-version v9").await?;
+        stage.bash("eve deploy rollback --app api-service --env dev --to-version v9").await?;
     assert!(!refused.status.success());
     assert!(refused.stderr.contains("these did: v1.2.3, v1.2.2"), "{refused}");
 
@@ -111,7 +111,7 @@ async fn an_app_is_deployed_scaled_rolled_back_and_deleted() -> Result<()> {
     let secrets = stage.object("api/v1", "secrets").await?;
     assert_eq!(secrets["items"].as_array().map(Vec::len), Some(1), "{secrets:#}");
 
-    let refused = stage.eve().bash("eve env delete dev").await?;
+    let refused = stage.bash("eve env delete dev").await?;
     assert!(!refused.status.success() && refused.stderr.contains("api-service"), "{refused}");
     stage.run("eve deploy delete --app api-service --env dev").await?;
     let status = stage.status("api-service").await?;
@@ -137,25 +137,24 @@ async fn what_does_not_come_to_be_says_why() -> Result<()> {
     stage.apps(&apps).await?;
     let create = |app: &str, image: &str, flags: &str| {
         format!(
-            "eve deploy create --app {app} --env dev --image {image} --deadline 15s {flags} --wait"
+            "eve deploy create --app {app} --env dev --image {image} --deadline 15s --cpu 5m {flags} --wait"
         )
     };
     let missing = create("missing", "acme/missing:v1", "");
     let crash = create("crash", "acme/crash:v1", "");
     let unready = create("unready", "acme/unready:v1", "--health-path /readyz");
     let good = create("good", "acme/api:v1.2.3", "");
-    let eve = stage.eve();
     let (missing, crash, unready, good) = tokio::try_join!(
-        eve.bash(&missing),
-        eve.bash(&crash),
-        eve.bash(&unready),
-        eve.bash(&good)
+        stage.bash(&missing),
+        stage.bash(&crash),
+        stage.bash(&unready),
+        stage.bash(&good)
     )?;
     ensure!(good.status.success(), "{good}");
     for (output, app, reason, word) in [
         (missing, "missing", "image_pull", "acme/missing:v1"),
         (crash, "crash", "crash_loop", "exit code 1"),
-        (unready, "unready", "not_ready", "not ready"),
+        (unready, "unready", "not_ready", "unready status: [app]"),
     ] {
         assert_eq!(output.status.code(), Some(1), "{app}: {output}");
         let status: Value = serde_json::from_str(&output.stdout)?;
@@ -166,14 +165,14 @@ async fn what_does_not_come_to_be_says_why() -> Result<()> {
     }
     // What failed does not take along what ran: the old pods stay until the new ones are there.
     let broken = create("good", "acme/missing:v1", "");
-    assert_eq!(stage.eve().bash(&broken).await?.status.code(), Some(1));
+    assert_eq!(stage.bash(&broken).await?.status.code(), Some(1));
     assert_eq!(stage.answer("good").await?["version"], "v1.2.3");
     // Back to what ran: the failed revision is none.
     stage.run("eve deploy rollback --app good --env dev --to-version v1.2.3 --wait").await?;
 
     // More pods than the environment has room for.
     let many = create("many", "acme/api:v1.2.3", "--replicas 9");
-    let many = stage.eve().bash(&many).await?;
+    let many = stage.bash(&many).await?;
     let status: Value = serde_json::from_str(&many.stdout)?;
     assert_eq!(
         (&status["status"], &status["reason"]),
@@ -209,6 +208,7 @@ async fn a_rollout_ends_right_whenever_the_control_plane_is_killed() -> Result<(
         let version = if round % 2 == 0 { "v1.2.2" } else { "v1.2.3" };
         let body = json!({
             "app": "api", "image": format!("acme/api:{version}"), "replicas": 1 + round % 3,
+            "settings": { "cpu": "5m" },
         });
         stage.platform.post("/v1/envs/dev/deployments", &body).await?;
         // A rollout takes two to four seconds here: this hits every step of it sooner or later.
@@ -248,6 +248,7 @@ async fn control_planes_do_not_fight() -> Result<()> {
     for revision in 1..=3_i64 {
         let body = json!({
             "app": "api", "image": "acme/api:v1.2.3", "env_vars": { "N": revision.to_string() },
+            "settings": { "cpu": "5m" },
         });
         stage.platform.post("/v1/envs/dev/deployments", &body).await?;
         let settled = stage.settled("api", revision).await?;
@@ -277,7 +278,7 @@ async fn what_others_change_is_put_right() -> Result<()> {
     let Some(stage) = Stage::set("drift").await? else { return Ok(()) };
     stage.apps(&["api"]).await?;
     stage
-        .run("eve deploy create --app api --env dev --image acme/api:v1.2.3 --replicas 2 --wait")
+        .run("eve deploy create --app api --env dev --image acme/api:v1.2.3 --cpu 5m --replicas 2 --wait")
         .await?;
     let place = format!("apis/apps/v1/namespaces/{}/deployments/api", stage.namespace);
     let patch = async |body: Value| {
@@ -318,7 +319,7 @@ async fn what_others_change_is_put_right() -> Result<()> {
         .await?;
     right("a variable").await?;
     patch(container(json!({
-        "name": "miner", "image": "acme/web:v1", "imagePullPolicy": "Always",
+        "name": "miner", "image": "acme/web:v1", "resources": { "requests": { "cpu": "5m" } }, "imagePullPolicy": "Always",
         "securityContext": {
             "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] },
         },

@@ -68,7 +68,7 @@ async fn nothing_is_taken_over() -> Result<()> {
     });
     ensure!(stage.admin.create("api/v1/namespaces", &theirs).await?.is_success());
     let create = format!("eve env create --name dev --cluster local --namespace {namespace}");
-    let refused = stage.eve().bash(&create).await?;
+    let refused = stage.bash(&create).await?;
     assert_eq!(refused.status.code(), Some(1), "{refused}");
     let shown: Value = serde_json::from_str(&refused.stdout)?;
     assert_eq!(shown["status"], "failed", "{shown}");
@@ -80,7 +80,7 @@ async fn nothing_is_taken_over() -> Result<()> {
     stage.run("eve org create corp --name Corp").await?;
     let corp =
         format!("eve --org corp env create --name x --cluster local --namespace {namespace}");
-    let refused = stage.eve().bash(&corp).await?;
+    let refused = stage.bash(&corp).await?;
     assert_eq!(refused.status.code(), Some(1), "{refused}");
     assert!(refused.stderr.contains("environment's already"), "{refused}");
     assert!(!refused.stderr.contains("dev"), "{refused}");
@@ -101,11 +101,13 @@ async fn a_cluster_that_is_away_keeps_nobody_else_waiting() -> Result<()> {
         .run("eve cluster add --id away --provider eks --endpoint https://127.0.0.1:9/")
         .await?;
     assert!(added.stdout.contains("unreachable"), "{added}");
-    let env = stage.eve().bash("eve env create --name far --cluster away --no-wait").await?;
+    let env = stage.bash("eve env create --name far --cluster away --no-wait").await?;
     ensure!(env.status.success(), "{env}");
     stage.apps(&["api"]).await?;
-    stage.run("eve deploy create --app api --env far --image acme/api:v1.2.3").await?;
-    stage.run("eve deploy create --app api --env dev --image acme/api:v1.2.3 --wait").await?;
+    stage.run("eve deploy create --app api --env far --image acme/api:v1.2.3 --cpu 5m").await?;
+    stage
+        .run("eve deploy create --app api --env dev --image acme/api:v1.2.3 --cpu 5m --wait")
+        .await?;
     let far = stage.platform.get("/v1/envs/far/deployments/api").await?;
     assert_eq!(far["status"], "pending", "{far:#}");
     let env = stage.platform.get("/v1/envs/far").await?;
@@ -126,7 +128,7 @@ async fn a_cluster_says_what_is_wrong_with_it() -> Result<()> {
     let add = format!("eve cluster add --id stale --kubeconfig {kubeconfig} --token-file {token}");
     let output = stage.run(&add).await?;
     assert!(output.stderr.contains("does not accept the credential"), "{output}");
-    let check = stage.eve().bash("eve cluster check stale").await?;
+    let check = stage.bash("eve cluster check stale").await?;
     assert_eq!(check.status.code(), Some(1), "{check}");
     // Another cluster's certificate authority.
     let ca = folder.path().join("ca.pem");
@@ -141,7 +143,7 @@ async fn a_cluster_says_what_is_wrong_with_it() -> Result<()> {
         "eve cluster add --id elsewhere --kubeconfig {kubeconfig} --token-file {token} --ca-file {}",
         ca.display()
     );
-    let output = stage.eve().bash(&add).await?;
+    let output = stage.bash(&add).await?;
     assert!(output.stderr.contains("certificate"), "{output}");
     // An administrator of the cluster may do all that, and far too much.
     let output =

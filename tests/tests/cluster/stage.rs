@@ -21,7 +21,30 @@ pub struct Stage {
     pub admin: Caller,
     /// Of this stage alone.
     pub namespace: String,
+    struck: bool,
     _files: tempfile::TempDir,
+}
+
+/// What a test that has failed leaves would take the node's room from others.
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if self.struck {
+            return;
+        }
+        let (Ok(kubectl), Ok(kubeconfig)) =
+            (std::env::var("EVE_TEST_KUBECTL"), std::env::var("EVE_TEST_KUBECONFIG"))
+        else {
+            return;
+        };
+        let arguments = ["--kubeconfig", &kubeconfig, "delete", "namespace", &self.namespace];
+        let deleted = std::process::Command::new(kubectl)
+            .args(arguments)
+            .args(["--wait=false", "--ignore-not-found"])
+            .output();
+        if let Err(error) = deleted {
+            eprintln!("the namespace {} stays: {error}", self.namespace);
+        }
+    }
 }
 
 impl Stage {
@@ -57,7 +80,7 @@ impl Stage {
         let add = ["cluster", "add", "--id", "local", "--kubeconfig", &kubeconfig, "--token-file"];
         let added = platform.eve().json(add.iter().chain(&[token.as_str()])).await?;
         ensure!(added["status"] == "ready", "{added}");
-        Ok(Some(Stage { platform, admin, namespace, _files: files }))
+        Ok(Some(Stage { platform, admin, namespace, struck: false, _files: files }))
     }
 
     /// The command line.
@@ -65,9 +88,14 @@ impl Stage {
         self.platform.eve()
     }
 
+    /// A command line, which may wait for a rollout.
+    pub async fn bash(&self, line: &str) -> Result<Output> {
+        self.eve().bash_for(ROLLOUT, line).await
+    }
+
     /// A command line that has to succeed.
     pub async fn run(&self, line: &str) -> Result<Output> {
-        let output = self.eve().bash(line).await?;
+        let output = self.bash(line).await?;
         ensure!(output.status.success(), "{line}\n{output}");
         Ok(output)
     }
@@ -138,10 +166,11 @@ impl Stage {
     }
 
     /// Takes the environment away again.
-    pub async fn strike(self) -> Result<()> {
+    pub async fn strike(mut self) -> Result<()> {
         self.run("eve env delete dev --force").await?;
         let there = self.admin.get(&format!("api/v1/namespaces/{}", self.namespace)).await?;
         ensure!(there.status == 404, "{there}");
+        self.struck = true;
         Ok(())
     }
 }

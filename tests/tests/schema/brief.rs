@@ -84,3 +84,33 @@ async fn keda_counts_as_it_is_written() -> anyhow::Result<()> {
     assert!(!plan.contains("results"), "a count of what is pending reads history:\n{plan}");
     Ok(())
 }
+
+#[tokio::test]
+async fn the_briefs_clusters_are_taken_as_they_are_written() -> anyhow::Result<()> {
+    let database = Database::fresh().await?;
+    let pool = database.pool();
+    pool.execute(
+        r#"INSERT INTO eve.clusters VALUES
+  ('local', 'Local Development', 'local', NULL, NULL, '{}'),
+  ('eks-prod', 'AWS EKS Production', 'eks', 'https://xxx.eks.amazonaws.com', '{"role_arn": "..."}', '{}'),
+  ('gke-eu', 'GCP GKE Europe', 'gke', 'https://xxx.gke.google.com', '{"service_account": "..."}', '{}'),
+  ('ecs-legacy', 'AWS ECS Legacy', 'ecs', NULL, '{"cluster": "legacy-cluster"}', '{}');"#,
+    )
+    .await?;
+    let org = Org::create(&database, "acme-corp").await?;
+    pool.execute(AssertSqlSafe(format!(
+        "INSERT INTO eve.environments (org_id, name, cluster_id, namespace)
+              VALUES ('{org}', 'dev', 'local', 'acme-corp-dev');
+         INSERT INTO eve.apps (org_id, name, repo_url) VALUES ('{org}', 'api', 'git@github.com:acme/api.git');
+         INSERT INTO eve.deployments (app_id, environment_id, org_id, image)
+              SELECT a.id, e.id, '{org}', 'acme/api:v1' FROM eve.apps a, eve.environments e;
+         INSERT INTO eve.deployment_events (deployment_id, event_type, org_id)
+              SELECT id, 'created', org_id FROM eve.deployments;",
+        org = org.id
+    )))
+    .await?;
+    let status: String =
+        sqlx::query_scalar("SELECT status FROM eve.deployments").fetch_one(&pool).await?;
+    assert_eq!(status, "pending");
+    Ok(())
+}

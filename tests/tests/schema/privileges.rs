@@ -20,7 +20,8 @@ const ROLES: [&str; 9] = [
 ];
 
 /// Tables that belong to no organisation.
-const OF_NOBODY: [&str; 4] = ["leadership", "platform_admins", "worker_types", "workers"];
+const OF_NOBODY: [&str; 5] =
+    ["clusters", "leadership", "platform_admins", "worker_types", "workers"];
 
 async fn rows(pool: &PgPool, query: &'static str) -> Result<Vec<String>> {
     Ok(sqlx::query_scalar(query).bind(ROLES.as_slice()).fetch_all(pool).await?)

@@ -45,6 +45,8 @@ fn of_status(status: &Status) -> Failure {
         401 => Failure::Denied(format!(
             "the API server does not accept the credential (expired, or of another cluster?): {message}"
         )),
+        // A quota that was just made has not been counted yet.
+        403 if message.contains("status unknown for quota") => Failure::Away(message),
         403 if message.contains("exceeded quota") || message.contains("maximum ") => {
             Failure::Refused { reason: "quota", message }
         }
@@ -95,6 +97,9 @@ mod tests {
         let quota =
             "pods \"a\" is forbidden: exceeded quota: eve-quota, requested: pods=1, used: pods=5";
         assert!(matches!(of(403, quota), Failure::Refused { reason: "quota", .. }));
+        let fresh =
+            "pods \"a\" is forbidden: status unknown for quota: environment, resources: pods";
+        assert!(matches!(of(403, fresh), Failure::Away(_)));
         let policy =
             "deployments.apps \"a\" is forbidden: ValidatingAdmissionPolicy 'eve-tenant-pods' …";
         assert!(matches!(of(403, policy), Failure::Refused { reason: "admission", .. }));

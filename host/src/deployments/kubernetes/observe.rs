@@ -1,5 +1,6 @@
 //! What there is of a deployment in its cluster.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod as KubePod};
 use kube::api::ListParams;
@@ -12,6 +13,8 @@ use crate::deployments::{Image, Pod};
 
 /// Most pods that are looked at: the rest is counted by the Deployment itself.
 const MOST_PODS: u32 = 200;
+/// How long a container that was started again has to run before it is taken for one that stays.
+pub const SHAKY_SECONDS: i64 = 12;
 
 /// A deployment as it is found.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,6 +46,8 @@ pub struct SeenPod {
     pub pod: Pod,
     /// The revision that it was made for.
     pub template: i32,
+    /// When its container was started again, if that was so recently that it may end once more.
+    pub shaky_since: Option<DateTime<Utc>>,
     /// It is on its way out.
     pub ending: bool,
     /// What keeps it from being ready, if something does.
@@ -153,6 +158,7 @@ fn pod(pod: &KubePod) -> SeenPod {
                 trouble(app, unschedulable, condition("Ready").and_then(|c| c.message.clone()))
             })
             .flatten(),
+        shaky_since: app.and_then(shaky_since).filter(|_| !ending),
         digest: app.and_then(|container| digest(&container.image_id)),
         template: pod
             .annotations()
@@ -172,9 +178,19 @@ fn pod(pod: &KubePod) -> SeenPod {
             started_at: status
                 .start_time
                 .as_ref()
-                .and_then(|time| chrono::DateTime::from_timestamp(time.0.as_second(), 0)),
+                .and_then(|time| DateTime::from_timestamp(time.0.as_second(), 0)),
         },
     }
+}
+
+/// When a container was started again, within the last [`SHAKY_SECONDS`]. Where the cluster's clock is ahead
+/// of ours nobody can tell.
+fn shaky_since(container: &ContainerStatus) -> Option<DateTime<Utc>> {
+    let running = container.state.as_ref()?.running.as_ref()?;
+    let since = DateTime::from_timestamp(running.started_at.as_ref()?.0.as_second(), 0)?;
+    let age = Utc::now() - since;
+    let shaky = TimeDelta::seconds(-5)..TimeDelta::seconds(SHAKY_SECONDS);
+    (container.restart_count > 0 && shaky.contains(&age)).then_some(since)
 }
 
 /// The digest in an image's id: `docker.io/acme/api@sha256:…`.
@@ -183,6 +199,7 @@ fn digest(image_id: &str) -> Option<String> {
     crate::deployments::image::is_digest(digest).then(|| digest.to_owned())
 }
 
+/// What keeps a pod that is not ready from being so.
 fn trouble(
     container: Option<&ContainerStatus>,
     unschedulable: Option<String>,

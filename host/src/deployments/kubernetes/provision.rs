@@ -45,7 +45,7 @@ pub async fn provision(connection: &Connection, wanted: &Wanted) -> Result<(), F
     let name = &wanted.namespace;
     namespace(client, wanted).await?;
     apply::<ServiceAccount>(client, name, default_account()).await?;
-    apply::<ResourceQuota>(client, name, quota(&wanted.quota)).await?;
+    apply::<ResourceQuota>(client, name, quota(client, &wanted.quota).await?).await?;
     apply::<LimitRange>(client, name, managed(manifests::limits())).await?;
     for policy in manifests::network() {
         apply::<NetworkPolicy>(client, name, managed(policy)).await?;
@@ -218,16 +218,27 @@ fn default_account() -> Value {
     })
 }
 
-/// The quota, with what this environment may have.
-fn quota(quota: &Quota) -> Value {
+/// The quota, with what this environment may have. Kinds that the cluster does not have are left out: a quota
+/// that knows a kind before its controller does refuses every object of it for minutes.
+async fn quota(client: &Client, quota: &Quota) -> Result<Value, Failure> {
+    let groups = patiently(client.list_api_groups()).await?.groups;
     let mut object = managed(manifests::quota());
     let hard = &mut object["spec"]["hard"];
+    if let Some(hard) = hard.as_object_mut() {
+        hard.retain(|resource, _| match resource.strip_prefix("count/") {
+            Some(kind) => {
+                let group = kind.split_once('.').map_or("", |(_, group)| group);
+                group.is_empty() || groups.iter().any(|known| known.name == group)
+            }
+            None => true,
+        });
+    }
     hard["pods"] = json!(quota.pods.to_string());
     hard["requests.cpu"] = json!(quota.cpu.to_string());
     hard["limits.cpu"] = json!((2 * quota.cpu).to_string());
     hard["requests.memory"] = json!(format!("{}Gi", quota.memory_gib));
     hard["limits.memory"] = json!(format!("{}Gi", 2 * quota.memory_gib));
-    object
+    Ok(object)
 }
 
 /// With the label of what is ours.

@@ -15,7 +15,7 @@ use crate::deployments::desired::settings_of;
 use crate::deployments::kubernetes::apply;
 use crate::deployments::kubernetes::failure::Failure;
 use crate::deployments::kubernetes::objects::Spec;
-use crate::deployments::kubernetes::observe::{Seen, observe};
+use crate::deployments::kubernetes::observe::{SHAKY_SECONDS, Seen, observe};
 use crate::deployments::{DeploymentStatus, Image, Outcome, Pod};
 use crate::scheduler::report;
 
@@ -23,6 +23,8 @@ use crate::scheduler::report;
 const SHOWN_PODS: usize = 100;
 /// How often what is being deleted is looked at.
 const DELETION: Duration = Duration::from_secs(1);
+/// How soon it is looked at again when a container has just been started again.
+const SHAKY: Duration = Duration::from_secs(SHAKY_SECONDS as u64 / 2);
 /// Least time between two looks at what is on its way.
 const LEAST: Duration = Duration::from_millis(500);
 
@@ -145,6 +147,9 @@ pub(super) async fn reconcile(
     }
     Ok(match (verdict, before) {
         // The clock has just begun again.
+        (Verdict::Deploying(_), _) if seen.pods.iter().any(|pod| pod.shaky_since.is_some()) => {
+            Next::In(SHAKY)
+        }
         (Verdict::Deploying(_), DeploymentStatus::Running) => Next::In(deadline),
         (Verdict::Deploying(_), _) => Next::In(deadline.saturating_sub(asked.underway).max(LEAST)),
         _ if status == DeploymentStatus::Running || status == DeploymentStatus::Failed => {

@@ -57,8 +57,16 @@ pub fn judge(seen: &Seen, asked: &Asked) -> Verdict {
     let whole = seen.updated == seen.desired
         && seen.total == seen.updated
         && seen.available >= seen.desired;
+    let latest = || seen.pods.iter().filter(|pod| pod.template == asked.template);
+    let shaky = latest().find(|pod| pod.shaky_since.is_some());
     if whole && seen.failure.is_none() {
-        return Verdict::Running;
+        let Some(shaky) = shaky else { return Verdict::Running };
+        let (name, restarts) = (&shaky.pod.name, shaky.pod.restarts);
+        let message = format!(
+            "pod {name}: its container has just been started again, {restarts} times by now"
+        );
+        let why = Why::new(TroubleKind::CrashLoop.as_str(), message);
+        return if late { Verdict::Failed(why) } else { Verdict::Deploying(Some(why)) };
     }
     let why = why(seen, asked);
     let hopeless = match &why {
@@ -98,6 +106,9 @@ pub fn ready(seen: &Seen, template: i32) -> i32 {
 fn why(seen: &Seen, asked: &Asked) -> Option<(Why, bool)> {
     if let Some(failure) = &seen.failure {
         return Some(match () {
+            () if failure.is_empty() => {
+                (Why::new("replica_failure", "the cluster cannot make its pods"), false)
+            }
             () if failure.contains("exceeded quota") => (Why::new("quota", failure), false),
             () if is_admission(failure) => (Why::new("admission", failure), true),
             () => (Why::new("replica_failure", failure), false),
@@ -129,6 +140,7 @@ mod tests {
                 started_at: None,
             },
             template,
+            shaky_since: None,
             ending: false,
             trouble: trouble.map(|kind| Trouble { kind, message: "why".into() }),
             digest: None,
@@ -179,6 +191,9 @@ mod tests {
             assert!(matches!(judge(&not_yet, &asked(0)), Verdict::Deploying(_)), "{not_yet:?}");
             assert!(matches!(judge(&not_yet, &asked(60)), Verdict::Failed(_)), "{not_yet:?}");
         }
+        let mut shaky = seen();
+        shaky.pods[0].shaky_since = Some(chrono::Utc::now());
+        assert_eq!(reason(&judge(&shaky, &asked(0))), "crash_loop", "it may end once more");
         let none = Seen { desired: 0, total: 0, updated: 0, available: 0, pods: vec![], ..seen() };
         assert_eq!(judge(&none, &asked(0)), Verdict::Running, "nothing was asked for");
     }
