@@ -19,7 +19,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Dev(roles::dev::Args),
-    Serve(roles::serve::Args),
+    Serve(Box<roles::serve::Args>),
     Worker(roles::worker::Args),
     Migrate(roles::migrate::Args),
     /// Make a key pair: the control plane signs artifacts with it, workers verify them
@@ -62,7 +62,7 @@ fn run(role: Command) -> anyhow::Result<()> {
     runtime.block_on(async {
         match role {
             Command::Dev(args) => roles::dev::run(args, metrics).await,
-            Command::Serve(args) => roles::serve::run(args, metrics).await,
+            Command::Serve(args) => roles::serve::run(*args, metrics).await,
             Command::Worker(args) => roles::worker::run(args).await,
             Command::Migrate(args) => roles::migrate::run(args).await,
             Command::Keygen | Command::Client(_) => unreachable!("handled in main"),

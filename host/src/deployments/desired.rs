@@ -196,7 +196,7 @@ impl Deployments {
             .await
             .map_err(failed)?
             .ok_or_else(|| DeployError::not_found("deployment", app_name))?;
-        let ran = ran(&mut tx, row.id).await.map_err(failed)?;
+        let mut ran = ran(&mut tx, row.id).await.map_err(failed)?;
         let version = |stored: &Stored| {
             stored
                 .image
@@ -204,59 +204,33 @@ impl Deployments {
                 .map(|image| image.version().to_owned())
                 .unwrap_or_default()
         };
-        let target = match (&rollback.to_version, rollback.to_revision) {
-            (Some(wanted), _) => ran.into_iter().try_fold(Vec::new(), |mut seen, stored| {
-                match version(&stored) == *wanted {
-                    true => Err(stored),
-                    false => {
-                        let version = version(&stored);
-                        if !seen.contains(&version) {
-                            seen.push(version);
-                        }
-                        Ok(seen)
-                    }
-                }
-            }),
-            (None, Some(wanted)) => ran.into_iter().try_fold(Vec::new(), |mut seen, stored| {
-                match stored.revision == wanted {
-                    true => Err(stored),
-                    false => {
-                        seen.push(stored.revision.to_string());
-                        Ok(seen)
-                    }
-                }
-            }),
-            (None, None) => ran.into_iter().try_fold(Vec::new(), |seen, stored| {
-                match stored.template == now.template {
-                    true => Ok(seen),
-                    false => Err(stored),
-                }
-            }),
+        let wanted = |stored: &Stored| match (&rollback.to_version, rollback.to_revision) {
+            (Some(wanted), _) => version(stored) == *wanted,
+            (None, Some(wanted)) => stored.revision == wanted,
+            (None, None) => stored.template != now.template,
         };
-        let target = match target {
-            Err(target) => target,
-            Ok(others) => {
-                let what = match (&rollback.to_version, rollback.to_revision) {
-                    (Some(version), _) => {
-                        let version: String = version.chars().take(128).collect();
-                        format!(
-                            "no version `{}` of `{app_name}` ever ran in `{env}`",
-                            version.escape_default()
-                        )
-                    }
-                    (None, Some(revision)) => {
-                        format!("no revision {revision} of `{app_name}` ever ran in `{env}`")
-                    }
-                    (None, None) => format!("nothing else of `{app_name}` ever ran in `{env}`"),
-                };
-                return Err(DeployError::Conflict(match others.is_empty() {
-                    true => what,
-                    false => {
-                        format!("{what}; these did: {}", others[..others.len().min(20)].join(", "))
-                    }
-                }));
-            }
+        let Some(index) = ran.iter().position(wanted) else {
+            let what = match (&rollback.to_version, rollback.to_revision) {
+                (Some(version), _) => {
+                    let version: String = version.chars().take(128).collect();
+                    format!("version `{}` of `{app_name}`", version.escape_default())
+                }
+                (None, Some(revision)) => format!("revision {revision} of `{app_name}`"),
+                (None, None) => format!("other version of `{app_name}`"),
+            };
+            let mut others: Vec<String> = match rollback.to_revision {
+                Some(_) => ran.iter().map(|stored| stored.revision.to_string()).collect(),
+                None => ran.iter().map(version).collect(),
+            };
+            let mut seen = std::collections::BTreeSet::new();
+            others.retain(|other| seen.insert(other.clone()));
+            others.truncate(20);
+            return Err(DeployError::Conflict(match others.is_empty() {
+                true => format!("no {what} ever ran in `{env}`"),
+                false => format!("no {what} ever ran in `{env}`; these did: {}", others.join(", ")),
+            }));
         };
+        let target = ran.swap_remove(index);
         let asked = Asked {
             kind: RevisionKind::RolledBack,
             template: None,

@@ -19,6 +19,7 @@ mod attacks;
 mod deploying;
 mod environment;
 mod environments;
+mod many;
 mod stage;
 mod sweep;
 mod table;
