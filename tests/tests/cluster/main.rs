@@ -4,6 +4,7 @@
 //! Flow: [`wall`] installs the manifests and waits until they are in force, [`environment`] makes two
 //! environments with the control plane's own account, as the platform does. [`attacks`] then runs the
 //! tables in `attacks/`, which [`table`] reads; [`sweep`] asks about every verb on every resource.
+//! [`kubectl`] does the same through the platform's own door.
 //!
 //! Invariants:
 //! - The API server is a real one, named by `EVE_TEST_KUBECONFIG` (an administrator's). Without it the
@@ -14,6 +15,7 @@
 mod api;
 mod attacks;
 mod environment;
+mod kubectl;
 mod sweep;
 mod table;
 mod wall;

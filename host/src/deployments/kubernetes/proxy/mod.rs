@@ -34,7 +34,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::connection::Identity;
+use super::connection::{Connection, Identity};
 use super::failure::in_words;
 use crate::deployments::environments::EnvironmentStatus;
 use crate::deployments::{DeployError, Deployments};
@@ -174,11 +174,11 @@ impl Deployments {
         let request = request(&target, &call, upgrade.as_ref())?;
         let record = Record::of(&call.env, &entry, &target, call.caller.clone());
         let away = |message: String| ProxyError::Away { cluster: entry.cluster.clone(), message };
-        let cluster = self.cluster_row(&entry.cluster).await?;
-        let client = self.connect(&cluster)?;
-        let client = client
+        let cluster = self.connect(&self.cluster_row(&entry.cluster).await?)?;
+        let client = cluster
             .identity(&entry.namespace, entry.identity)
             .map_err(|failure| away(failure.to_string()))?;
+        let namespace = entry.namespace.clone();
         let key = Key { credential: call.credential, org: call.caller.tenant.org(), entry };
         let ticket = self.streams.admit(self, key, &call)?;
         if let Some(record) = &record {
@@ -191,6 +191,8 @@ impl Deployments {
             target,
             upgrade,
             connection,
+            cluster,
+            namespace,
             client,
         };
         if exchange.record.is_none() {
@@ -212,6 +214,8 @@ struct Exchange {
     target: Target,
     upgrade: Option<Upgrade>,
     connection: Option<OnUpgrade>,
+    cluster: Connection,
+    namespace: String,
     client: kube::Client,
 }
 
@@ -250,6 +254,8 @@ impl Exchange {
         };
         match answer {
             Ok(Ok(answer)) if answer.status() == StatusCode::UNAUTHORIZED => {
+                // An environment of the same name may have been made anew: the next call asks for another.
+                self.cluster.forget(&self.namespace);
                 Err(self.away("it does not accept the environment's identity".to_owned()))
             }
             Ok(Ok(answer)) if answer.status().is_informational() && self.upgrade.is_none() => {
