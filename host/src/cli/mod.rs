@@ -148,7 +148,7 @@ pub async fn run(command: Command, globals: Globals, whole: fn() -> clap::Comman
         Command::Deploy(command) => deploy::run(command, &globals, &out).await,
         Command::App(command) => app::run(command, &globals, &out).await,
         Command::Env(command) => env::run(command, &globals, &out).await,
-        Command::Kubectl(command) => match kubectl::run(command, &globals).await {
+        Command::Kubectl(command) => match kubectl::run(command, &globals, &out).await {
             Ok(code) => return code.into(),
             Err(error) => Err(error),
         },

@@ -4,9 +4,12 @@
 //! machine can reach the port and nothing behind it. TLS would keep nothing from anybody here - only who
 //! may read this process's memory can listen to the loopback interface - and kubectl would have to be
 //! given a certificate and a token instead.
+//!
+//! What kubectl asks first is what there is, and of a refusal of that it says `unknown`, whatever stands in
+//! it. So the last such answer is remembered, and said when kubectl has failed.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -48,6 +51,7 @@ pub struct Forwarder {
     address: SocketAddr,
     secret: String,
     serving: JoinHandle<()>,
+    inner: Arc<Inner>,
 }
 
 struct Inner {
@@ -55,6 +59,14 @@ struct Inner {
     env: String,
     /// `/` and the secret.
     prefix: String,
+    /// Why it was last not said what there is.
+    unsaid: Mutex<Option<String>>,
+}
+
+impl Inner {
+    fn remember(&self, message: Option<String>) {
+        *self.unsaid.lock().unwrap_or_else(PoisonError::into_inner) = message;
+    }
 }
 
 impl Forwarder {
@@ -64,13 +76,23 @@ impl Forwarder {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let secret = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
-        let inner = Inner { client, env: env.to_owned(), prefix: format!("/{secret}") };
-        let router = Router::new().fallback(forward).with_state(Arc::new(inner));
+        let inner = Arc::new(Inner {
+            client,
+            env: env.to_owned(),
+            prefix: format!("/{secret}"),
+            unsaid: Mutex::default(),
+        });
+        let router = Router::new().fallback(forward).with_state(inner.clone());
         let serving = tokio::spawn(async move {
             // Ends with this process only.
             let _ = axum::serve(listener, router).await;
         });
-        Ok(Forwarder { address, secret, serving })
+        Ok(Forwarder { address, secret, serving, inner })
+    }
+
+    /// Why kubectl could not find out what there is, if it could not: it does not say itself.
+    pub fn unsaid(&self) -> Option<String> {
+        self.inner.unsaid.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Where it listens.
@@ -89,6 +111,7 @@ async fn forward(State(inner): State<Arc<Inner>>, request: Request) -> Response 
     match pass_on(&inner, request).await {
         Ok(response) => response,
         Err((status, message)) => {
+            inner.remember(Some(message.clone()));
             // As Kubernetes says it: kubectl shows nothing else.
             let said = json!({
                 "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
@@ -154,8 +177,30 @@ async fn pass_on(inner: &Inner, request: Request) -> Result<Response, (StatusCod
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return switch(response, answer, connection, upgrade);
     }
-    *response.body_mut() = Body::from_stream(answer.bytes_stream());
+    if is_discovery(rest) {
+        let failed = answer.status().is_client_error() || answer.status().is_server_error();
+        let whole = answer.bytes().await.unwrap_or_default();
+        inner.remember(failed.then(|| message(&whole)).flatten());
+        *response.body_mut() = Body::from(whole);
+    } else {
+        *response.body_mut() = Body::from_stream(answer.bytes_stream());
+    }
     Ok(response)
+}
+
+/// Whether it is asked what there is, and not for anything of it.
+fn is_discovery(path: &str) -> bool {
+    let segments: Vec<_> = path.split('/').skip(1).collect();
+    matches!(
+        segments.as_slice(),
+        ["version" | "api" | "apis"] | ["api" | "apis", _] | ["apis", _, _] | ["openapi", ..]
+    )
+}
+
+/// What a `Status` says.
+fn message(body: &[u8]) -> Option<String> {
+    let status: serde_json::Value = serde_json::from_slice(body).ok()?;
+    (status["kind"] == "Status").then(|| status["message"].as_str().map(str::to_owned)).flatten()
 }
 
 fn kept(headers: &HeaderMap) -> HeaderMap {
@@ -192,6 +237,18 @@ fn switch(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn questions_about_what_there_is_are_known() {
+        for path in ["/api", "/apis", "/version", "/api/v1", "/apis/apps/v1", "/openapi/v3/api/v1"]
+        {
+            assert!(is_discovery(path), "{path}");
+        }
+        for path in ["/api/v1/pods", "/api/v1/namespaces/a/pods", "/apis/apps/v1/deployments", "/"]
+        {
+            assert!(!is_discovery(path), "{path}");
+        }
+    }
 
     #[test]
     fn only_who_knows_the_secret_gets_anywhere() {

@@ -24,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Globals;
 use super::error::Error;
+use super::output::{Output, plain};
 use crate::deployments::environments::Environment;
 use forward::Forwarder;
 
@@ -63,7 +64,7 @@ pub struct Kubectl {
 }
 
 /// Runs it; kubectl's exit code.
-pub async fn run(command: Kubectl, globals: &Globals) -> Result<u8, Error> {
+pub async fn run(command: Kubectl, globals: &Globals, out: &Output) -> Result<u8, Error> {
     let client = globals.connect()?;
     // Whether there is one is better said before kubectl begins.
     let environment: Environment = client.get(&["envs", &command.env]).await?;
@@ -89,8 +90,11 @@ pub async fn run(command: Kubectl, globals: &Globals) -> Result<u8, Error> {
         .spawn()
         .map_err(|error| cannot_start(&program, &error))?;
     let status = signals.attend(child).await?;
-    drop(forwarder);
-    Ok(code(status))
+    let code = code(status);
+    if let Some(message) = forwarder.unsaid().filter(|_| code != 0) {
+        out.note(&format!("eve: {}", plain(&message)));
+    }
+    Ok(code)
 }
 
 fn cannot_start(program: &OsString, error: &io::Error) -> Error {
