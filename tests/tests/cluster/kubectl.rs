@@ -191,13 +191,27 @@ async fn account_token(admin: &Caller) -> Result<String> {
     Ok(String::from_utf8(base64::engine::general_purpose::STANDARD.decode(token)?)?)
 }
 
-/// Status and JSON of an answer; the body may come in chunks.
+/// Status and JSON of an answer.
 fn answer(text: &str) -> Result<(u16, Value)> {
     let status = text.split(' ').nth(1).with_context(|| format!("no answer: {text:?}"))?.parse()?;
-    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    let json = body.find('{').zip(body.rfind('}'));
-    let json = json.and_then(|(from, to)| serde_json::from_str(body.get(from..=to)?).ok());
-    Ok((status, json.unwrap_or_default()))
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
+    let body = match head.to_lowercase().contains("transfer-encoding: chunked") {
+        true => joined(body),
+        false => body.to_owned(),
+    };
+    Ok((status, serde_json::from_str(&body).unwrap_or_default()))
+}
+
+/// A body that has come in chunks.
+fn joined(mut rest: &str) -> String {
+    let mut whole = String::new();
+    while let Some((size, chunk)) = rest.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap_or_default();
+        let Some(part) = chunk.get(..size).filter(|part| !part.is_empty()) else { break };
+        whole += part;
+        rest = chunk[size..].trim_start_matches("\r\n");
+    }
+    whole
 }
 
 async fn reading(ground: &Ground) -> Result<()> {
