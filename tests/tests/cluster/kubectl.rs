@@ -121,8 +121,13 @@ impl Ground {
         Ok(made["token"].as_str().or(made["secret"].as_str()).context("a token")?.to_owned())
     }
 
-    /// Sends bytes to the server, and takes what comes back until it is silent or hangs up.
+    /// Sends bytes to the server, and takes what comes back until it hangs up.
     async fn raw(&self, request: &[u8]) -> Result<String> {
+        self.raw_until(request, |_| false).await
+    }
+
+    /// The same, until it is enough.
+    async fn raw_until(&self, request: &[u8], enough: fn(&str) -> bool) -> Result<String> {
         let mut stream = TcpStream::connect(&self.address).await?;
         // It may have had enough before it has read everything.
         let _ = stream.write_all(request).await;
@@ -133,6 +138,9 @@ impl Ground {
             match tokio::time::timeout(patience, stream.read(&mut buffer)).await {
                 Ok(Ok(count)) if count > 0 => answer.extend_from_slice(&buffer[..count]),
                 _ => break,
+            }
+            if enough(&String::from_utf8_lossy(&answer)) {
+                break;
             }
         }
         Ok(String::from_utf8_lossy(&answer).into_owned())
@@ -592,14 +600,14 @@ async fn upgrades(ground: &Ground) -> Result<()> {
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: {protocol}\r\n\r\n{then}",
             ground.token
         );
-        ground.raw(text.as_bytes()).await
+        ground.raw_until(text.as_bytes(), |said| said.contains("v1.2.3")).await
     };
     let own = format!("api/v1/namespaces/{ns}");
     let exec = format!("{own}/{pod}/exec?command=/web&command=version&stdout=true");
     let v5 = "v5.channel.k8s.io";
     let done = send(&exec, "websocket", v5, "").await?;
     ensure!(done.starts_with("HTTP/1.1 101 ") && done.contains("v1.2.3"), "{done:?}");
-    let next = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+    let next = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     for (path, upgrade, protocol, expected) in [
         (exec.as_str(), "h2c", v5, 400),
         (&exec, "websocket", "base64url.bearer.authorization.k8s.io.c2VjcmV0", 400),
