@@ -150,12 +150,37 @@ impl Client {
         Error::Silent { url: self.server.url.clone() }
     }
 
+    /// A request for what is below `path`, as somebody else has written it: for what speaks another
+    /// protocol than this API. None if it would get out of there.
+    pub fn passing_on(
+        &self,
+        method: Method,
+        path: &[&str],
+        rest: &str,
+        query: Option<&str>,
+    ) -> Option<RequestBuilder> {
+        let base = self.at(path);
+        let written = format!("{}{rest}", base.path());
+        let mut url = Url::parse(&format!("{}{rest}", base.as_str())).ok()?;
+        url.set_query(query);
+        // Dots, backslashes and the like have been resolved by now.
+        (url.path() == written && url.origin() == base.origin()).then(|| self.ask(method, url))
+    }
+
     fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        self.ask(method, self.at(path))
+    }
+
+    fn at(&self, path: &[&str]) -> Url {
         let mut url = self.base.clone();
         // Segments are escaped one by one: no name can reach another endpoint.
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().push("v1").extend(path);
         }
+        url
+    }
+
+    fn ask(&self, method: Method, url: Url) -> RequestBuilder {
         let mut request = self.http.request(method, url);
         if let Some(token) = &self.server.token {
             request = request.bearer_auth(token.expose());
@@ -280,6 +305,23 @@ mod tests {
             url(&client, &["skills", "a/../b?c"]),
             "http://127.0.0.1:1/eve/v1/skills/a%2F..%2Fb%3Fc"
         );
+    }
+
+    #[test]
+    fn what_is_passed_on_stays_below() {
+        let client = client("http://127.0.0.1:1/eve");
+        let of = |rest: &str, query| {
+            let request = client.passing_on(Method::GET, &["envs", "dev", "kube"], rest, query)?;
+            Some(request.build().expect("a request").url().to_string())
+        };
+        let below = "http://127.0.0.1:1/eve/v1/envs/dev/kube";
+        assert_eq!(of("/api/v1", Some("a=b%2Fc")), Some(format!("{below}/api/v1?a=b%2Fc")));
+        assert_eq!(of("//api", None), Some(format!("{below}//api")));
+        for rest in
+            ["/..", "/a/../../x", "/%2e%2e/x", "/.%2E/x", "/a/./b", "/a\\..\\b", "/a#b", "/a?b"]
+        {
+            assert_eq!(of(rest, None), None, "{rest}");
+        }
     }
 
     /// A server that answers 429 so many times, and then 200.

@@ -166,6 +166,14 @@ impl Contexts {
         self.contexts.get(self.current.as_ref()?)
     }
 
+    /// Any context of the same server, of this organisation first.
+    pub fn of(&self, server: &Server, org: Option<&str>) -> Option<Server> {
+        let same = |known: &&Server| address(&known.url).is_ok_and(|url| url == server.url);
+        let mut all: Vec<_> = self.contexts.values().filter(same).collect();
+        all.sort_by_key(|known| known.org.as_deref() != org);
+        all.into_iter().find(|known| known.token.is_some()).cloned()
+    }
+
     /// Adds or replaces a context and makes it the current one.
     pub fn choose(&mut self, name: &str, server: Server) {
         self.contexts.insert(name.to_owned(), server);

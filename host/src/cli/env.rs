@@ -1,5 +1,6 @@
 //! `eve env …`: namespaces of an organisation in clusters.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::Globals;
@@ -10,7 +11,7 @@ use super::output::{Output, Render, View, cell, optional, text_cell};
 use crate::deployments::environments::{
     Environment, EnvironmentConfig, EnvironmentStatus, NewEnvironment,
 };
-use crate::http::Items;
+use crate::http::{Items, Me};
 
 /// How often a server is asked how far it is.
 const PACE: Duration = Duration::from_millis(500);
@@ -30,7 +31,30 @@ pub enum Command {
         /// Its name
         name: String,
     },
+    Kubeconfig(Kubeconfig),
+    /// Print the credential as clients of Kubernetes ask for it
+    #[command(hide = true)]
+    Credential,
     Delete(Delete),
+}
+
+/// Print a kubeconfig of an environment, for helm, k9s and others
+///
+/// There is no token in it: whoever uses it asks this program for yours, which has to be logged in. What
+/// you may do is what you may do with `eve kubectl`. It takes a server with https, because clients of
+/// Kubernetes send no token without.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  eve env kubeconfig prod --file prod.yaml
+  KUBECONFIG=prod.yaml helm list
+  KUBECONFIG=prod.yaml k9s")]
+pub struct Kubeconfig {
+    /// The environment
+    name: String,
+    /// Write it to a file that only you can read
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
 }
 
 /// Make an environment; for admins
@@ -128,6 +152,8 @@ pub async fn run(command: Command, globals: &Globals, out: &Output) -> Result<Ex
         Command::Show { name } => {
             out.show(&globals.connect()?.get::<Environment>(&["envs", &name]).await?)?;
         }
+        Command::Kubeconfig(command) => return kubeconfig(command, globals, out).await,
+        Command::Credential => return credential(globals, out),
         Command::Create(command) => return create(command, globals, out).await,
         Command::Delete(command) => return delete(command, globals, out).await,
     }
@@ -170,6 +196,54 @@ async fn create(command: Create, globals: &Globals, out: &Output) -> Result<Exit
         EnvironmentStatus::Ready => Exit::Ok,
         _ => Exit::Failed,
     })
+}
+
+async fn kubeconfig(command: Kubeconfig, globals: &Globals, out: &Output) -> Result<Exit, Error> {
+    let client = globals.connect()?;
+    if !client.url().starts_with("https://") {
+        return Err(Error::usage_hint(
+            format!("clients of Kubernetes send no token to {}, which is not https", client.url()),
+            format!(
+                "`eve kubectl --env {}` works without; a server with https is one behind a proxy that \
+                 has a certificate",
+                command.name
+            ),
+        ));
+    }
+    let environment: Environment = client.get(&["envs", &command.name]).await?;
+    let me: Me = client.get(&["me"]).await?;
+    let org = me.org.ok_or_else(|| Error::usage("name the organisation: --org"))?.slug;
+    let text = super::kubectl::kubeconfig::direct(
+        client.url(),
+        &org,
+        &environment.name,
+        &environment.namespace,
+    );
+    match command.file {
+        Some(file) => {
+            super::kubectl::write_private(&file, &text)?;
+            out.note(&format!("wrote {}", file.display()));
+        }
+        None => out.text(text.trim_end())?,
+    }
+    Ok(Exit::Ok)
+}
+
+/// What an exec plugin answers (https://kubernetes.io/docs/reference/config-api/client-authentication.v1/).
+fn credential(globals: &Globals, out: &Output) -> Result<Exit, Error> {
+    let server = globals.server_of_any_context()?;
+    let token = server.token.ok_or_else(|| {
+        Error::usage_hint(
+            format!("no token for {} is known", server.url),
+            format!("log in: eve login --url {}", server.url),
+        )
+    })?;
+    out.json(&serde_json::json!({
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": { "token": token.expose() },
+    }))?;
+    Ok(Exit::Ok)
 }
 
 async fn delete(command: Delete, globals: &Globals, out: &Output) -> Result<Exit, Error> {

@@ -24,6 +24,7 @@ mod env;
 mod error;
 mod hitl;
 mod json;
+mod kubectl;
 mod login;
 mod member;
 mod org;
@@ -77,6 +78,17 @@ impl Globals {
         context::resolve(self, &Contexts::load(&default_path()?)?)
     }
 
+    /// The same, with the token of whatever context there is for that server: for programs that other
+    /// programs run, whichever context is the current one.
+    fn server_of_any_context(&self) -> Result<Server, Error> {
+        let contexts = Contexts::load(&default_path()?)?;
+        let server = context::resolve(self, &contexts)?;
+        match server.token {
+            Some(_) => Ok(server),
+            None => Ok(contexts.of(&server, self.org.as_deref()).unwrap_or(server)),
+        }
+    }
+
     fn connect(&self) -> Result<Client, Error> {
         Client::new(self.server()?)
     }
@@ -103,6 +115,7 @@ pub enum Command {
     App(app::Command),
     #[command(subcommand)]
     Env(env::Command),
+    Kubectl(kubectl::Kubectl),
     #[command(subcommand)]
     Cluster(cluster::Command),
     #[command(subcommand)]
@@ -135,6 +148,10 @@ pub async fn run(command: Command, globals: Globals, whole: fn() -> clap::Comman
         Command::Deploy(command) => deploy::run(command, &globals, &out).await,
         Command::App(command) => app::run(command, &globals, &out).await,
         Command::Env(command) => env::run(command, &globals, &out).await,
+        Command::Kubectl(command) => match kubectl::run(command, &globals, &out).await {
+            Ok(code) => return code.into(),
+            Err(error) => Err(error),
+        },
         Command::Cluster(command) => cluster::run(command, &globals, &out).await,
         Command::WorkerType(command) => worker_type::run(command, &globals, &out).await,
         Command::Org(command) => org::run(command, &globals, &out).await,

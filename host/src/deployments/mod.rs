@@ -43,6 +43,7 @@ use crate::sealing::Sealer;
 use crate::tenancy::auth::Caller;
 use crate::tenancy::{Actor, OrgRole, Tenant};
 use kubernetes::connection::{Connection, Connections};
+use kubernetes::proxy::Streams;
 
 /// Everything that people and skills do with clusters, environments, apps and deployments.
 #[derive(Clone, Debug)]
@@ -51,12 +52,19 @@ pub struct Deployments {
     pub(crate) bell: Bell,
     sealer: Option<Sealer>,
     connections: Connections,
+    streams: Streams,
 }
 
 impl Deployments {
     /// With what secrets are sealed with; without it nothing secret can be stored.
     pub fn new(db: Db, bell: Bell, sealer: Option<Sealer>) -> Deployments {
-        Deployments { db, bell, sealer, connections: Connections::default() }
+        Deployments {
+            db,
+            bell,
+            sealer,
+            connections: Connections::default(),
+            streams: Streams::default(),
+        }
     }
 
     /// Seals and opens.

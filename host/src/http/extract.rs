@@ -77,7 +77,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 const THROWN_AWAY: usize = 32 << 20;
 
 /// A body of at most as many bytes as the route reads.
-async fn read_body(request: Request) -> Result<Bytes, Problem> {
+pub(super) async fn read_body(request: Request) -> Result<Bytes, Problem> {
     let limit = request.extensions().get::<BodyLimit>().map_or(BODY_LIMIT, |limit| limit.0);
     let mut chunks = request.into_body().into_data_stream();
     let mut kept = BytesMut::new();
@@ -304,6 +304,26 @@ impl FromRequestParts<AppState> for PlatformAdmin {
         require_platform_admin(identity.platform_admin)?;
         Ok(Self(identity))
     }
+}
+
+/// Somebody who acts for the organisation that the path names, else the header, with what they need to be
+/// asked again later. What they may do is decided by whom they call.
+pub async fn caller_in(
+    parts: &Parts,
+    state: &AppState,
+    path: Option<&str>,
+) -> Result<(Caller, Option<String>), Problem> {
+    let identity = identify(parts, state).await?;
+    let named = match (path, org_header(parts)?) {
+        (Some(path), Some(header)) if path != header => {
+            return Err(Problem::invalid("Eve-Org", "is not the organisation of the path"));
+        }
+        (Some(path), _) => Some(path.to_owned()),
+        (None, header) => header,
+    };
+    let caller = identity.in_org(named.as_deref())?;
+    state.rates.admit_for(caller.tenant)?;
+    Ok((caller, named))
 }
 
 /// Refuses whoever does not administer the platform.

@@ -11,12 +11,13 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::rates;
 use crate::db;
 use crate::deployments::DeployError;
+use crate::deployments::kubernetes::proxy::ProxyError;
 use crate::hitl::HitlError;
 use crate::requests::RequestError;
 use crate::schedules::ScheduleError;
@@ -130,9 +131,23 @@ pub struct Problem {
     extras: Map<String, Value>,
     /// In how many seconds the same may succeed.
     retry_after: Option<u64>,
+    shape: Shape,
     /// For the log only.
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
+
+/// How a problem is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    /// Problem details.
+    Details,
+    /// A `Status` of Kubernetes, which its clients print.
+    Status,
+}
+
+/// On a response that is somebody else's: whatever its status, its body stays as it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Verbatim;
 
 /// Problem details as they are sent. `type` tells programs what happened; `detail` tells people.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -157,7 +172,14 @@ impl Problem {
     /// A problem of a kind; `detail` is for people.
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
         let retry_after = (kind == Kind::Unavailable).then_some(RETRY_AFTER_SECONDS);
-        Self { kind, detail: detail.into(), extras: Map::new(), retry_after, source: None }
+        Self {
+            kind,
+            detail: detail.into(),
+            extras: Map::new(),
+            retry_after,
+            shape: Shape::Details,
+            source: None,
+        }
     }
 
     /// Too often; the same may succeed after `wait`.
@@ -165,6 +187,14 @@ impl Problem {
         let seconds = rates::seconds(wait).max(1);
         let detail = format!("{why}: try again in {seconds} s");
         Self { retry_after: Some(seconds), ..Self::new(Kind::TooManyRequests, detail) }
+    }
+
+    /// The same for a client of Kubernetes.
+    pub fn for_kubernetes(mut self) -> Self {
+        self.shape = Shape::Status;
+        // kubectl would come back ten times without a word; only a rate is worth waiting for.
+        self.retry_after = self.retry_after.filter(|_| self.kind == Kind::TooManyRequests);
+        self
     }
 
     /// Of which kind it is.
@@ -228,6 +258,9 @@ impl Problem {
     /// The response with its body.
     pub(super) fn render(self, request_id: &str, mut from: Response) -> Response {
         let (slug, status, title) = self.kind.parts();
+        if self.shape == Shape::Status {
+            return self.render_status(request_id, from);
+        }
         let details = ProblemDetails {
             type_uri: format!("{TYPE_BASE}{slug}"),
             title: title.to_owned(),
@@ -251,8 +284,46 @@ impl Problem {
         Response::from_parts(parts, body.into())
     }
 
+    /// The response with a `Status` as Kubernetes writes it. Its words for the same thing are other ones.
+    fn render_status(self, request_id: &str, from: Response) -> Response {
+        let (reason, code) = match self.kind {
+            Kind::Unauthenticated => ("Unauthorized", StatusCode::UNAUTHORIZED),
+            Kind::Forbidden => ("Forbidden", StatusCode::FORBIDDEN),
+            Kind::NotFound | Kind::ResultNotReady => ("NotFound", StatusCode::NOT_FOUND),
+            Kind::MethodNotAllowed => ("MethodNotAllowed", StatusCode::METHOD_NOT_ALLOWED),
+            Kind::Invalid | Kind::Malformed | Kind::UnsupportedMediaType => {
+                ("BadRequest", StatusCode::BAD_REQUEST)
+            }
+            Kind::Conflict => ("Conflict", StatusCode::CONFLICT),
+            Kind::TooLarge => ("RequestEntityTooLarge", StatusCode::PAYLOAD_TOO_LARGE),
+            Kind::TooManyRequests => ("TooManyRequests", StatusCode::TOO_MANY_REQUESTS),
+            Kind::Unavailable => ("ServiceUnavailable", StatusCode::SERVICE_UNAVAILABLE),
+            Kind::Internal => ("InternalError", StatusCode::INTERNAL_SERVER_ERROR),
+        };
+        let mut message = printable(&self.detail);
+        if code.is_server_error() {
+            // kubectl shows no headers.
+            message.push_str(&format!(" (request {request_id})"));
+        }
+        let status = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": message, "reason": reason, "code": code.as_u16(),
+        });
+        let (mut parts, _) = from.into_parts();
+        parts.headers.remove(header::CONTENT_LENGTH);
+        parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = self.retry_after {
+            parts.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        parts.status = code;
+        Response::from_parts(parts, status.to_string().into())
+    }
+
     /// The problem that a response carries, or that its bare status stands for; none if it is fine.
     pub(super) fn of(response: &mut Response) -> Option<Self> {
+        if response.extensions().get::<Verbatim>().is_some() {
+            return None;
+        }
         if let Some(problem) = response.extensions_mut().remove::<Problem>() {
             return Some(problem);
         }
@@ -369,6 +440,29 @@ impl From<DeployError> for Problem {
             DeployError::Cluster { .. } => Problem::new(Kind::Conflict, error.to_string()),
             DeployError::Database { source, .. } => Problem::of_failure(is_outage(source), error),
         }
+    }
+}
+
+impl From<ProxyError> for Problem {
+    fn from(error: ProxyError) -> Self {
+        let kind = match &error {
+            ProxyError::Malformed(_) => Kind::Malformed,
+            ProxyError::Forbidden(_) | ProxyError::Cut(_) => Kind::Forbidden,
+            ProxyError::Method(_) => Kind::MethodNotAllowed,
+            ProxyError::TooMany(_) => Kind::TooManyRequests,
+            ProxyError::Away { .. } => Kind::Unavailable,
+            ProxyError::Deploy(_) => {
+                let ProxyError::Deploy(error) = error else { unreachable!("it was one just now") };
+                return match error {
+                    // A cluster that cannot be entered is away, whatever the reason.
+                    DeployError::Cluster { .. } => {
+                        Problem::new(Kind::Unavailable, error.to_string())
+                    }
+                    error => error.into(),
+                };
+            }
+        };
+        Problem::new(kind, error.to_string())
     }
 }
 

@@ -9,6 +9,7 @@ mod deployments;
 mod environments;
 #[allow(unused_qualifications, reason = "utoipa's macro qualifies the names of query parameters")]
 mod hitl;
+mod kube;
 mod me;
 mod members;
 mod meta;
@@ -23,6 +24,7 @@ mod skills;
 mod tokens;
 mod worker_types;
 
+use axum::routing::any;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -114,8 +116,14 @@ pub fn all() -> OpenApiRouter<AppState> {
         .routes(routes!(schemas::run_statement))
         .routes(routes!(schemas::open_shell));
     let uploads = OpenApiRouter::new().routes(routes!(skills::push_version, skills::list_versions));
+    // Kubernetes's API, which is described by itself (`/openapi/v3` below it), with its own limits: what
+    // is passed on streams for as long as it lasts.
+    let passed_on = OpenApiRouter::new()
+        .route("/v1/envs/{env}/kube/{*path}", any(kube::forward))
+        .route("/v1/orgs/{org}/envs/{env}/kube/{*path}", any(kube::forward));
     limited(usual, BODY_LIMIT, TIME_LIMIT)
         .merge(limited(batches, BATCH_BODY_LIMIT, BATCH_TIME_LIMIT))
         .merge(limited(statements, BODY_LIMIT, STATEMENT_TIME_LIMIT))
         .merge(limited(uploads, UPLOAD_BODY_LIMIT, UPLOAD_TIME_LIMIT))
+        .merge(passed_on)
 }

@@ -3,6 +3,7 @@
 mod coverage;
 mod grants;
 mod hitl;
+mod kube;
 mod meta;
 mod problems;
 mod rates;
