@@ -117,6 +117,8 @@ CREATE TABLE eve.deployment_revisions (
     outcome        text CHECK (outcome IN ('running', 'failed', 'superseded', 'stopped')),
     reason         text,
     message        text,
+    -- When it first ran: one that was given up may come to be after all.
+    ran_at         timestamptz,
     created_by     jsonb NOT NULL,
     request_id     uuid,
     created_at     timestamptz NOT NULL DEFAULT now(),
@@ -182,7 +184,7 @@ GRANT SELECT (id, app_id, environment_id, org_id, status, image, replicas, confi
               request_id, created_at, revision, stopping, ready_replicas, pods, reason, message, updated_at)
    ON eve.deployments TO authenticated;
 GRANT SELECT (deployment_id, revision, org_id, kind, template, origin, image, digest, pinned, replicas,
-              config, outcome, reason, message, request_id, created_at, settled_at)
+              config, outcome, reason, message, ran_at, request_id, created_at, settled_at)
    ON eve.deployment_revisions TO authenticated;
 GRANT SELECT (id, deployment_id, event_type, details, created_at, org_id, revision)
    ON eve.deployment_events TO authenticated;

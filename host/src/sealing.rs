@@ -98,10 +98,7 @@ impl Sealer {
 
     /// Opens what was sealed for this place.
     pub fn open(&self, place: &str, envelope: &Envelope) -> Result<SecretSlice<u8>, SealingError> {
-        let key = std::iter::once(&self.current)
-            .chain(self.old.iter())
-            .find(|key| key.id == envelope.key)
-            .ok_or_else(|| SealingError::UnknownKey(envelope.key.chars().take(16).collect()))?;
+        let key = self.key(envelope)?;
         let nonce = BASE64.decode(&envelope.nonce).ok().and_then(|nonce| nonce.try_into().ok());
         let nonce: [u8; 24] = nonce.ok_or(SealingError::Broken)?;
         let sealed = BASE64.decode(&envelope.sealed).map_err(|_| SealingError::Broken)?;
@@ -111,14 +108,23 @@ impl Sealer {
             .map_err(|_| SealingError::Broken)
     }
 
-    /// A name for a content that tells nobody what the content is: a keyed hash, 16 hexadecimal digits.
-    /// The same content has another name under another key.
-    pub fn fingerprint(&self, content: &[u8]) -> String {
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.current.bytes.expose_secret())
+    /// A name for the content of an envelope that tells nobody what it is: a hash under the key that sealed
+    /// it, 16 hexadecimal digits. So it stays the same when another key takes over.
+    pub fn fingerprint(&self, envelope: &Envelope, content: &[u8]) -> Result<String, SealingError> {
+        let key = self.key(envelope)?;
+        let mut mac = Hmac::<Sha256>::new_from_slice(key.bytes.expose_secret())
             .expect("HMAC takes keys of any length");
         mac.update(b"eve fingerprint ");
         mac.update(content);
-        hex::encode(&mac.finalize().into_bytes()[..8])
+        Ok(hex::encode(&mac.finalize().into_bytes()[..8]))
+    }
+
+    /// The key of an envelope.
+    fn key(&self, envelope: &Envelope) -> Result<&SealingKey, SealingError> {
+        std::iter::once(&self.current)
+            .chain(self.old.iter())
+            .find(|key| key.id == envelope.key)
+            .ok_or_else(|| SealingError::UnknownKey(envelope.key.chars().take(16).collect()))
     }
 }
 
@@ -155,6 +161,8 @@ mod tests {
         let between = Sealer::new(key(2), vec![key(1)]);
         assert_eq!(between.open("x", &envelope).expect("it opens").expose_secret(), b"secret");
         assert_eq!(between.seal("x", b"secret").key, key(2).id);
+        let named = |sealer: &Sealer| sealer.fingerprint(&envelope, b"secret").expect("a name");
+        assert_eq!(named(&before), named(&between), "a name outlives the key's turn");
         let after = Sealer::new(key(2), Vec::new());
         let refused = after.open("x", &envelope).expect_err("the key is gone");
         assert!(refused.to_string().contains(&key(1).id), "{refused}");

@@ -8,6 +8,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use super::Globals;
+use super::client::Client;
 use super::error::{Error, Exit};
 use super::output::{Output, Render, View, cell, optional, text_cell};
 use crate::deployments::clusters::{Cluster, ClusterCheck, ClusterStatus, Provider};
@@ -27,6 +28,14 @@ pub enum Command {
         id: String,
     },
     Add(Box<Add>),
+    /// Enter a cluster with another credential, or at another place; its environments stay
+    ///
+    /// What is not given is forgotten, as if it were registered anew.
+    #[command(after_help = "\
+Example:
+  eve cluster update --id eks-prod --provider eks --endpoint https://xxx.eks.amazonaws.com \\
+    --ca-file ca.crt --token-file token")]
+    Update(Box<Add>),
     /// See whether a cluster answers, and what is missing in it
     #[command(
         after_help = "Example:\n  eve cluster check eks-prod\n\nExit codes: 0 it is ready, 1 it is not."
@@ -177,10 +186,13 @@ pub async fn run(command: Command, globals: &Globals, out: &Output) -> Result<Ex
             let body = command.body()?;
             let client = globals.connect()?;
             let made: Cluster = client.post(&["clusters"], &body).await?;
-            let check: ClusterCheck =
-                client.post(&["clusters", &made.id, "check"], &json!({})).await?;
-            out.show(&client.get::<Cluster>(&["clusters", &made.id]).await?)?;
-            tell(&check, out);
+            checked(&client, &made, out).await?;
+        }
+        Command::Update(command) => {
+            let body = command.body()?;
+            let client = globals.connect()?;
+            let changed: Cluster = client.put(&["clusters", &command.id], &body).await?;
+            checked(&client, &changed, out).await?;
         }
         Command::Check { id } => {
             let path = ["clusters", id.as_str(), "check"];
@@ -198,6 +210,14 @@ pub async fn run(command: Command, globals: &Globals, out: &Output) -> Result<Ex
         Command::Manifest(command) => out.text(manifests::all(!command.in_cluster).trim_end())?,
     }
     Ok(Exit::Ok)
+}
+
+/// Looks at a cluster that was registered, and shows it as it is then.
+async fn checked(client: &Client, cluster: &Cluster, out: &Output) -> Result<(), Error> {
+    let check: ClusterCheck = client.post(&["clusters", &cluster.id, "check"], &json!({})).await?;
+    out.show(&client.get::<Cluster>(&["clusters", &cluster.id]).await?)?;
+    tell(&check, out);
+    Ok(())
 }
 
 /// What a look has found, beside the answer.

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::db::{Scope, Tx};
 use crate::requests::Invalid;
-use crate::sealing::Envelope;
+use crate::sealing::{Envelope, SealingError};
 use crate::tenancy::{Actor, OrgRole, audit};
 
 /// A deployment's row, locked.
@@ -50,6 +50,8 @@ struct Stored {
     config: Value,
     variables: Option<Value>,
 }
+
+const UNREADABLE: &str = "the environment variables cannot be opened; deploy again with --env-vars";
 
 /// Where the environment variables of a revision are sealed for.
 pub(super) fn variables_place(deployment: Uuid) -> String {
@@ -109,10 +111,14 @@ impl Deployments {
             }
             revision => stored(&mut tx, row.id, revision).await.map_err(failed)?,
         };
-        let settings = match &before {
+        let mut settings = match &before {
             Some(before) => merged(&settings_of(&before.config), &new.settings),
             None => new.settings.clone(),
         };
+        // Whoever says how many replicas there shall be does not want the load to say so.
+        if replicas.is_some() && new.settings.autoscale.is_none() {
+            settings.autoscale = None;
+        }
         settings.check()?;
         let (variables, names) = match &new.env_vars {
             Some(variables) if variables.is_empty() => (None, Vec::new()),
@@ -196,15 +202,15 @@ impl Deployments {
             .await
             .map_err(failed)?
             .ok_or_else(|| DeployError::not_found("deployment", app_name))?;
-        let mut ran = ran(&mut tx, row.id).await.map_err(failed)?;
-        let version = |stored: &Stored| {
+        let ran = ran(&mut tx, row.id).await.map_err(failed)?;
+        let version = |stored: &Ran| {
             stored
                 .image
                 .parse::<Image>()
                 .map(|image| image.version().to_owned())
                 .unwrap_or_default()
         };
-        let wanted = |stored: &Stored| match (&rollback.to_version, rollback.to_revision) {
+        let wanted = |stored: &Ran| match (&rollback.to_version, rollback.to_revision) {
             (Some(wanted), _) => version(stored) == *wanted,
             (None, Some(wanted)) => stored.revision == wanted,
             (None, None) => stored.template != now.template,
@@ -230,7 +236,10 @@ impl Deployments {
                 false => format!("no {what} ever ran in `{env}`; these did: {}", others.join(", ")),
             }));
         };
-        let target = ran.swap_remove(index);
+        let target = stored(&mut tx, row.id, ran[index].revision)
+            .await
+            .map_err(failed)?
+            .ok_or_else(|| DeployError::not_found("deployment", app_name))?;
         let asked = Asked {
             kind: RevisionKind::RolledBack,
             template: None,
@@ -257,8 +266,9 @@ impl Deployments {
         settle(&mut tx, &row, Outcome::Stopped).await.map_err(failed)?;
         sqlx::query!(
             "UPDATE eve.deployments
-                SET stopping = true, settled_revision = revision, reason = NULL, message = NULL,
-                    underway_since = now(), updated_at = now()
+                SET stopping = true, settled_revision = revision, status = 'deploying',
+                    reason = 'stopping', message = 'it is being deleted', underway_since = now(),
+                    updated_at = now()
               WHERE id = $1",
             row.id
         )
@@ -410,6 +420,20 @@ impl Deployments {
         Ok(serde_json::to_value(envelope).expect("an envelope always serialises"))
     }
 
+    /// A name for the environment variables of a revision; none without any.
+    pub(super) fn fingerprint(
+        &self,
+        sealed: Option<&Value>,
+        variables: &Variables,
+    ) -> Result<Option<String>, DeployError> {
+        let Some(sealed) = sealed.filter(|_| !variables.is_empty()) else { return Ok(None) };
+        let broken = |source| DeployError::Sealed { what: UNREADABLE.to_owned(), source };
+        let envelope: Envelope =
+            serde_json::from_value(sealed.clone()).map_err(|_| broken(SealingError::Broken))?;
+        let text = serde_json::to_vec(variables).expect("texts always serialise");
+        self.sealer()?.fingerprint(&envelope, &text).map(Some).map_err(broken)
+    }
+
     /// The environment variables of a revision.
     pub(super) fn unseal(
         &self,
@@ -417,14 +441,12 @@ impl Deployments {
         sealed: Option<&Value>,
     ) -> Result<Variables, DeployError> {
         let Some(sealed) = sealed else { return Ok(Variables::new()) };
-        let what = "the environment variables cannot be opened; deploy again with --env-vars";
-        let broken = |source| DeployError::Sealed { what: what.to_owned(), source };
-        let envelope: Envelope = serde_json::from_value(sealed.clone())
-            .map_err(|_| broken(crate::sealing::SealingError::Broken))?;
+        let broken = |source| DeployError::Sealed { what: UNREADABLE.to_owned(), source };
+        let envelope: Envelope =
+            serde_json::from_value(sealed.clone()).map_err(|_| broken(SealingError::Broken))?;
         let opened =
             self.sealer()?.open(&variables_place(deployment), &envelope).map_err(broken)?;
-        serde_json::from_slice(opened.expose_secret())
-            .map_err(|_| broken(crate::sealing::SealingError::Broken))
+        serde_json::from_slice(opened.expose_secret()).map_err(|_| broken(SealingError::Broken))
     }
 }
 
@@ -497,26 +519,30 @@ async fn lock(
     environment: Uuid,
     app: Uuid,
 ) -> Result<Option<Locked>, DeployError> {
+    let failed = DeployError::database("locking a deployment");
     let row = sqlx::query!(
-        r#"SELECT d.id, d.settled_revision AS settled, d.stopping OR d.status = 'stopped' AS "gone!",
-                  coalesce((SELECT max(r.revision) FROM eve.deployment_revisions r
-                             WHERE r.deployment_id = d.id), 0) AS "revision!"
-             FROM eve.deployments d
-            WHERE d.org_id = $1 AND d.environment_id = $2 AND d.app_id = $3
-              FOR NO KEY UPDATE OF d"#,
+        r#"SELECT id, settled_revision AS settled, stopping OR status = 'stopped' AS "gone!"
+             FROM eve.deployments
+            WHERE org_id = $1 AND environment_id = $2 AND app_id = $3
+              FOR NO KEY UPDATE"#,
         deployer.tenant.org().0,
         environment,
         app
     )
     .fetch_optional(&mut **tx)
     .await
-    .map_err(DeployError::database("locking a deployment"))?;
-    Ok(row.map(|row| Locked {
-        id: row.id,
-        revision: row.revision,
-        settled: row.settled,
-        gone: row.gone,
-    }))
+    .map_err(failed)?;
+    let Some(row) = row else { return Ok(None) };
+    // In a statement of its own: one that has waited for the lock sees revisions as they were before.
+    let revision = sqlx::query_scalar!(
+        r#"SELECT coalesce(max(revision), 0) AS "revision!"
+             FROM eve.deployment_revisions WHERE deployment_id = $1"#,
+        row.id
+    )
+    .fetch_one(&mut **tx)
+    .await
+    .map_err(failed)?;
+    Ok(Some(Locked { id: row.id, revision, settled: row.settled, gone: row.gone }))
 }
 
 /// One revision.
@@ -532,13 +558,20 @@ async fn stored(tx: &mut Tx, id: Uuid, revision: i32) -> Result<Option<Stored>, 
     .await
 }
 
+/// A revision that ran.
+struct Ran {
+    revision: i32,
+    template: i32,
+    image: String,
+}
+
 /// Revisions that ran, latest first.
-async fn ran(tx: &mut Tx, id: Uuid) -> Result<Vec<Stored>, sqlx::Error> {
+async fn ran(tx: &mut Tx, id: Uuid) -> Result<Vec<Ran>, sqlx::Error> {
     sqlx::query_as!(
-        Stored,
-        "SELECT revision, template, image, digest, pinned, replicas, config, variables
+        Ran,
+        "SELECT revision, template, image
            FROM eve.deployment_revisions
-          WHERE deployment_id = $1 AND outcome = 'running'
+          WHERE deployment_id = $1 AND ran_at IS NOT NULL
           ORDER BY revision DESC
           LIMIT 1000",
         id

@@ -34,7 +34,7 @@ use uuid::Uuid;
 
 pub use error::DeployError;
 pub use image::Image;
-pub use settings::{Autoscale, Settings, Variables};
+pub use settings::{Autoscale, MAX_REPLICAS, Settings, Variables};
 
 use crate::db::Db;
 use crate::ids::{RequestId, UserId};

@@ -130,6 +130,20 @@ async fn a_cluster_says_what_is_wrong_with_it() -> Result<()> {
     assert!(output.stderr.contains("does not accept the credential"), "{output}");
     let check = stage.bash("eve cluster check stale").await?;
     assert_eq!(check.status.code(), Some(1), "{check}");
+    // A token that has run out is replaced, and the environments of the cluster go on.
+    let env = "eve env create --name late --cluster stale --namespace";
+    let waiting = stage.run(&format!("{env} {} --no-wait", stage.namespace)).await?;
+    assert!(waiting.stdout.contains("provisioning"), "{waiting}");
+    let good = stage.token_file();
+    let update = "eve cluster update --id stale --kubeconfig";
+    let output = stage.run(&format!("{update} {kubeconfig} --token-file {good}")).await?;
+    assert!(output.stdout.contains("\"ready\""), "{output}");
+    let begun = std::time::Instant::now();
+    while stage.platform.get("/v1/envs/late").await?["status"] != "ready" {
+        ensure!(begun.elapsed() < Duration::from_secs(60), "the environment is not made");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    stage.run("eve env delete late").await?;
     // Another cluster's certificate authority.
     let ca = folder.path().join("ca.pem");
     let other = concat!(

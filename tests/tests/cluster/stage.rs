@@ -22,7 +22,7 @@ pub struct Stage {
     /// Of this stage alone.
     pub namespace: String,
     struck: bool,
-    _files: tempfile::TempDir,
+    files: tempfile::TempDir,
 }
 
 /// What a test that has failed leaves would take the node's room from others.
@@ -80,7 +80,12 @@ impl Stage {
         let add = ["cluster", "add", "--id", "local", "--kubeconfig", &kubeconfig, "--token-file"];
         let added = platform.eve().json(add.iter().chain(&[token.as_str()])).await?;
         ensure!(added["status"] == "ready", "{added}");
-        Ok(Some(Stage { platform, admin, namespace, struck: false, _files: files }))
+        Ok(Some(Stage { platform, admin, namespace, struck: false, files }))
+    }
+
+    /// A file with the token of the control plane's account.
+    pub fn token_file(&self) -> String {
+        self.files.path().join("token").to_string_lossy().into_owned()
     }
 
     /// The command line.

@@ -7,6 +7,7 @@ use super::credentials::ClusterConfig;
 use super::{Cluster, ClusterCheck, ClusterStatus, NewCluster, Provider};
 use crate::db::{Scope, is_duplicate};
 use crate::deployments::{DeployError, Deployments};
+use crate::requests::Invalid;
 use crate::sealing::Envelope;
 use crate::tenancy::{Actor, PLATFORM_ORG, Tenant, audit};
 
@@ -14,7 +15,7 @@ use crate::tenancy::{Actor, PLATFORM_ORG, Tenant, audit};
 const MAX_CLUSTERS: i64 = 1_000;
 
 /// What a cluster is reached by, as it is stored.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(in crate::deployments) struct Row {
     pub id: String,
     pub endpoint: Option<String>,
@@ -46,15 +47,7 @@ impl Deployments {
         new: &NewCluster,
     ) -> Result<Cluster, DeployError> {
         new.check()?;
-        let secret = new.secret();
-        let credentials = match &secret {
-            Some(secret) => {
-                let place = Row::place(&new.id);
-                let envelope = self.sealer()?.seal(&place, secret.expose_secret().as_bytes());
-                Some(serde_json::to_value(envelope).expect("an envelope always serialises"))
-            }
-            None => None,
-        };
+        let credentials = self.sealed(new)?;
         let failed = DeployError::database("registering a cluster");
         let mut tx = self.db.begin(Scope::Control).await.map_err(failed)?;
         let config = serde_json::to_value(new.config()).expect("texts always serialise");
@@ -91,6 +84,60 @@ impl Deployments {
             .map_err(failed)?;
         tx.commit().await.map_err(failed)?;
         self.cluster(&new.id).await
+    }
+
+    /// Puts another place or credential in a cluster's: a token that has expired, a server that has moved.
+    /// Environments stay, and are looked for there.
+    pub async fn update_cluster(
+        &self,
+        actor: &Actor,
+        id: &str,
+        new: &NewCluster,
+    ) -> Result<Cluster, DeployError> {
+        if new.id != id {
+            return Err(
+                Invalid::new("id", format_args!("must be `{id}`: an id never changes")).into()
+            );
+        }
+        new.check()?;
+        let credentials = self.sealed(new)?;
+        let failed = DeployError::database("changing a cluster");
+        let mut tx = self.db.begin(Scope::Control).await.map_err(failed)?;
+        let config = serde_json::to_value(new.config()).expect("texts always serialise");
+        let changed = sqlx::query!(
+            "UPDATE eve.clusters
+                SET name = $2, provider = $3, endpoint = $4, credentials = $5, config = $6,
+                    status = 'unchecked', message = NULL, checked_at = NULL
+              WHERE id = $1",
+            id,
+            new.name.as_deref().unwrap_or(id),
+            new.provider.as_str(),
+            new.endpoint,
+            credentials,
+            config,
+        )
+        .execute(&mut *tx)
+        .await
+        .map_err(failed)?;
+        if changed.rows_affected() == 0 {
+            return Err(DeployError::not_found("cluster", id));
+        }
+        let platform = Tenant::proven(PLATFORM_ORG);
+        let details = json!({ "provider": new.provider, "endpoint": new.endpoint });
+        audit::record_details(&mut tx, platform, actor, "cluster.update", id, details)
+            .await
+            .map_err(failed)?;
+        tx.commit().await.map_err(failed)?;
+        self.bell.deployments();
+        self.cluster(id).await
+    }
+
+    /// The credentials of a cluster, sealed for its row.
+    fn sealed(&self, new: &NewCluster) -> Result<Option<Value>, DeployError> {
+        let Some(secret) = new.secret() else { return Ok(None) };
+        let place = Row::place(&new.id);
+        let envelope = self.sealer()?.seal(&place, secret.expose_secret().as_bytes());
+        Ok(Some(serde_json::to_value(envelope).expect("an envelope always serialises")))
     }
 
     /// All clusters, by id.

@@ -28,7 +28,7 @@ pub async fn apply(client: &Client, namespace: &str, spec: &Spec) -> Result<Appl
     let live = patiently(deployments.get_opt(&spec.app)).await?;
     if let Some(live) = &live {
         ours(live, spec)?;
-        ahead(live, spec)?;
+        ahead(live, spec.revision)?;
     }
     if let Some(secret) = spec.secret() {
         put(client, namespace, &secret).await?;
@@ -52,8 +52,17 @@ pub async fn apply(client: &Client, namespace: &str, spec: &Spec) -> Result<Appl
     Ok(Applied { generation: applied.metadata.generation.unwrap_or_default(), drift })
 }
 
-/// Takes a deployment out of its namespace: `true` once nothing of it is left.
-pub async fn remove(client: &Client, namespace: &str, app: &str) -> Result<bool, Failure> {
+/// Takes a deployment out of its namespace, up to a revision: `true` once nothing of it is left.
+pub async fn remove(
+    client: &Client,
+    namespace: &str,
+    app: &str,
+    latest: i32,
+) -> Result<bool, Failure> {
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    if let Some(live) = patiently(deployments.get_opt(app)).await? {
+        ahead(&live, latest)?;
+    }
     let mut left = false;
     // First what makes pods, and whatever would scale it.
     for (api, plural) in [
@@ -98,6 +107,10 @@ pub async fn used_secrets(
     let sets = list(client, namespace, "apis/apps/v1", "replicasets", app).await?;
     let mut used = BTreeSet::new();
     for set in sets {
+        // What we go back to is made anew, and needs no old one.
+        if set["spec"]["replicas"].as_i64().unwrap_or_default() == 0 {
+            continue;
+        }
         let containers = &set["spec"]["template"]["spec"]["containers"];
         for container in containers.as_array().into_iter().flatten() {
             for source in container["envFrom"].as_array().into_iter().flatten() {
@@ -126,12 +139,11 @@ fn ours(live: &Deployment, spec: &Spec) -> Result<(), Failure> {
 }
 
 /// A control plane that was left behind changes nothing.
-fn ahead(live: &Deployment, spec: &Spec) -> Result<(), Failure> {
+fn ahead(live: &Deployment, revision: i32) -> Result<(), Failure> {
     let there = live.annotations().get(REVISION).and_then(|text| text.parse::<i32>().ok());
     match there {
-        Some(there) if there > spec.revision => Err(Failure::Conflict(format!(
-            "revision {there} is there already, and this is {}",
-            spec.revision
+        Some(there) if there > revision => Err(Failure::Conflict(format!(
+            "revision {there} is there already, and this is {revision}"
         ))),
         _ => Ok(()),
     }

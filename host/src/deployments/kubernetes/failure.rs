@@ -39,7 +39,7 @@ impl From<kube::Error> for Failure {
 fn of_status(status: &Status) -> Failure {
     let message = match status.message.is_empty() {
         true => format!("the API server answered {}", status.code),
-        false => status.message.chars().take(1_000).collect(),
+        false => shown(&status.message, 1_000),
     };
     match status.code {
         401 => Failure::Denied(format!(
@@ -70,6 +70,11 @@ pub fn is_admission(message: &str) -> bool {
         || message.contains("denied the request")
 }
 
+/// A text that others wrote, as it can be stored and shown: Postgres keeps no U+0000.
+pub fn shown(text: &str, most: usize) -> String {
+    text.chars().filter(|c| *c != '\0').take(most).collect()
+}
+
 /// An error with all that is behind it, in one line.
 pub fn in_words(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -81,7 +86,7 @@ pub fn in_words(error: &dyn std::error::Error) -> String {
         }
         source = error.source();
     }
-    text.chars().take(1_000).collect()
+    shown(&text, 1_000)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use futures::{AsyncBufReadExt as _, Stream, StreamExt as _, TryStreamExt as _};
+use futures::{AsyncBufReadExt as _, Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, LogParams};
 use kube::{Api, Client, ResourceExt as _};
@@ -84,22 +84,40 @@ pub async fn read(
     })
 }
 
+/// The lines of a log. Of one that is too long its beginning is kept, and no more is held of it.
 fn lines(
     pod: String,
     bytes: impl futures::AsyncBufRead + Send + 'static,
 ) -> impl Stream<Item = LogLine> + Send {
-    let whose = pod.clone();
-    Box::pin(bytes)
-        .lines()
-        .map_ok(move |line| LogLine { pod: pod.clone(), line: bounded(line) })
-        .or_else(move |error| {
-            let line = format!("(the log broke off: {})", in_words(&error));
-            futures::future::ok::<_, std::convert::Infallible>(LogLine { pod: whose.clone(), line })
-        })
-        .map(|line| match line {
-            Ok(line) => line,
-            Err(never) => match never {},
-        })
+    async_stream::stream! {
+        let mut bytes = Box::pin(bytes);
+        let mut kept: Vec<u8> = Vec::new();
+        loop {
+            let (used, ended) = match bytes.as_mut().fill_buf().await {
+                Ok([]) => break,
+                Ok(chunk) => {
+                    let end = chunk.iter().position(|byte| *byte == b'\n');
+                    let line = &chunk[..end.unwrap_or(chunk.len())];
+                    let room = (MOST_BYTES + 1).saturating_sub(kept.len());
+                    kept.extend_from_slice(&line[..line.len().min(room)]);
+                    (line.len() + usize::from(end.is_some()), end.is_some())
+                }
+                Err(error) => {
+                    let line = format!("(the log broke off: {})", in_words(&error));
+                    yield LogLine { pod: pod.clone(), line };
+                    break;
+                }
+            };
+            bytes.as_mut().consume(used);
+            if ended {
+                let line = bounded(String::from_utf8_lossy(&std::mem::take(&mut kept)).into_owned());
+                yield LogLine { pod: pod.clone(), line };
+            }
+        }
+        if !kept.is_empty() {
+            yield LogLine { pod, line: bounded(String::from_utf8_lossy(&kept).into_owned()) };
+        }
+    }
 }
 
 fn bounded(mut line: String) -> String {
@@ -109,4 +127,20 @@ fn bounded(mut line: String) -> String {
         line.push('…');
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn lines_are_bounded_whatever_is_written() {
+        let long = "x".repeat(MOST_BYTES * 3);
+        let text = format!("one\n{long}\n\ntwo\r\nrest");
+        let reader = futures::io::BufReader::with_capacity(7, futures::io::Cursor::new(text));
+        let lines: Vec<String> = lines("p".into(), reader).map(|line| line.line).collect().await;
+        assert_eq!(lines.len(), 5);
+        assert_eq!((lines[0].as_str(), lines[2].as_str(), lines[4].as_str()), ("one", "", "rest"));
+        assert!(lines[1].len() <= MOST_BYTES + 4 && lines[1].ends_with('…'));
+    }
 }

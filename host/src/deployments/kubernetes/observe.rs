@@ -7,7 +7,7 @@ use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 
 use super::connection::patiently;
-use super::failure::Failure;
+use super::failure::{Failure, shown};
 use super::{APP_LABEL, MANAGED_BY, REVISION, TEMPLATE};
 use crate::deployments::{Image, Pod};
 
@@ -138,7 +138,7 @@ fn pod(pod: &KubePod) -> SeenPod {
     let ready = condition("Ready").is_some_and(|condition| condition.status == "True");
     let ending = pod.metadata.deletion_timestamp.is_some();
     let waiting = app.and_then(|container| container.state.as_ref()?.waiting.clone());
-    let shown = match &waiting {
+    let stage = match &waiting {
         _ if ending => "Terminating".to_owned(),
         Some(waiting) if waiting.reason.is_some() => waiting.reason.clone().unwrap_or_default(),
         _ => phase.clone(),
@@ -167,8 +167,8 @@ fn pod(pod: &KubePod) -> SeenPod {
             .unwrap_or_default(),
         ending,
         pod: Pod {
-            name: pod.name_any(),
-            status: shown,
+            name: shown(&pod.name_any(), 253),
+            status: shown(&stage, 100),
             ready: ready && !ending,
             restarts: app.map_or(0, |container| container.restart_count),
             version: image
@@ -263,5 +263,5 @@ fn ended(container: Option<&ContainerStatus>) -> Option<String> {
     if let Some(said) = ended.message.filter(|said| !said.is_empty()) {
         text.push_str(&format!(": {}", said.trim()));
     }
-    Some(text.chars().take(500).collect())
+    Some(shown(&text, 500))
 }

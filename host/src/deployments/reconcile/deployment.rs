@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use kube::Client;
 use serde_json::{Value, json};
 use sqlx::types::Json;
@@ -13,10 +14,10 @@ use super::judge::{Asked, Verdict, Why, judge, ready};
 use crate::db::{Scope, Tx};
 use crate::deployments::desired::settings_of;
 use crate::deployments::kubernetes::apply;
-use crate::deployments::kubernetes::failure::Failure;
+use crate::deployments::kubernetes::failure::{Failure, in_words};
 use crate::deployments::kubernetes::objects::Spec;
 use crate::deployments::kubernetes::observe::{SHAKY_SECONDS, Seen, observe};
-use crate::deployments::{DeploymentStatus, Image, Outcome, Pod};
+use crate::deployments::{DeployError, DeploymentStatus, Image, MAX_REPLICAS, Outcome, Pod};
 use crate::scheduler::report;
 
 /// Pods that are written down.
@@ -59,6 +60,7 @@ struct Row {
     image: String,
     digest: Option<String>,
     pinned: bool,
+    ran_at: Option<DateTime<Utc>>,
     config: Value,
     variables: Option<Value>,
 }
@@ -92,15 +94,20 @@ pub(super) async fn reconcile(
     app: &str,
     again: bool,
 ) -> Result<Next, Failure> {
-    let Some(row) = load(context, environment.id, app).await.map_err(database)? else {
-        return Ok(Next::Idle);
-    };
-    if row.status == DeploymentStatus::Stopped {
-        return Ok(Next::Idle);
-    }
     let namespace = &environment.namespace;
+    let row = match load(context, environment.id, app).await.map_err(database)? {
+        Some(row) if row.status != DeploymentStatus::Stopped => row,
+        // What carries our label and is nobody's any more was left by a control plane that was left behind.
+        other => {
+            let latest = other.map_or(i32::MAX, |row| row.revision);
+            return match apply::remove(client, namespace, app, latest).await? {
+                true => Ok(Next::Idle),
+                false => Ok(Next::In(DELETION)),
+            };
+        }
+    };
     if row.stopping {
-        if !apply::remove(client, namespace, app).await? {
+        if !apply::remove(client, namespace, app, row.revision).await? {
             return Ok(Next::In(DELETION));
         }
         stopped(context, &row).await.map_err(database)?;
@@ -131,23 +138,30 @@ pub(super) async fn reconcile(
     let asked = Asked {
         generation,
         template: row.template,
-        underway: Duration::from_secs_f64(row.underway_s.max(0.0)),
+        // What runs is not on its way: when it no longer does, its time begins anew.
+        underway: match row.status {
+            DeploymentStatus::Running => Duration::ZERO,
+            _ => Duration::from_secs_f64(row.underway_s.max(0.0)),
+        },
         deadline,
     };
     let verdict = judge(&seen, &asked);
     let before = row.status;
     let Some(status) = write(context, &row, &seen, &verdict).await.map_err(database)? else {
-        // Another revision was asked for meanwhile.
-        return Ok(Next::Again);
+        // Another revision was asked for meanwhile, or somebody else leads.
+        return Ok(Next::In(LEAST));
     };
-    if matches!(verdict, Verdict::Running) && row.settled_revision < row.revision {
+    if !matches!(verdict, Verdict::Deploying(_)) && row.settled_revision < row.revision {
         let mut used = apply::used_secrets(client, namespace, app).await?;
         used.extend(spec(context, environment, app, &row).ok().and_then(|spec| spec.secret_name()));
         apply::tidy(client, namespace, app, &used).await?;
     }
     Ok(match (verdict, before) {
         // The clock has just begun again.
-        (Verdict::Deploying(_), _) if seen.pods.iter().any(|pod| pod.shaky_since.is_some()) => {
+        // Nothing in the cluster changes when a container has run long enough.
+        (Verdict::Deploying(_) | Verdict::Failed(_), _)
+            if seen.pods.iter().any(|pod| pod.shaky_since.is_some()) =>
+        {
             Next::In(SHAKY)
         }
         (Verdict::Deploying(_), DeploymentStatus::Running) => Next::In(deadline),
@@ -188,13 +202,20 @@ async fn bring(
                 note(context, row, "drifted", json!({ "what": drift })).await.map_err(database)?;
             }
             if !taken(context, row, applied.generation).await.map_err(database)? {
-                return Ok(Err(Next::Again));
+                return Ok(Err(Next::In(LEAST)));
             }
             row.applied_generation = Some(applied.generation);
             row.applied_revision = row.revision;
             if row.status == DeploymentStatus::Pending {
                 row.status = DeploymentStatus::Deploying;
             }
+            Ok(Ok(()))
+        }
+        // What runs goes on running: that it could not be made anew is said, and tried again.
+        Err(Failure::Refused { reason, message })
+            if row.applied_revision == row.revision && row.applied_generation.is_some() =>
+        {
+            tracing::warn!(app, reason, message, "what runs could not be applied again");
             Ok(Ok(()))
         }
         Err(Failure::Refused { reason, message }) => {
@@ -214,18 +235,10 @@ async fn bring(
 fn spec(context: &Context, environment: &Environment, app: &str, row: &Row) -> Result<Spec, Why> {
     let deployments = &context.deployments;
     let image: Image = row.image.parse().map_err(|why: String| Why::new("invalid", why))?;
-    let variables = deployments.unseal(row.id, row.variables.as_ref()).map_err(|error| {
-        Why::new("sealed", crate::deployments::kubernetes::failure::in_words(&error))
-    })?;
-    let fingerprint = match variables.is_empty() {
-        true => None,
-        false => {
-            let sealer =
-                deployments.sealer().map_err(|error| Why::new("sealed", error.to_string()))?;
-            let text = serde_json::to_vec(&variables).expect("texts always serialise");
-            Some(sealer.fingerprint(&text))
-        }
-    };
+    let sealed = |error: DeployError| Why::new("sealed", in_words(&error));
+    let variables = deployments.unseal(row.id, row.variables.as_ref()).map_err(sealed)?;
+    let fingerprint =
+        deployments.fingerprint(row.variables.as_ref(), &variables).map_err(sealed)?;
     Ok(Spec {
         id: row.id,
         app: app.to_owned(),
@@ -254,7 +267,7 @@ async fn load(context: &Context, environment: Uuid, app: &str) -> Result<Option<
                   d.applied_revision, d.applied_generation, d.settled_revision, d.ready_replicas,
                   d.pods AS "pods: Json<Vec<Pod>>", d.reason, d.message,
                   extract(epoch FROM now() - d.underway_since)::float8 AS "underway_s!",
-                  r.template, r.image, r.digest, r.pinned, r.replicas, r.config, r.variables
+                  r.template, r.image, r.digest, r.pinned, r.ran_at, r.replicas, r.config, r.variables
              FROM eve.deployments d
              JOIN eve.apps a ON a.id = d.app_id
              JOIN eve.deployment_revisions r ON r.deployment_id = d.id AND r.revision = d.revision
@@ -350,6 +363,9 @@ async fn waiting(context: &Context, row: &Row, why: &Why) -> Result<(), sqlx::Er
 
 /// The cluster will not have the revision.
 async fn refused(context: &Context, row: &Row, why: &Why) -> Result<(), sqlx::Error> {
+    if row.settled_revision == row.revision && row.message.as_deref() == Some(&why.message) {
+        return Ok(());
+    }
     let Some(mut tx) = at(context, row).await? else { return Ok(()) };
     sqlx::query!(
         "UPDATE eve.deployments
@@ -362,7 +378,7 @@ async fn refused(context: &Context, row: &Row, why: &Why) -> Result<(), sqlx::Er
     )
     .execute(&mut *tx)
     .await?;
-    settle(&mut tx, row, Outcome::Failed, Some(why), None).await?;
+    settle(&mut tx, row, Outcome::Failed, Some(why)).await?;
     event(&mut tx, row, "failed", json!({ "reason": why.reason, "message": why.message })).await?;
     tx.commit().await?;
     context.deployments.bell.changed();
@@ -393,23 +409,26 @@ async fn settle(
     row: &Row,
     outcome: Outcome,
     why: Option<&Why>,
-    digest: Option<&str>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE eve.deployment_revisions
-            SET outcome = $3, reason = $4, message = $5, digest = coalesce(digest, $6),
-                settled_at = now()
+            SET outcome = $3, reason = $4, message = $5, settled_at = now()
           WHERE deployment_id = $1 AND revision = $2 AND outcome IS NULL",
         row.id,
         row.revision,
         outcome.as_str(),
         why.map(|why| why.reason.as_str()),
         why.map(|why| why.message.as_str()),
-        digest,
     )
     .execute(&mut **tx)
     .await?;
     Ok(())
+}
+
+/// What the name of its image meant, as its pods say.
+fn digest(seen: &Seen, row: &Row) -> Option<String> {
+    let mut latest = seen.pods.iter().filter(|pod| pod.template == row.template);
+    latest.find_map(|pod| pod.digest.clone())
 }
 
 /// Writes down what was seen, and tells what changed; none if there is another revision by now.
@@ -433,11 +452,12 @@ async fn write(
     pods.sort_by(|a, b| (a.ready, &a.name).cmp(&(b.ready, &b.name)));
     pods.truncate(SHOWN_PODS);
     let ready = ready(seen, row.template);
+    let desired = seen.desired.clamp(0, MAX_REPLICAS);
     let settles = row.settled_revision < row.revision
         && matches!(status, DeploymentStatus::Running | DeploymentStatus::Failed);
     let unchanged = row.status == status
         && row.ready_replicas == ready
-        && row.replicas == seen.desired
+        && row.replicas == desired
         && row.pods.0 == pods
         && row.reason.as_deref() == why.map(|why| why.reason.as_str())
         && row.message.as_deref() == why.map(|why| why.message.as_str());
@@ -458,7 +478,7 @@ async fn write(
         row.id,
         status.as_str(),
         ready,
-        seen.desired,
+        desired,
         Json(&pods) as _,
         why.map(|why| why.reason.as_str()),
         why.map(|why| why.message.as_str()),
@@ -468,14 +488,20 @@ async fn write(
     )
     .execute(&mut *tx)
     .await?;
+    if running && desired > 0 && row.ran_at.is_none() {
+        sqlx::query!(
+            "UPDATE eve.deployment_revisions SET ran_at = now(), digest = coalesce(digest, $3)
+              WHERE deployment_id = $1 AND revision = $2",
+            row.id,
+            row.revision,
+            digest(seen, row),
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
     if settles {
         let outcome = if running { Outcome::Running } else { Outcome::Failed };
-        let digest = seen
-            .pods
-            .iter()
-            .filter(|pod| pod.template == row.template)
-            .find_map(|pod| pod.digest.as_deref());
-        settle(&mut tx, row, outcome, why, digest).await?;
+        settle(&mut tx, row, outcome, why).await?;
     }
     let told = match (row.status, status) {
         (before, after) if before == after && !settles => None,
@@ -486,7 +512,7 @@ async fn write(
     };
     if let Some(kind) = told {
         let details = json!({
-            "replicas": { "desired": seen.desired, "ready": ready },
+            "replicas": { "desired": desired, "ready": ready },
             "reason": why.map(|why| &why.reason), "message": why.map(|why| &why.message),
         });
         event(&mut tx, row, kind, details).await?;

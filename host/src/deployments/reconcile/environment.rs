@@ -1,16 +1,18 @@
 //! Looking after one environment: its namespace, and whatever is deployed in it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
-use futures::{FutureExt as _, StreamExt as _};
+use futures::StreamExt as _;
+use futures::stream::{BoxStream, SelectAll};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, ResourceExt as _};
 use sqlx::types::Json;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -21,7 +23,7 @@ use crate::db::Scope;
 use crate::deployments::clusters::Row;
 use crate::deployments::environments::{EnvironmentConfig, EnvironmentStatus};
 use crate::deployments::kubernetes::connection::{Connection, Identity};
-use crate::deployments::kubernetes::failure::Failure;
+use crate::deployments::kubernetes::failure::{Failure, shown};
 use crate::deployments::kubernetes::provision::{self, Wanted};
 use crate::deployments::kubernetes::{APP_LABEL, MANAGED_BY};
 use crate::scheduler::report;
@@ -34,6 +36,8 @@ const DELETION: Duration = Duration::from_secs(1);
 const RESYNC: Duration = Duration::from_secs(600);
 /// How long after a change in the cluster a deployment is looked at: changes come in bursts.
 const SETTLING: Duration = Duration::from_millis(100);
+/// After how long without a fight over an app it is over.
+const PEACE: Duration = Duration::from_secs(120);
 /// How soon after Postgres failed something is tried again.
 const AFTER_DATABASE: Duration = Duration::from_secs(2);
 /// Deployments of an environment that are reconciled at one time.
@@ -56,7 +60,7 @@ pub(super) async fn look_after(context: Context, id: Uuid, over: CancellationTok
     let mut backoff = Backoff::default();
     while !over.is_cancelled() {
         let environment = match load(&context, id).await {
-            Ok(Some(environment)) => environment,
+            Ok(Some(environment)) => Arc::new(environment),
             Ok(None) => return,
             Err(error) => {
                 report("reading an environment", &error);
@@ -107,7 +111,7 @@ enum Attended {
 
 async fn attend(
     context: &Context,
-    environment: &Environment,
+    environment: &Arc<Environment>,
     backoff: &mut Backoff,
 ) -> Result<Attended, Failure> {
     let connection = context
@@ -131,14 +135,16 @@ async fn attend(
 /// Watching what is in a namespace, and reconciling what is not as it should be.
 struct Watch<'a> {
     context: &'a Context,
-    environment: &'a Environment,
+    environment: &'a Arc<Environment>,
     connection: &'a Connection,
     client: Client,
     /// Apps to look at, and whether they are to be applied whatever is known of them.
     dirty: BTreeMap<String, bool>,
-    /// Apps to look at later.
-    due: BTreeMap<String, Instant>,
+    /// Apps to look at later, likewise.
+    due: BTreeMap<String, (Instant, bool)>,
     busy: BTreeSet<String>,
+    /// Apps that somebody fights with us for: how often in a row, and when last.
+    fought: HashMap<String, (Backoff, Instant)>,
     /// Nothing is begun before.
     paused: Option<Instant>,
     backoff: Backoff,
@@ -147,7 +153,7 @@ struct Watch<'a> {
 impl<'a> Watch<'a> {
     fn new(
         context: &'a Context,
-        environment: &'a Environment,
+        environment: &'a Arc<Environment>,
         connection: &'a Connection,
     ) -> Result<Watch<'a>, Failure> {
         let client = connection.identity(&environment.namespace, Identity::Deployer)?;
@@ -159,6 +165,7 @@ impl<'a> Watch<'a> {
             dirty: BTreeMap::new(),
             due: BTreeMap::new(),
             busy: BTreeSet::new(),
+            fought: HashMap::new(),
             paused: None,
             backoff: Backoff::default(),
         })
@@ -171,8 +178,14 @@ impl<'a> Watch<'a> {
         bell.mark_unchanged();
         let mut inspections = tokio::time::interval_at(Instant::now() + INSPECTION, INSPECTION);
         let mut resyncs = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
-        let mut jobs = FuturesUnordered::new();
+        // On their own: one that holds a lock or a connection goes on whatever is waited for here.
+        let mut jobs: JoinSet<Result<Next, Failure>> = JoinSet::new();
+        let mut running: HashMap<tokio::task::Id, (String, bool)> = HashMap::new();
         let (context, environment, client) = (self.context, self.environment, self.client.clone());
+        // What was changed before this began to listen.
+        if is_another(context, environment).await {
+            return Ok(Attended::Changed);
+        }
         for app in deployment::names(context, environment.id, false).await.map_err(database)? {
             self.dirty.insert(app, false);
         }
@@ -185,39 +198,51 @@ impl<'a> Watch<'a> {
                     let next = self.dirty.keys().find(|app| !self.busy.contains(*app)).cloned();
                     let Some(app) = next else { break };
                     let again = self.dirty.remove(&app).unwrap_or_default();
-                    self.due.remove(&app);
+                    let again = again | self.due.remove(&app).is_some_and(|(_, again)| again);
                     self.busy.insert(app.clone());
-                    let client = client.clone();
-                    jobs.push(async move {
-                        let job = deployment::reconcile(context, environment, &client, &app, again);
-                        // A bug in one must not end all.
-                        let outcome = std::panic::AssertUnwindSafe(job).catch_unwind().await;
-                        (app, outcome)
+                    let (context, environment) = (context.clone(), Arc::clone(environment));
+                    let (client, name) = (client.clone(), app.clone());
+                    let task = jobs.spawn(async move {
+                        deployment::reconcile(&context, &environment, &client, &name, again).await
                     });
+                    running.insert(task.id(), (app, again));
                 }
             }
-            let earliest = self.due.values().copied().chain(self.paused).min();
+            let earliest = self.due.values().map(|(at, _)| *at).chain(self.paused).min();
             tokio::select! {
                 changed = bell.changed() => {
                     if changed.is_err() { return Ok(Attended::Changed) }
-                    if is_deleting(context, environment.id).await { return Ok(Attended::Changed) }
+                    if is_another(context, environment).await { return Ok(Attended::Changed) }
                     match deployment::names(context, environment.id, true).await {
                         Ok(apps) => for app in apps { self.dirty.entry(app).or_default(); },
                         Err(error) => report("reading what is to be deployed", &error),
                     }
                 }
                 Some(change) = changes.next() => self.noticed(change),
-                Some((app, outcome)) = jobs.next(), if !jobs.is_empty() => self.done(app, outcome),
+                Some(ended) = jobs.join_next_with_id() => {
+                    let (id, outcome) = match ended {
+                        Ok((id, outcome)) => (id, Ok(outcome)),
+                        Err(error) => (error.id(), Err(error)),
+                    };
+                    if let Some((app, again)) = running.remove(&id) {
+                        self.done(app, again, outcome);
+                    }
+                }
                 () = sleep_until(earliest) => {
                     let now = Instant::now();
-                    let ripe: Vec<String> =
-                        self.due.iter().filter(|(_, at)| **at <= now).map(|(app, _)| app.clone()).collect();
-                    for app in ripe {
+                    let ripe: Vec<(String, bool)> = self
+                        .due
+                        .iter()
+                        .filter(|(_, (at, _))| *at <= now)
+                        .map(|(app, (_, again))| (app.clone(), *again))
+                        .collect();
+                    for (app, again) in ripe {
                         self.due.remove(&app);
-                        self.dirty.entry(app).or_default();
+                        *self.dirty.entry(app).or_default() |= again;
                     }
                 }
                 _ = inspections.tick() => {
+                    self.fought.retain(|_, (_, last)| last.elapsed() < PEACE);
                     provision::provision(self.connection, wanted).await?;
                     ready(context, environment).await.map_err(database)?;
                     // What a bell that was lost would have said.
@@ -225,7 +250,7 @@ impl<'a> Watch<'a> {
                         Ok(apps) => for app in apps { self.dirty.entry(app).or_default(); },
                         Err(error) => report("reading what is to be deployed", &error),
                     }
-                    if is_deleting(context, environment.id).await { return Ok(Attended::Changed) }
+                    if is_another(context, environment).await { return Ok(Attended::Changed) }
                 }
                 _ = resyncs.tick() => {
                     for app in deployment::names(context, environment.id, false).await.map_err(database)? {
@@ -255,8 +280,14 @@ impl<'a> Watch<'a> {
 
     fn noticed(&mut self, change: Change) {
         match change {
+            // Whoever changes it again and again is not answered at once each time.
             Change::Touched(app) => {
-                self.look_by(app, Instant::now() + SETTLING);
+                let now = Instant::now();
+                let at = match self.fought.get(&app) {
+                    Some((_, last)) => (*last).max(now + SETTLING),
+                    None => now + SETTLING,
+                };
+                self.look_by(app, at, false);
             }
             Change::Removed(app) => {
                 self.dirty.insert(app, true);
@@ -265,27 +296,33 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Looks at an app at that time at the latest.
-    fn look_by(&mut self, app: String, at: Instant) {
-        let due = self.due.entry(app).or_insert(at);
-        *due = at.min(*due);
+    /// Looks at an app at that time at the latest, and applies it again if it is `again`.
+    fn look_by(&mut self, app: String, at: Instant, again: bool) {
+        let due = self.due.entry(app).or_insert((at, again));
+        *due = (at.min(due.0), again || due.1);
     }
 
     fn done(
         &mut self,
         app: String,
-        outcome: Result<Result<Next, Failure>, Box<dyn std::any::Any + Send>>,
+        again: bool,
+        outcome: Result<Result<Next, Failure>, JoinError>,
     ) {
         self.busy.remove(&app);
+        let now = Instant::now();
         match outcome {
             Ok(Ok(next)) => {
                 self.backoff.reset();
                 match next {
                     Next::Idle => {}
                     Next::Again => {
-                        self.dirty.insert(app, true);
+                        let (fought, last) =
+                            self.fought.entry(app.clone()).or_insert((Backoff::default(), now));
+                        let pause = fought.soon();
+                        *last = now + pause;
+                        self.look_by(app, now + pause, true);
                     }
-                    Next::In(time) => self.look_by(app, Instant::now() + time),
+                    Next::In(time) => self.look_by(app, now + time, false),
                 }
             }
             Ok(Err(failure)) => {
@@ -298,23 +335,19 @@ impl<'a> Watch<'a> {
                     "a deployment could not be reconciled"
                 );
                 // One that others have changed at the same time says nothing of the cluster.
-                match failure {
-                    Failure::Conflict(_) => {
-                        self.due.insert(app, Instant::now() + pause);
-                    }
-                    _ => {
-                        self.dirty.entry(app).or_default();
-                        self.paused = Some(Instant::now() + pause);
-                    }
+                if !matches!(failure, Failure::Conflict(_)) {
+                    self.paused = Some(now + pause);
                 }
+                self.look_by(app, now + pause, again);
             }
-            Err(_) => {
+            Err(error) => {
                 tracing::error!(
                     namespace = self.environment.namespace,
                     app,
-                    "reconciling panicked"
+                    error = &error as &dyn std::error::Error,
+                    "reconciling broke off"
                 );
-                self.due.insert(app, Instant::now() + Duration::from_secs(30));
+                self.look_by(app, now + Duration::from_secs(30), again);
             }
         }
     }
@@ -411,6 +444,22 @@ async fn load(context: &Context, id: Uuid) -> Result<Option<Environment>, sqlx::
     }))
 }
 
+/// Whether somebody wants it deleted, it is gone, or it or its cluster is to be another than before.
+async fn is_another(context: &Context, environment: &Environment) -> bool {
+    match load(context, environment.id).await {
+        Ok(Some(now)) => {
+            now.status == EnvironmentStatus::Deleting
+                || now.config != environment.config
+                || now.cluster != environment.cluster
+        }
+        Ok(None) => true,
+        Err(error) => {
+            report("reading an environment", &error);
+            false
+        }
+    }
+}
+
 /// Whether somebody wants it deleted, or it is gone.
 async fn is_deleting(context: &Context, id: Uuid) -> bool {
     let asked = async {
@@ -449,7 +498,7 @@ async fn troubled(
     environment: &Environment,
     failure: &Failure,
 ) -> Result<(), sqlx::Error> {
-    let message: String = failure.to_string().chars().take(500).collect();
+    let message = shown(&failure.to_string(), 500);
     if environment.message.as_deref() == Some(&message) {
         return Ok(());
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::deployments::kubernetes::failure::is_admission;
+use crate::deployments::kubernetes::failure::{is_admission, shown};
 use crate::deployments::kubernetes::observe::{Seen, TroubleKind};
 
 /// What was asked for.
@@ -42,7 +42,7 @@ impl Why {
     /// In a word, and in a sentence.
     pub fn new(reason: &str, message: impl Into<String>) -> Why {
         let message: String = message.into();
-        Why { reason: reason.to_owned(), message: message.chars().take(1_000).collect() }
+        Why { reason: reason.to_owned(), message: shown(&message, 1_000) }
     }
 }
 

@@ -70,10 +70,12 @@ async fn leading(deployments: &Deployments, bell: &watch::Receiver<u64>, stop: &
             _ = ticks.tick() => {}
         }
         let asked = Instant::now();
-        let term = match lead(db, DUTY, holder).await {
-            Ok(term) => term,
-            Err(error) => {
-                report("leading the reconcilers", &error);
+        let term = match tokio::time::timeout(RENEWAL, lead(db, DUTY, holder)).await {
+            Ok(Ok(term)) => term,
+            slow_or_failed => {
+                if let Ok(Err(error)) = slow_or_failed {
+                    report("leading the reconcilers", &error);
+                }
                 // Nobody knows: it lasts as long as it was last promised to.
                 match &led {
                     Some((term, since, ..)) if since.elapsed().as_secs_f64() < TERM - 1.0 => {
@@ -187,6 +189,17 @@ impl Backoff {
         self.0 += 1;
         // Not all environments of a cluster at the same moment.
         Duration::from_secs_f64(seconds * rand::random_range(0.7..1.0))
+    }
+
+    /// The same, beginning with a fraction of a second.
+    fn soon(&mut self) -> Duration {
+        match self.0 {
+            0 => {
+                self.0 = 1;
+                Duration::from_millis(200)
+            }
+            _ => self.next(),
+        }
     }
 
     fn reset(&mut self) {

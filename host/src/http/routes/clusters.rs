@@ -56,6 +56,24 @@ pub async fn get_cluster(
     Ok(Json(state.deployments.cluster(&printable(id)?).await?))
 }
 
+/// Puts another place or credential in a cluster's: a token that has expired, a server that has moved; for
+/// administrators of the platform. What is left out is forgotten; environments stay.
+#[utoipa::path(
+    put, path = "/v1/clusters/{id}", tag = "clusters", params(("id" = String, Path)),
+    request_body = NewCluster,
+    responses((status = 200, description = "The cluster", body = Cluster)),
+    security(("bearer" = ["platform-admin"])),
+)]
+pub async fn update_cluster(
+    State(state): State<AppState>,
+    PlatformAdmin(identity): PlatformAdmin,
+    Path(id): Path<String>,
+    Json(new): Json<NewCluster>,
+) -> Result<Json<Cluster>, Problem> {
+    let id = printable(id)?;
+    Ok(Json(state.deployments.update_cluster(&identity.actor, &id, &new).await?))
+}
+
 /// Looks at a cluster: whether it answers, which version it has, and what is missing in it; for
 /// administrators of the platform. Takes up to 25 s.
 #[utoipa::path(

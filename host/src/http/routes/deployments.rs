@@ -1,5 +1,7 @@
 //! Deployments.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -26,6 +28,8 @@ const DEFAULT_PAGE: u32 = 50;
 const MAX_PAGE: u32 = 200;
 /// Most lines that are read of a pod's log before it is followed.
 const MAX_TAIL: u32 = 100_000;
+/// How long a log is followed.
+const LONGEST_LOG: Duration = Duration::from_secs(3_600);
 /// Lines that are read of each pod's log when the client does not say.
 const DEFAULT_TAIL: u32 = 100;
 
@@ -279,7 +283,13 @@ pub async fn get_logs(
     let wanted = Wanted { tail, follow: query.follow, previous: query.previous };
     let lines = state.deployments.logs(caller.tenant, &env, &app, wanted).await?;
     let shutdown = state.shutdown.clone();
-    let bytes = lines.take_until(shutdown.cancelled_owned()).map(|line| {
+    let over = async move {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = tokio::time::sleep(LONGEST_LOG) => {}
+        }
+    };
+    let bytes = lines.take_until(Box::pin(over)).map(|line| {
         let mut text = serde_json::to_vec(&line).expect("texts always serialise");
         text.push(b'\n');
         Ok::<_, std::convert::Infallible>(text)

@@ -91,7 +91,7 @@ pub fn all() -> OpenApiRouter<AppState> {
             worker_types::delete_worker_type
         ))
         .routes(routes!(clusters::list_clusters, clusters::add_cluster))
-        .routes(routes!(clusters::get_cluster, clusters::remove_cluster))
+        .routes(routes!(clusters::get_cluster, clusters::update_cluster, clusters::remove_cluster))
         .routes(routes!(clusters::check_cluster))
         .routes(routes!(environments::list_envs, environments::create_env))
         .routes(routes!(environments::get_env, environments::delete_env))
