@@ -1,6 +1,7 @@
 //! Names that become parts of Kubernetes names: DNS labels (RFC 1123).
 
 use crate::requests::Invalid;
+use crate::requests::validate::is_label;
 
 /// Longest name of an environment.
 pub const MAX_ENVIRONMENT: usize = 40;
@@ -21,11 +22,7 @@ const RESERVED: [&str; 5] =
 
 /// A DNS label of at most `longest` characters.
 pub fn label(field: &str, name: &str, longest: usize) -> Result<(), Invalid> {
-    let fits = (1..=longest).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && !name.starts_with('-')
-        && !name.ends_with('-');
-    if fits {
+    if is_label(name, longest) {
         return Ok(());
     }
     if name.is_empty() {

@@ -124,14 +124,18 @@ impl NewRequest {
     }
 }
 
+/// Whether it is a DNS label (RFC 1123) of at most so many characters.
+pub fn is_label(name: &str, longest: usize) -> bool {
+    (1..=longest).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
 /// A worker type's or a skill's name: `[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?`, a DNS label, because both
 /// become parts of Kubernetes names.
 pub fn name(field: &str, name: &str) -> Result<(), Invalid> {
-    let fits = (1..=63).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && !name.starts_with('-')
-        && !name.ends_with('-');
-    if fits {
+    if is_label(name, 63) {
         return Ok(());
     }
     if name.is_empty() {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::db::{Db, Scope, Tx};
+use crate::requests::validate::is_label;
 use crate::tenancy::{Actor, PLATFORM_ORG, Tenant, audit};
 
 /// Most worker types that are listed.
@@ -345,12 +346,7 @@ fn check_limits(limits: &Value) -> Result<(), WorkerTypeError> {
 
 fn check(id: &str, spec: &WorkerTypeSpec) -> Result<(), WorkerTypeError> {
     let invalid = |field, message: String| Err(WorkerTypeError::Invalid { field, message });
-    let fine = |name: &str| {
-        (1..=63).contains(&name.len())
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            && !name.starts_with('-')
-            && !name.ends_with('-')
-    };
+    let fine = |name: &str| is_label(name, 63);
     let shape = "must be 1 to 63 lower-case letters, digits and hyphens, no hyphen at either end";
     if !fine(id) {
         return invalid("id", shape.into());

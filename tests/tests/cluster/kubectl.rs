@@ -3,15 +3,14 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use base64::Engine as _;
 use eve_tests::{Database, Eve, Org, Output, Platform, Process, wait_for};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
-use crate::api::{Caller, Cluster};
-use crate::wall;
+use crate::api::Cluster;
+use crate::{stage, wall};
 
 const CONFIG_MAP: &str =
     "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: greeting}\ndata: {text: TEXT}\n";
@@ -69,7 +68,7 @@ impl Ground {
         let mut platform = Platform::of(eve, database.url(), &[]).await?;
         let address = platform.servers()[0].url().replace("http://", "");
         let token = folder.path().join("account-token").to_string_lossy().into_owned();
-        std::fs::write(&token, account_token(&admin).await?)?;
+        std::fs::write(&token, stage::account_token(&admin).await?)?;
         let script = format!(
             "eve cluster add --id local --kubeconfig '{}' --token-file '{token}' >/dev/null
              eve env create --name dev --cluster local --namespace {namespace} >/dev/null
@@ -177,26 +176,6 @@ impl Ground {
         drop(self.database);
         deleted.map(drop)
     }
-}
-
-async fn account_token(admin: &Caller) -> Result<String> {
-    let name = "eve-control-plane-token";
-    let secret = json!({
-        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
-        "metadata": {
-            "name": name,
-            "annotations": { "kubernetes.io/service-account.name": "eve-control-plane" },
-        },
-    });
-    let place = format!("api/v1/namespaces/eve-horizon/secrets/{name}");
-    let made = admin.apply(&place, &secret).await?;
-    ensure!(made.is_success(), "{made}");
-    let token = wait_for("the account's token", async || {
-        let secret = admin.get(&place).await.ok()?.json().ok()?;
-        secret["data"]["token"].as_str().map(str::to_owned)
-    })
-    .await;
-    Ok(String::from_utf8(base64::engine::general_purpose::STANDARD.decode(token)?)?)
 }
 
 /// Status and JSON of an answer.

@@ -181,7 +181,7 @@ impl Stage {
 }
 
 /// The token that `eve cluster manifest` makes for a control plane that is elsewhere.
-async fn account_token(admin: &Caller) -> Result<String> {
+pub async fn account_token(admin: &Caller) -> Result<String> {
     let name = "eve-control-plane-token";
     let secret = serde_json::json!({
         "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",

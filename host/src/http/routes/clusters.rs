@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 
 use super::Items;
+use super::worker_types::printable;
 use crate::deployments::clusters::{Cluster, ClusterCheck, NewCluster};
 use crate::http::AppState;
 use crate::http::extract::{Json, Path, PlatformAdmin};
@@ -106,12 +107,4 @@ pub async fn remove_cluster(
 ) -> Result<StatusCode, Problem> {
     state.deployments.remove_cluster(&identity.actor, &printable(id)?).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// Postgres would refuse U+0000 where we only look something up.
-fn printable(id: String) -> Result<String, Problem> {
-    if id.contains(char::is_control) {
-        return Err(Problem::invalid("id", "must be printable"));
-    }
-    Ok(id)
 }

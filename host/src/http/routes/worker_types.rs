@@ -76,7 +76,7 @@ pub async fn delete_worker_type(
 }
 
 /// Postgres would refuse U+0000 where we only look something up.
-fn printable(id: String) -> Result<String, Problem> {
+pub(super) fn printable(id: String) -> Result<String, Problem> {
     if id.contains(char::is_control) {
         return Err(Problem::invalid("id", "must be printable"));
     }
