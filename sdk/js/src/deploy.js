@@ -38,7 +38,7 @@ function variables(what, given) {
   }
   return Object.entries(given).map(([name, value]) => {
     // Values are not shown: they need not be for everybody's eyes.
-    if (typeof value !== 'string') throw invalid(`${what}: ${name}: a ${typeof value} is not a text`);
+    if (typeof value !== 'string') throw invalid(`${what}: ${name}: is a ${typeof value}, not a text`);
     return [name, value];
   });
 }

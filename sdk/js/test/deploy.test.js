@@ -183,7 +183,7 @@ test('mistakes are errors with a code', async () => {
       [create({ replicas: 1_001 }), /^invalid: .*0 to 1000/],
       [create({ replicas: -1 }), /^invalid: .*0 to 1000/],
       [create({ replicas: 1.5 }), /^invalid: .*0 to 1000/],
-      [create({ envVars: { A: 1 } }), /^invalid: .*A: a number is not a text$/],
+      [create({ envVars: { A: 1 } }), /^invalid: .*A: is a number, not a text$/],
       [create({ envVars: new Map([['A', 'secret']]) }), /^invalid: .*not an object of variables/],
       [create({ envVars: null }), /^invalid: .*not an object of variables/],
       [create({ envVars: { 'A-B': 'x' } }), /^invalid: .*variable's name/],
