@@ -61,11 +61,47 @@ function checkVariables(pairs) {
   }
 }
 
-/** What is said now over what was said before. */
-const merged = (before, now) => ({
-  ...before,
-  ...Object.fromEntries(Object.entries(now).filter(([, value]) => value !== null)),
-});
+const within = (least, most) => (value) => Number.isInteger(value) && value >= least && value <= most;
+const quantity = (units) => {
+  const form = new RegExp(`^([0-9.]{1,12})(?:${units})$`);
+  return (value) => typeof value === 'string' && Number(form.exec(value)?.[1]) > 0;
+};
+// By name: what fits, and what is to be done about what does not.
+const SETTINGS = {
+  port: [within(1, 65_535), 'must be 1 to 65535'],
+  health_path: [
+    (value) => typeof value === 'string' && /^\/[!-~]{0,1023}$/.test(value),
+    'must be a path that begins with `/`, such as /healthz',
+  ],
+  cpu: [quantity('m?'), 'must be a number of cores, such as 250m or 2'],
+  memory: [quantity('Ki|Mi|Gi|k|M|G'), 'must be a number of bytes with its unit, such as 256Mi or 1Gi'],
+  command: [
+    (value) =>
+      Array.isArray(value) && value.length <= 100 &&
+      value.every((word) => typeof word === 'string' && Buffer.byteLength(word) <= 4_096),
+    'must be at most 100 words of at most 4096 bytes',
+  ],
+  autoscale: [
+    ({ min, max, cpu_percent = 80 }) => within(1, 100)(min) && within(min, 100)(max) && within(1, 100)(cpu_percent),
+    'must be at least 1 and at most 100 replicas, `min` first',
+  ],
+  run_as_user: [within(1, 2_147_483_647), 'must be 1 to 2147483647: nothing runs as root'],
+  deadline_s: [within(5, 3_600), 'must be 5 to 3600 seconds'],
+};
+
+/** What was said, `null` being as if it were not; a name that is unknown here may be known to the platform. */
+function checkSettings(text) {
+  const said = Object.entries(JSON.parse(object('settings', text, SETTINGS_BYTES)));
+  const settings = said.filter(([, value]) => value !== null);
+  for (const [name, value] of settings) {
+    const [fits, problem] = Object.hasOwn(SETTINGS, name) ? SETTINGS[name] : [() => true];
+    if (!fits(value)) refuse('invalid', `settings.${name}: ${problem}`);
+  }
+  return Object.fromEntries(settings);
+}
+
+/** What is said now over what was said before. No command is none said. */
+const merged = (before, { command, ...now }) => ({ ...before, ...now, ...(command?.length && { command }) });
 
 const podsOf = ({ app, image, desired }) =>
   Array.from({ length: Math.min(desired, MOST_PODS) }, (_, index) => ({
@@ -74,8 +110,10 @@ const podsOf = ({ app, image, desired }) =>
 
 /** Everything that the organisation has deployed, and where. */
 export class Estate {
-  /** Whether anything was asked for, and what: as `Run.changes` has it. */
+  /** What was asked for since the last commit: as `Run.deployed` has it. */
   changes = [];
+  /** Ids of deployments that the request is woken for. */
+  awaited = new Set();
   #next;
   #workerType;
   #environments = new Map();
@@ -102,7 +140,7 @@ export class Estate {
     checkApp(app);
     if (!this.#environments.has(env)) this.#environment({ name: env });
     this.#apps.add(app);
-    const { envVars = {}, settings = {}, reason, message } = more;
+    const { envVars = {}, settings = {}, reason, message, askedFor = false } = more;
     const revisions = [...before, image].map((image, index) => ({
       revision: index + 1,
       template: index + 1,
@@ -121,6 +159,7 @@ export class Estate {
     const one = { id, env, app, state, revisions, committed: revisions.length, stopping: false, reason, message };
     Object.assign(one, { image, desired: replicas, ready: state === 'running' ? replicas : 0 });
     this.#deployments.set(`${env}/${app}`, { ...one, pods: state === 'running' ? podsOf(one) : [] });
+    if (askedFor && UNDER_WAY.includes(state)) this.awaited.add(id);
   }
 
   /** For a run: what it changes there, nobody sees. */
@@ -129,6 +168,7 @@ export class Estate {
     copy.#environments = this.#environments;
     copy.#apps = new Set(this.#apps);
     copy.#deployments = structuredClone(this.#deployments);
+    copy.awaited = new Set(this.awaited);
     return copy;
   }
 
@@ -142,10 +182,9 @@ export class Estate {
         revision.outcome ??= over;
       });
       one.committed = one.revisions.length;
-      if (one.stopping) {
-        Object.assign(one, { state: 'deploying', reason: 'stopping', message: 'it is being deleted' });
-      }
+      if (one.stopping) one.state = 'deploying';
     }
+    for (const { id } of this.changes) this.awaited.add(id);
     this.changes = [];
     return this;
   }
@@ -161,7 +200,7 @@ export class Estate {
     return found;
   }
 
-  /** A deployment comes to rest. */
+  /** A deployment comes to rest; whether the request is woken for it. */
   settle(id, status, reason, message) {
     const one = this.#withId(id);
     const ends = one.stopping ? ['stopped'] : ['running', 'failed', 'stopped'];
@@ -175,6 +214,7 @@ export class Estate {
     latest.outcome ??= status;
     if (status === 'failed') Object.assign(latest, { reason, message });
     latest.ran ||= runs;
+    return this.awaited.delete(id);
   }
 
   /** The environment, if this run may deploy to it. */
@@ -220,7 +260,7 @@ export class Estate {
     checkApp(app);
     checkImage(image);
     if (envVars) checkVariables(envVars);
-    const said = JSON.parse(object('settings', settings, SETTINGS_BYTES));
+    const said = checkSettings(settings);
     this.#permitted(env);
     if (!this.#apps.has(app)) {
       if (!register) refuse('not-found', `there is no app \`${app}\``);
@@ -291,7 +331,7 @@ export class Estate {
 
   #delete(env, app) {
     const one = this.#existing(env, app);
-    Object.assign(one, { state: 'pending', stopping: true, reason: undefined, message: undefined });
+    Object.assign(one, { state: 'pending', stopping: true, reason: 'stopping', message: 'it is being deleted' });
     this.changes.push({ kind: 'delete', id: one.id, env, app });
     return one.id;
   }

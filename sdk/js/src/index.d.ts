@@ -389,10 +389,8 @@ export namespace deploy {
     version: string;
     /** The latest revision, from 1; 0 if the first is this run's own. */
     revision: number;
-    /** Replicas that there shall be. */
-    desired: number;
-    /** Replicas of the latest revision that are ready. */
-    ready: number;
+    /** How many there shall be, and how many of the latest revision are ready. */
+    replicas: { desired: number; ready: number };
     /** At most 100, those that are not ready first; of `status` only. */
     pods: Pod[];
     /** Why it stands there, in a word: `image_pull`, `crash_loop`, `not_ready`, `quota`, … */

@@ -34,6 +34,8 @@ export interface Deployed {
   settings?: deploy.Settings;
   reason?: string;
   message?: string;
+  /** An earlier run of the request asked for what is under way, and it is woken when that settles. */
+  askedFor?: boolean;
 }
 
 export interface Asked {
@@ -134,7 +136,7 @@ export class Run {
   readonly questions: { id: string; text: string; options: string[]; details: any; expiresIn?: number }[];
   readonly timers: { name: string; delay: number }[];
   /** Changes of deployments, in order. */
-  readonly changes: Change[];
+  readonly deployed: Change[];
   /** Statements that it ran, migrations left out. */
   readonly statements: { schema: string; sql: string; parameters: any[] }[];
 }

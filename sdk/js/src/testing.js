@@ -77,7 +77,6 @@ export class Host {
   #questions = new Map();
   #timers = new Map();
   #estate;
-  #awaited = new Set();
   #end;
 
   constructor(asked = {}) {
@@ -199,8 +198,7 @@ export class Host {
 
   /** A deployment comes to rest, and wakes the request if that has asked for it. */
   settle(deploymentId, status, reason, message) {
-    this.#estate.settle(deploymentId, status, reason, message);
-    if (this.#awaited.delete(deploymentId) && !this.#end) {
+    if (this.#estate.settle(deploymentId, status, reason, message) && !this.#end) {
       this.#inbox.push({ type: 'deployment_settled', deploymentId, status, reason });
     }
     return this;
@@ -222,7 +220,7 @@ export class Host {
     let ended = await using(run.platform(), () => execute(skill));
     const waits =
       run.questions.length || run.timers.length || this.#questions.size || this.#timers.size || this.#inbox.length ||
-      run.state.estate.changes.length || this.#awaited.size ||
+      run.state.estate.changes.length || run.state.estate.awaited.size ||
       run.created.some((one) => one.replyToMe) ||
       [...run.state.known.values()].some((one) => one.parent === this.id && one.replyToMe && !ENDED.includes(one.status));
     let code = ended.tag === 'err' ? 'failed' : undefined;
@@ -245,7 +243,6 @@ export class Host {
       for (const question of run.questions) this.#questions.set(question.id, question);
       for (const timer of run.timers) this.#timers.set(timer.name, timer);
       for (const id of run.cancelled) this.cancel(id, 'cancelled by the run');
-      for (const { id } of changes) this.#awaited.add(id);
       this.#estate = run.state.estate.commit();
       if (ended.val.tag === 'completed') this.#end = 'completed';
     }
@@ -273,7 +270,7 @@ export class Run {
     this.cancelled = good ? run.cancelled : [];
     this.questions = good ? run.questions : [];
     this.timers = good ? run.timers : [];
-    this.changes = good ? changes : [];
+    this.deployed = good ? changes : [];
   }
 
   get isWaiting() {

@@ -38,8 +38,8 @@ test('what is asked for is pending at once, numbered when the run commits, and s
           ...api, register: true, image: 'acme/api:v1', replicas: 3, envVars: { B: '2', A: '1' }, settings: { port: 80 },
         });
         assert.deepEqual(deploy.status('prod', 'api'), {
-          ...api, id, state: 'pending', isSettled: false, image: 'acme/api:v1', version: 'v1', revision: 0, desired: 3,
-          ready: 0, pods: [], reason: undefined, message: undefined, config: { port: 80, variables: ['A', 'B'] },
+          ...api, id, state: 'pending', isSettled: false, image: 'acme/api:v1', version: 'v1', revision: 0,
+          replicas: { desired: 3, ready: 0 }, pods: [], reason: undefined, message: undefined, config: { port: 80, variables: ['A', 'B'] },
           updatedAt: new Date('2026-01-01T00:00:00Z'),
         });
         assert.deepEqual(deploy.history('prod', 'api'), []);
@@ -52,14 +52,14 @@ test('what is asked for is pending at once, numbered when the run commits, and s
   });
   const first = await host.run(author);
   assert.equal(first.isWaiting, true, first.failure?.message);
-  assert.deepEqual(first.changes, [{
+  assert.deepEqual(first.deployed, [{
     kind: 'create', id, ...api, register: true, image: 'acme/api:v1', replicas: 3, envVars: { A: '1', B: '2' },
     settings: { port: 80 },
   }]);
   assert.equal(host.stateOf(id), 'pending');
   await assert.rejects(host.run(author), /nothing has happened/);
   const [one, listed, dev] = (await host.settle(id, 'running').run(author)).data;
-  assert.deepEqual([one.state, one.isSettled, one.revision, one.ready], ['running', true, 1, 3]);
+  assert.deepEqual([one.state, one.isSettled, one.revision, one.replicas.ready], ['running', true, 1, 3]);
   assert.deepEqual(one.pods[0], { name: 'api-0', status: 'Running', ready: true, restarts: 0, version: 'v1' });
   assert.deepEqual([listed.length, listed[0].app, listed[0].pods, dev], [1, 'api', [], []]);
   assert.throws(() => host.settle(id, 'running'), /settled already/);
@@ -73,13 +73,13 @@ test('a failure says why, and nothing of a failed run happens', async () => {
       if (attempt === 1) throw retryable('not yet');
       return waiting();
     }
-    const { state, reason, message, ready } = deploy.status('prod', 'api');
+    const { state, reason, message, replicas: { ready } } = deploy.status('prod', 'api');
     const [latest, before] = deploy.history('prod', 'api', { limit: 2 });
     return completed(trigger.reason, { data: { state, reason, message, ready, latest, before } });
   });
   const failed = await host.run(author);
-  assert.deepEqual([failed.failure.message, failed.changes], ['not yet', []]);
-  const [{ id }] = (await host.run(author)).changes;
+  assert.deepEqual([failed.failure.message, failed.deployed], ['not yet', []]);
+  const [{ id }] = (await host.run(author)).deployed;
   const done = await host.settle(id, 'failed', 'crash_loop', 'it exits').run(author);
   assert.equal(done.summary, 'crash_loop', done.failure?.message);
   const { latest, before, ...now } = done.data;
@@ -92,10 +92,10 @@ test('what a change does not say stays as it is', async () => {
   const given = { ...api, image: 'a:1', replicas: 2, envVars: { A: '1' }, settings: { port: 80, cpu: '1' } };
   await inside(new Host({ deployments: [given] }), () => {
     const look = () => {
-      const { version, desired, config, revision } = deploy.status('prod', 'api');
-      return [version, desired, config, revision];
+      const { version, replicas, config, revision } = deploy.status('prod', 'api');
+      return [version, replicas.desired, config, revision];
     };
-    deploy.create({ ...api, image: 'a:2', settings: { cpu: '2' } });
+    deploy.create({ ...api, image: 'a:2', settings: { cpu: '2', command: [], port: null } });
     assert.deepEqual(look(), ['2', 2, { port: 80, cpu: '2', variables: ['A'] }, 1]);
     deploy.scale('prod', 'api', 0);
     deploy.create({ ...api, image: 'a', envVars: {} });
@@ -104,7 +104,7 @@ test('what a change does not say stays as it is', async () => {
     assert.match(code(() => deploy.scale('prod', 'api', 1)), /^conflict: .*1 to 3 replicas/);
     deploy.create({ ...api, image: 'a', replicas: 4 });
     deploy.scale('prod', 'api', 5);
-    assert.equal(deploy.status('prod', 'api').desired, 5);
+    assert.equal(deploy.status('prod', 'api').replicas.desired, 5);
   });
 });
 
@@ -115,14 +115,14 @@ test('rolling back goes to what ran', async () => {
     assert.match(code(() => deploy.rollback('prod', 'api', { revision: 9 })), /^conflict: .*these did: 3, 2, 1$/);
     deploy.scale('prod', 'api', 5);
     deploy.rollback('prod', 'api');
-    assert.deepEqual([deploy.status('prod', 'api').version, deploy.status('prod', 'api').desired], ['2', 5]);
+    assert.deepEqual([deploy.status('prod', 'api').version, deploy.status('prod', 'api').replicas.desired], ['2', 5]);
     deploy.rollback('prod', 'api', { version: '1' });
     deploy.rollback('prod', 'api', { revision: 3 });
     assert.equal(deploy.status('prod', 'api').version, '3');
     return waiting();
   });
-  const { id } = run.changes[0];
-  assert.deepEqual(run.changes, [
+  const { id } = run.deployed[0];
+  assert.deepEqual(run.deployed, [
     { kind: 'scale', id, ...api, replicas: 5 },
     { kind: 'rollback', id, ...api },
     { kind: 'rollback', id, ...api, version: '1' },
@@ -156,11 +156,11 @@ test('what is deleted is gone, and can be deployed anew', async () => {
     assert.deepEqual([deploy.status('prod', 'api').state, deploy.list()], ['stopped', []]);
     assert.equal(deploy.history('prod', 'api').length, 1);
     deploy.create({ ...api, image: 'a:2' });
-    const { desired, config } = deploy.status('prod', 'api');
-    assert.deepEqual([desired, config], [1, { variables: [] }]);
+    const { replicas, config } = deploy.status('prod', 'api');
+    assert.deepEqual([replicas.desired, config], [1, { variables: [] }]);
     return completed('');
   });
-  const [{ id, kind }] = (await host.run(author)).changes;
+  const [{ id, kind }] = (await host.run(author)).deployed;
   assert.deepEqual([kind, host.stateOf(id)], ['delete', 'deploying']);
   assert.throws(() => host.settle(id, 'running'), /settles as stopped/);
   const done = await host.settle(id, 'stopped').run(author);
@@ -192,6 +192,17 @@ test('mistakes are errors with a code', async () => {
       [create({ settings: [] }), /^invalid: settings: is not a JSON object/],
       [create({ settings: { x: 1n } }), /^invalid: .*written as JSON/],
       [create({ settings: { x: 'x'.repeat(70_000) } }), /^invalid: settings: exceeds/],
+      [create({ settings: { port: 0 } }), /^invalid: settings.port/],
+      [create({ settings: { port: '80' } }), /^invalid: settings.port/],
+      [create({ settings: { health_path: 'healthz' } }), /^invalid: settings.health_path/],
+      [create({ settings: { health_path: '/a b' } }), /^invalid: settings.health_path/],
+      [create({ settings: { cpu: '1Gi' } }), /^invalid: settings.cpu/],
+      [create({ settings: { cpu: '0' } }), /^invalid: settings.cpu/],
+      [create({ settings: { memory: '256' } }), /^invalid: settings.memory/],
+      [create({ settings: { command: 'run' } }), /^invalid: settings.command/],
+      [create({ settings: { autoscale: { min: 5, max: 4 } } }), /^invalid: settings.autoscale/],
+      [create({ settings: { run_as_user: 0 } }), /^invalid: settings.run_as_user/],
+      [create({ settings: { deadline_s: 1 } }), /^invalid: settings.deadline_s/],
       [create({ app: 'Api' }), /^invalid: app/],
       [create({ app: '2048' }), /^invalid: app/],
       [create({ app: 'x'.repeat(51) }), /^invalid: app/],
@@ -221,22 +232,33 @@ test('mistakes are errors with a code', async () => {
     for (const image of ['api', 'a-b:v1', 'r.example.com:5000/acme/api', 'localhost/x:1', 'host:80/a', `a@${digest}`, `a/b:v1@${digest}`]) {
       assert.equal(code(create({ image })), 'no error', image);
     }
+    for (const settings of [
+      { port: 1, health_path: '/healthz?x=1', cpu: '0.5', memory: '1.5Gi', what_is_added_later: [] },
+      { cpu: '250m', command: ['/app', '--flag'], autoscale: { min: 1, max: 100 }, run_as_user: 1_000, deadline_s: 5 },
+    ]) {
+      assert.equal(code(create({ settings })), 'no error');
+    }
   });
-  assert.equal(run.changes.length, 7);
+  assert.equal(run.deployed.length, 9);
 });
 
 test('a run asks for a hundred changes and no more', async () => {
   await inside(new Host({ deployments: [{ ...api, image: 'a:1' }] }), () => {
     for (let n = 0; n < 100; n += 1) deploy.scale('prod', 'api', n);
     assert.match(code(() => deploy.delete('prod', 'api')), /^limit/);
-    assert.equal(deploy.status('prod', 'api').desired, 99);
+    assert.equal(deploy.status('prod', 'api').replicas.desired, 99);
   });
 });
 
-test('a deployment of somebody else wakes nobody', async () => {
+test('a deployment wakes whoever asked for it, and nobody else', async () => {
   const host = new Host({ deployments: [{ ...api, id: 'd', image: 'a:1', state: 'deploying' }] });
   const idle = await host.run(skill(() => waiting()));
   assert.equal(idle.code, 'nothing_to_wait_for');
   assert.equal(host.settle('d', 'failed', 'quota').stateOf('d'), 'failed');
   assert.throws(() => host.settle('x', 'running'), /no deployment x/);
+
+  const mine = new Host({ deployments: [{ ...api, id: 'd', image: 'a:1', state: 'deploying', askedFor: true }] });
+  assert.equal((await mine.run(skill(() => waiting()))).isWaiting, true);
+  const woken = await mine.settle('d', 'running').run(skill(({ trigger }) => completed(trigger.deploymentId)));
+  assert.equal(woken.summary, 'd');
 });

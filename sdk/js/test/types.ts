@@ -38,8 +38,8 @@ const author = skill<Context>(async (request) => {
   // @ts-expect-error it has one name
   deploy.remove('dev', 'api');
   deploy.environments().every((one) => one.allowed && !one.approval && one.status !== 'deleting');
-  const { state, pods, config } = deploy.status('dev', 'api');
-  if (state !== 'running') log.info('not there', { id, ready: pods.filter((pod) => pod.ready).length, ...config });
+  const { state, pods, config, replicas } = deploy.status('dev', 'api');
+  if (state !== 'running') log.info('not there', { id, ...replicas, pods: pods.filter((pod) => pod.ready).length, ...config });
   deploy.history('dev', 'api', { limit: 5 })[0]?.outcome satisfies string | undefined;
   deploy.list('dev').filter((one) => !one.isSettled).map((one) => one.updatedAt.getTime());
   try {
@@ -59,7 +59,7 @@ const host = new Host({
 });
 const run = await host.run(author);
 run.created[0]?.blockedBy[0]?.onFailure satisfies 'cancel' | 'run' | 'hold' | undefined;
-for (const change of run.changes) {
+for (const change of run.deployed) {
   if (change.kind === 'scale') change.replicas satisfies number;
   if (change.kind === 'rollback') change.version satisfies string | undefined;
   // @ts-expect-error only one that was to be created has an image

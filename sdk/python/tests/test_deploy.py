@@ -38,7 +38,8 @@ class DeployTest(unittest.TestCase):
                     self.assertEqual(
                         deploy.status("prod", "api"),
                         deploy.Deployment(
-                            id, "api", "prod", "pending", "acme/api:v1", "v1", 0, 3, 0, [], None, None,
+                            id, "api", "prod", "pending", "acme/api:v1", "v1", 0,
+                            deploy.Replicas(3, 0), [], None, None,
                             {"port": 80, "variables": ["A", "B"]}, datetime(2026, 1, 1, tzinfo=timezone.utc),
                         ),
                     )
@@ -48,7 +49,7 @@ class DeployTest(unittest.TestCase):
                 case DeploymentSettled(id, "running", None):
                     one = deploy.status("prod", "api")
                     self.assertEqual((one.id, one.state, one.is_settled), (id, "running", True))
-                    self.assertEqual((one.revision, one.ready), (1, 3))
+                    self.assertEqual((one.revision, one.replicas.ready), (1, 3))
                     self.assertEqual(one.pods[0], deploy.Pod("api-0", "Running", True, 0, "v1"))
                     listed = deploy.list_deployments("prod")
                     self.assertEqual([(other.app, other.pods) for other in listed], [("api", [])])
@@ -59,7 +60,7 @@ class DeployTest(unittest.TestCase):
         first = host.run(run)
         self.assertTrue(first.is_waiting, first.lines)
         self.assertEqual(
-            first.changes,
+            first.deployed,
             [
                 Change(
                     "create", seen["id"], "prod", "api", "acme/api:v1", 3, {"A": "1", "B": "2"}, {"port": 80}, True
@@ -84,7 +85,7 @@ class DeployTest(unittest.TestCase):
                 return waiting()
             one = deploy.status("prod", "api")
             self.assertEqual(
-                (one.state, one.reason, one.message, one.ready), ("failed", "crash_loop", "it exits", 1)
+                (one.state, one.reason, one.message, one.replicas.ready), ("failed", "crash_loop", "it exits", 1)
             )
             latest, before = deploy.history("prod", "api", limit=2)
             self.assertEqual((latest.revision, latest.kind, latest.outcome), (2, "updated", "failed"))
@@ -95,18 +96,18 @@ class DeployTest(unittest.TestCase):
 
         host = Host(deployments=[Deployed("prod", "api", "acme/api:v1")])
         failed = host.run(run)
-        self.assertEqual((failed.failure, failed.changes), (("retryable", "not yet"), []))
-        (change,) = host.run(run).changes
+        self.assertEqual((failed.failure, failed.deployed), (("retryable", "not yet"), []))
+        (change,) = host.run(run).deployed
         done = host.settle(change.id, "failed", "crash_loop", "it exits").run(run)
         self.assertEqual(done.summary, "crash_loop", done.lines)
 
     def test_what_a_change_does_not_say_stays_as_it_is(self):
         def look():
             one = deploy.status("prod", "api")
-            return (one.version, one.desired, one.config, one.revision)
+            return (one.version, one.replicas.desired, one.config, one.revision)
 
         def act():
-            deploy.create("prod", "api", image="a:2", settings={"cpu": "2"})
+            deploy.create("prod", "api", image="a:2", settings={"cpu": "2", "command": [], "port": None})
             self.assertEqual(look(), ("2", 2, {"port": 80, "cpu": "2", "variables": ["A"]}, 1))
             deploy.scale("prod", "api", 0)
             deploy.create("prod", "api", image="a", env_vars={})
@@ -115,7 +116,7 @@ class DeployTest(unittest.TestCase):
             self.refused("conflict", "1 to 3 replicas", lambda: deploy.scale("prod", "api", 1))
             deploy.create("prod", "api", image="a", replicas=4)
             deploy.scale("prod", "api", 5)
-            self.assertEqual(deploy.status("prod", "api").desired, 5)
+            self.assertEqual(deploy.status("prod", "api").replicas.desired, 5)
 
         given = Deployed("prod", "api", "a:1", 2, env_vars={"A": "1"}, settings={"port": 80, "cpu": "1"})
         self.inside(Host(deployments=[given]), act)
@@ -128,7 +129,7 @@ class DeployTest(unittest.TestCase):
             deploy.scale("prod", "api", 5)
             rollback("prod", "api")
             one = deploy.status("prod", "api")
-            self.assertEqual((one.version, one.desired), ("2", 5))
+            self.assertEqual((one.version, one.replicas.desired), ("2", 5))
             rollback("prod", "api", version="1")
             rollback("prod", "api", revision=3)
             self.assertEqual(deploy.status("prod", "api").version, "3")
@@ -145,7 +146,7 @@ class DeployTest(unittest.TestCase):
             )
 
         host = Host(deployments=[Deployed("prod", "api", "a:3", 2, before=["a:1", "a:2"])])
-        changes = self.inside(host, act).changes
+        changes = self.inside(host, act).deployed
         id = changes[0].id
         self.assertEqual(
             changes,
@@ -177,11 +178,11 @@ class DeployTest(unittest.TestCase):
                     self.assertEqual(len(deploy.history("prod", "api")), 1)
                     deploy.create("prod", "api", image="a:2")
                     one = deploy.status("prod", "api")
-                    self.assertEqual((one.desired, one.config), (1, {"variables": []}))
+                    self.assertEqual((one.replicas.desired, one.config), (1, {"variables": []}))
                     return completed("anew")
 
         host = Host(deployments=[Deployed("prod", "api", "a:1", 3, env_vars={"A": "1"})])
-        (change,) = host.run(run).changes
+        (change,) = host.run(run).deployed
         self.assertEqual((change.kind, host.state_of(change.id)), ("delete", "deploying"))
         with self.assertRaisesRegex(ValueError, "settles as stopped"):
             host.settle(change.id, "running")
@@ -209,6 +210,18 @@ class DeployTest(unittest.TestCase):
                 ("invalid", "settings: is not a JSON object", create(settings=[])),
                 ("invalid", "written as JSON", create(settings={"x": {1}})),
                 ("invalid", "settings: exceeds", create(settings={"x": "x" * 70_000})),
+                ("invalid", "settings.port", create(settings={"port": 0})),
+                ("invalid", "settings.port", create(settings={"port": "80"})),
+                ("invalid", "settings.port", create(settings={"port": True})),
+                ("invalid", "settings.health_path", create(settings={"health_path": "healthz"})),
+                ("invalid", "settings.health_path", create(settings={"health_path": "/a b"})),
+                ("invalid", "settings.cpu", create(settings={"cpu": "1Gi"})),
+                ("invalid", "settings.cpu", create(settings={"cpu": "0"})),
+                ("invalid", "settings.memory", create(settings={"memory": "256"})),
+                ("invalid", "settings.command", create(settings={"command": "run"})),
+                ("invalid", "settings.autoscale", create(settings={"autoscale": {"min": 5, "max": 4}})),
+                ("invalid", "settings.run_as_user", create(settings={"run_as_user": 0})),
+                ("invalid", "settings.deadline_s", create(settings={"deadline_s": 1})),
                 ("invalid", "app: `Api`", create(app="Api")),
                 ("invalid", "app: `2048`", create(app="2048")),
                 ("invalid", "app: `x", create(app="x" * 51)),
@@ -240,28 +253,38 @@ class DeployTest(unittest.TestCase):
                 f"a/b:v1@{DIGEST}",
             ]:
                 create(image=image)()
+            for settings in [
+                {"port": 1, "health_path": "/healthz?x=1", "cpu": "0.5", "memory": "1.5Gi", "added_later": []},
+                {"cpu": "250m", "command": ["/app"], "autoscale": {"min": 1, "max": 100}, "deadline_s": 5},
+            ]:
+                create(settings=settings)()
 
         host = Host(
             environments=["dev", Environment("closed", allowed=False), Environment("old", "deleting")],
             apps=["api"], worker_type="reports",
         )
-        self.assertEqual(len(self.inside(host, act).changes), 7)
+        self.assertEqual(len(self.inside(host, act).deployed), 9)
 
     def test_a_run_asks_for_a_hundred_changes_and_no_more(self):
         def act():
             for replicas in range(100):
                 deploy.scale("prod", "api", replicas)
             self.refused("limit", "100", lambda: deploy.delete("prod", "api"))
-            self.assertEqual(deploy.status("prod", "api").desired, 99)
+            self.assertEqual(deploy.status("prod", "api").replicas.desired, 99)
 
         self.inside(Host(deployments=[Deployed("prod", "api", "a:1")]), act)
 
-    def test_a_deployment_of_somebody_else_wakes_nobody(self):
+    def test_a_deployment_wakes_whoever_asked_for_it(self):
         host = Host(deployments=[Deployed("prod", "api", "a:1", state="deploying", id="d")])
         self.assertEqual(host.run(lambda _: waiting()).code, "nothing_to_wait_for")
         self.assertEqual(host.settle("d", "failed", "quota").state_of("d"), "failed")
         with self.assertRaisesRegex(ValueError, "no deployment x"):
             host.settle("x", "running")
+
+        mine = Host(deployments=[Deployed("prod", "api", "a:1", state="deploying", asked_for=True, id="d")])
+        self.assertTrue(mine.run(lambda _: waiting()).is_waiting)
+        woken = mine.settle("d", "running").run(lambda request: completed(request.trigger.deployment_id))
+        self.assertEqual(woken.summary, "d")
 
 
 if __name__ == "__main__":

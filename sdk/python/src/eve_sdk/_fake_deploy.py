@@ -56,6 +56,8 @@ class Deployed:
     settings: Mapping[str, Any] = field(default_factory=dict)
     reason: str | None = None
     message: str | None = None
+    #: An earlier run of the request asked for what is under way, and it is woken when that settles.
+    asked_for: bool = False
     id: str | None = None
 
 
@@ -165,6 +167,72 @@ def _check_variables(pairs: list[tuple[str, str]]) -> None:
             raise Refused("invalid", f"env_vars: {name}: may not contain the character U+0000")
 
 
+def _within(least: int, most: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and least <= value <= most
+
+
+def _quantity(units: str) -> Callable[[Any], bool]:
+    form = re.compile(rf"([0-9]+\.?[0-9]*|\.[0-9]+)(?:{units})")
+
+    def fits(value: Any) -> bool:
+        found = form.fullmatch(value) if isinstance(value, str) else None
+        return bool(found and len(found[1]) <= 12 and float(found[1]) > 0)
+
+    return fits
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"/[!-~]{0,1023}", value))
+
+
+def _is_command(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= 100
+        and all(isinstance(word, str) and len(word.encode()) <= 4096 for word in value)
+    )
+
+
+def _is_autoscale(value: Any) -> bool:
+    if not isinstance(value, dict) or not _within(1, 100)(value.get("min")):
+        return False
+    percent = value.get("cpu_percent", 80)
+    return _within(value["min"], 100)(value.get("max")) and _within(1, 100)(percent)
+
+
+# By name: what fits, and what is to be done about what does not.
+_SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "port": (_within(1, 65_535), "must be 1 to 65535"),
+    "health_path": (_is_path, "must be a path that begins with `/`, such as /healthz"),
+    "cpu": (_quantity("m?"), "must be a number of cores, such as 250m or 2"),
+    "memory": (
+        _quantity("Ki|Mi|Gi|k|M|G"), "must be a number of bytes with its unit, such as 256Mi or 1Gi",
+    ),
+    "command": (_is_command, "must be at most 100 words of at most 4096 bytes"),
+    "autoscale": (_is_autoscale, "must be at least 1 and at most 100 replicas, `min` first"),
+    "run_as_user": (_within(1, 2_147_483_647), "must be 1 to 2147483647: nothing runs as root"),
+    "deadline_s": (_within(5, 3_600), "must be 5 to 3600 seconds"),
+}
+
+
+def _check_settings(text: str | None) -> dict[str, Any]:
+    """What was said, None being as if it were not.
+
+    A name that is unknown here may be known to the platform.
+    """
+    said = json.loads(json_object("settings", text, _SETTINGS_BYTES))
+    settings = {name: value for name, value in said.items() if value is not None}
+    for name, value in settings.items():
+        if name in _SETTINGS and not _SETTINGS[name][0](value):
+            raise Refused("invalid", f"settings.{name}: {_SETTINGS[name][1]}")
+    return settings
+
+
+def _merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """What is said now over what was said before. No command is none said."""
+    return {**before, **{name: value for name, value in now.items() if (name, value) != ("command", [])}}
+
+
 class Estate:
     """Everything that the organisation has deployed, and where."""
 
@@ -182,6 +250,8 @@ class Estate:
         self._deployments: dict[tuple[str, str], _Deployment] = {}
         #: What was asked for since the last commit.
         self.changes: list[Change] = []
+        #: Ids of deployments that the request is woken for.
+        self.awaited: set[str] = set()
         for one in environments:
             self._add_environment(Environment(one) if isinstance(one, str) else one)
         for given in deployments:
@@ -219,11 +289,14 @@ class Estate:
             latest.outcome, latest.ran = "failed" if given.state == "failed" else None, False
             latest.reason, latest.message = given.reason, given.message
         self._deployments[given.env, given.app] = one
+        if given.asked_for and given.state in _UNDER_WAY:
+            self.awaited.add(one.id)
 
     def copy(self) -> Estate:
         """For a run: what it changes there, nobody sees."""
         made = Estate(self._next, self._worker_type, self._environments.values(), self._apps)
         made._deployments = copy.deepcopy(self._deployments)
+        made.awaited = set(self.awaited)
         return made
 
     def commit(self) -> None:
@@ -238,7 +311,8 @@ class Estate:
             if one.stopping:
                 latest = one.revisions[-1]
                 latest.outcome = latest.outcome or "stopped"
-                one.state, one.reason, one.message = "deploying", "stopping", "it is being deleted"
+                one.state = "deploying"
+        self.awaited |= asked
         self.changes = []
 
     def _with_id(self, id: str) -> _Deployment:
@@ -251,8 +325,8 @@ class Estate:
         """Where a deployment stands."""
         return self._with_id(id).state
 
-    def settle(self, id: str, status: State, reason: str | None, message: str | None) -> None:
-        """A deployment comes to rest."""
+    def settle(self, id: str, status: State, reason: str | None, message: str | None) -> bool:
+        """A deployment comes to rest; whether the request is woken for it."""
         one = self._with_id(id)
         ends = ("stopped",) if one.stopping else ("running", "failed", "stopped")
         if one.state not in _UNDER_WAY:
@@ -269,6 +343,9 @@ class Estate:
             one.empty()
         else:
             latest.reason, latest.message = reason, message
+        woken = id in self.awaited
+        self.awaited.discard(id)
+        return woken
 
     def _permitted(self, env: str) -> None:
         """Whether this run may deploy there."""
@@ -321,7 +398,7 @@ class Estate:
         _check_image(image)
         if pairs is not None:
             _check_variables(pairs)
-        said = json.loads(json_object("settings", of["settings"], _SETTINGS_BYTES))
+        said = _check_settings(of["settings"])
         self._permitted(env)
         if app not in self._apps and not of["register"]:
             raise Refused("not_found", f"there is no app `{app}`")
@@ -331,8 +408,7 @@ class Estate:
         one = self._deployments[env, app]
         # What it was before it was deleted is no reason to be so again.
         before = None if one.is_gone else one.revisions[-1]
-        settings = dict(before.settings) if before else {}
-        settings.update({name: value for name, value in said.items() if value is not None})
+        settings = _merged(before.settings if before else {}, said)
         replicas = of["replicas"]
         if replicas is not None:
             # Whoever says how many replicas there shall be does not want the load to say so.
@@ -400,7 +476,8 @@ class Estate:
     def delete(self, env: str, app: str) -> str:
         """Takes everything of a deployment out of its environment."""
         one = self._existing(env, app)
-        one.state, one.stopping, one.reason, one.message = "pending", True, None, None
+        one.state, one.stopping = "pending", True
+        one.reason, one.message = "stopping", "it is being deleted"
         self.changes.append(Change("delete", one.id, env, app))
         return one.id
 

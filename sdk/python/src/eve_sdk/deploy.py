@@ -18,7 +18,7 @@ from ._errors import call, invalid
 from ._platform import platform
 
 __all__ = [
-    "Deployment", "Environment", "Pod", "Revision", "State",
+    "Deployment", "Environment", "Pod", "Replicas", "Revision", "State",
     "create", "delete", "environments", "history", "list_deployments", "rollback", "scale", "status",
 ]
 
@@ -60,6 +60,16 @@ class Pod:
 
 
 @dataclass(frozen=True)
+class Replicas:
+    """How many replicas there are."""
+
+    #: How many there shall be.
+    desired: int
+    #: How many of the latest revision are ready.
+    ready: int
+
+
+@dataclass(frozen=True)
 class Deployment:
     """An app in an environment."""
 
@@ -73,10 +83,7 @@ class Deployment:
     version: str
     #: The latest revision, from 1; 0 if the first is this run's own.
     revision: int
-    #: Replicas that there shall be.
-    desired: int
-    #: Replicas of the latest revision that are ready.
-    ready: int
+    replicas: Replicas
     #: At most 100, those that are not ready first; of `status` only.
     pods: list[Pod]
     #: Why it stands there, in a word: `image_pull`, `crash_loop`, `not_ready`, `quota`, …
@@ -222,8 +229,7 @@ def _deployment(one: Any) -> Deployment:
         image=one.image,
         version=one.version,
         revision=one.revision,
-        desired=one.desired,
-        ready=one.ready,
+        replicas=Replicas(one.desired, one.ready),
         pods=[Pod(pod.name, pod.status, pod.ready, pod.restarts, pod.version) for pod in one.pods],
         reason=one.reason,
         message=one.message,

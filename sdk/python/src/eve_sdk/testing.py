@@ -118,7 +118,7 @@ class Run:
     questions: list[Question] = field(default_factory=list)
     timers: dict[str, int] = field(default_factory=dict)
     #: Changes of deployments, in order.
-    changes: list[Change] = field(default_factory=list)
+    deployed: list[Change] = field(default_factory=list)
 
     @property
     def is_waiting(self) -> bool:
@@ -260,7 +260,6 @@ class Host:
         self._timers: set[str] = set()
         self._migrations: dict[str, dict[int, str]] = {}
         self._estate = Estate(self._next, worker_type, environments, apps, deployments)
-        self._awaited: set[str] = set()
 
     def _next(self) -> str:
         self._ids += 1
@@ -362,11 +361,8 @@ class Host:
 
         `reason` is why it failed, in a word; `message` the same in a sentence.
         """
-        self._estate.settle(deployment_id, status, reason, message)
-        if deployment_id in self._awaited:
-            self._awaited.remove(deployment_id)
-            if not self._end:
-                self._inbox.append(DeploymentSettled(deployment_id, status, reason))
+        if self._estate.settle(deployment_id, status, reason, message) and not self._end:
+            self._inbox.append(DeploymentSettled(deployment_id, status, reason))
         return self
 
     def run(self, skill: Skill | Callable[[Any], Any]) -> Run:
@@ -400,7 +396,7 @@ class Host:
         self._commit(fake)
         run.status = tag
         run.created, run.cancelled = fake.created, fake.cancelled
-        run.questions, run.timers, run.changes = fake.questions, fake.timers, changes
+        run.questions, run.timers, run.deployed = fake.questions, fake.timers, changes
         if tag == "completed":
             self._end = "completed"
             run.summary, run.tokens_used, run.cost = value["summary"], value["tokens_used"], value["cost"]
@@ -415,7 +411,7 @@ class Host:
             or self._timers
             or self._inbox
             or fake.estate.changes
-            or self._awaited
+            or fake.estate.awaited
             or any(one.reply_to_me for one in fake.created)
             or any(
                 one.parent == self.id and one.reply_to_me and not one.has_ended
@@ -431,7 +427,6 @@ class Host:
         for id in fake.cancelled:
             if not self._known[id].has_ended:
                 self.cancel(id, "cancelled by the run")
-        self._awaited |= {change.id for change in fake.estate.changes}
         self._estate = fake.estate
         self._estate.commit()
 
