@@ -86,7 +86,42 @@ GRANT SELECT (id, app_id, environment_id, org_id, status, image, replicas, confi
 GRANT SELECT (deployment_id, revision, org_id, kind, template, origin, image, digest, replicas, outcome,
               reason, message, ran_at, created_by, request_id, created_at, settled_at)
    ON eve.deployment_revisions TO eve_guest;
-GRANT SELECT (id, status) ON eve.hitl_requests TO eve_control;
+GRANT SELECT (id, org_id, status) ON eve.hitl_requests TO eve_control;
+
+-- What running skills ask of clusters, which their workers cannot reach: a worker writes the question, a
+-- control plane the answer. Nothing of it outlives a crash, and whoever asked asks again.
+CREATE UNLOGGED TABLE eve.cluster_asks (
+    id           uuid PRIMARY KEY,
+    org_id       uuid NOT NULL REFERENCES eve.organizations (id) ON DELETE CASCADE,
+    worker_type  text NOT NULL,
+    environment  text NOT NULL,
+    -- What is asked: logs of an app, or something of the Kubernetes API.
+    body         jsonb NOT NULL CHECK (jsonb_typeof(body) = 'object'),
+    created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    taken_at     timestamptz,
+    answer       jsonb
+);
+CREATE INDEX cluster_asks_open ON eve.cluster_asks (id) WHERE taken_at IS NULL;
+CREATE INDEX cluster_asks_by_age ON eve.cluster_asks (created_at);
+
+DO $$
+DECLARE
+    org constant text := '(SELECT nullif(current_setting(''eve.org_id'', true), '''')::uuid)';
+BEGIN
+    ALTER TABLE eve.cluster_asks ENABLE ROW LEVEL SECURITY;
+    ALTER TABLE eve.cluster_asks FORCE ROW LEVEL SECURITY;
+    CREATE POLICY owner ON eve.cluster_asks TO CURRENT_USER USING (true);
+    EXECUTE format(
+        'CREATE POLICY tenant ON eve.cluster_asks TO eve_tenant USING (org_id = %s) WITH CHECK (org_id = %s)',
+        org, org);
+    EXECUTE format(
+        'CREATE POLICY guest ON eve.cluster_asks TO eve_guest USING (org_id = %s) WITH CHECK (org_id = %s)',
+        org, org);
+    CREATE POLICY control ON eve.cluster_asks TO eve_control USING (true);
+END
+$$;
+GRANT SELECT, DELETE, INSERT (id, org_id, worker_type, environment, body) ON eve.cluster_asks TO eve_guest;
+GRANT SELECT, DELETE, UPDATE (taken_at, answer) ON eve.cluster_asks TO eve_control;
 
 -- Who may answer a question: everybody in the organisation, or only those with more than that.
 ALTER TABLE eve.hitl_requests

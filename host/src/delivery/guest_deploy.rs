@@ -2,8 +2,11 @@
 
 use std::future::Future;
 
+use serde_json::Value;
+
 use super::guest::patient;
 use crate::db::is_connection_loss;
+use crate::deployments::asks::Ask;
 use crate::deployments::orders::{Change, Place};
 use crate::deployments::{DeployError, Deployment, Deployments, Revision};
 use crate::runtime::capabilities::deploy::{Answer, DeployHost};
@@ -64,5 +67,9 @@ impl DeployHost for GuestDeployments {
         Box::pin(patiently(move || {
             self.deployments.history_for_guest(self.tenant, env, app, limit)
         }))
+    }
+
+    fn ask<'a>(&'a self, env: &'a str, ask: &'a Ask) -> Answer<'a, Value> {
+        Box::pin(patiently(move || self.deployments.ask(self.tenant, &self.worker_type, env, ask)))
     }
 }

@@ -13,6 +13,7 @@
 //! - What is secret is sealed in the database, and is in no answer, event or log.
 
 pub mod apps;
+pub mod asks;
 pub mod clusters;
 mod desired;
 pub mod environments;

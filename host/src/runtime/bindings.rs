@@ -27,6 +27,8 @@ wasmtime::component::bindgen!({
         "eve:skill/deploy.status": async | trappable,
         "eve:skill/deploy.list": async | trappable,
         "eve:skill/deploy.history": async | trappable,
+        "eve:skill/deploy.logs": async | trappable,
+        "eve:skill/deploy.kubernetes": async | trappable,
         default: trappable,
     },
     exports: { default: async },

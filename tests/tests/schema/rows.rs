@@ -66,6 +66,7 @@ const SIGHTS: &[(&str, Sight, &[&str])] = &[
         Sight::Own,
         &[
             "apps",
+            "cluster_asks",
             "dependencies",
             "deployment_revisions",
             "deployments",
@@ -113,6 +114,7 @@ const SIGHTS: &[(&str, Sight, &[&str])] = &[
             "api_tokens",
             "apps",
             "artifacts",
+            "cluster_asks",
             "deployment_events",
             "deployment_orders",
             "deployment_revisions",

@@ -120,7 +120,7 @@ impl Deployments {
         let environment = self.environment(deployer.tenant, &order.environment).await?;
         environment.config.permits(&deployer.authority, &order.environment)?;
         if order.asked_about {
-            match self.answer(order).await? {
+            match self.verdict(order).await? {
                 Answer::Approved => {}
                 Answer::Refused { reason, message } => {
                     return self.refuse(order, reason, &message).await;
@@ -180,7 +180,7 @@ impl Deployments {
         Ok(())
     }
 
-    async fn answer(&self, order: &Due) -> Result<Answer, DeployError> {
+    async fn verdict(&self, order: &Due) -> Result<Answer, DeployError> {
         let failed = DeployError::database("reading whether something may be deployed");
         let mut tx = self.db.begin(Scope::Tenant(order.tenant())).await.map_err(failed)?;
         let answer = sqlx::query!(

@@ -4,6 +4,8 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{CallError, Deploys};
+use crate::deployments::asks::Ask;
+use crate::deployments::kubernetes::logs::LogLine;
 use crate::deployments::orders::{Change, Place};
 use crate::deployments::{
     DeployError, Deployment, DeploymentStatus, NewDeployment, Pod, Revision, Rollback, Scale,
@@ -14,6 +16,9 @@ use crate::runtime::bindings::eve::skill::deploy as wit;
 use crate::runtime::bindings::eve::skill::types::Error;
 use crate::runtime::capabilities::log::storable;
 use crate::runtime::context::Context;
+
+/// Longest path of a read, its query included.
+const LONGEST_PATH: usize = 4 << 10;
 
 /// An error as the guest is told.
 pub(super) fn error(error: DeployError) -> Error {
@@ -253,6 +258,34 @@ impl wit::Host for Context {
                 names(&env, &app)?;
                 let history = self.deploys.history(env, app, limit).await?;
                 Ok(history.into_iter().map(revision).collect())
+            }
+            .await,
+        )
+    }
+
+    async fn logs(&mut self, env: String, app: String, tail: u32) -> Call<Vec<wit::LogLine>> {
+        answer(
+            async {
+                names(&env, &app)?;
+                let lines = self.deploys.ask_cluster(env, Ask::Logs { app, tail }).await?;
+                let lines: Vec<LogLine> = serde_json::from_value(lines)
+                    .map_err(|error| Error::Other(storable(&error.to_string())))?;
+                let line = |line: LogLine| wit::LogLine { pod: line.pod, line: line.line };
+                Ok(lines.into_iter().map(line).collect())
+            }
+            .await,
+        )
+    }
+
+    async fn kubernetes(&mut self, env: String, path: String) -> Call<String> {
+        answer(
+            async {
+                names(&env, "")?;
+                if path.len() > LONGEST_PATH || path.contains('\0') {
+                    let most = format!("path: at most {LONGEST_PATH} bytes, none of them U+0000");
+                    return Err(Error::Invalid(most).into());
+                }
+                Ok(self.deploys.ask_cluster(env, Ask::Read { path }).await?.to_string())
             }
             .await,
         )

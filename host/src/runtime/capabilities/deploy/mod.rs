@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
+use crate::deployments::asks::Ask;
 use crate::deployments::orders::{Change, Order, Place};
 use crate::deployments::{
     DeployError, Deployment, DeploymentStatus, Image, NewDeployment, Replicas, Revision,
@@ -54,6 +55,9 @@ pub trait DeployHost: Send + Sync {
 
     /// A deployment's revisions, latest first.
     fn history<'a>(&'a self, env: &'a str, app: &'a str, limit: u32) -> Answer<'a, Vec<Revision>>;
+
+    /// What an environment's cluster says to a question.
+    fn ask<'a>(&'a self, env: &'a str, ask: &'a Ask) -> Answer<'a, Value>;
 }
 
 /// No environment at all: what a component gets that is run apart from any organisation.
@@ -89,6 +93,10 @@ impl DeployHost for NoDeployments {
     }
 
     fn history<'a>(&'a self, env: &'a str, _: &'a str, _: u32) -> Answer<'a, Vec<Revision>> {
+        Box::pin(async move { Err(DeployError::not_found("environment", env)) })
+    }
+
+    fn ask<'a>(&'a self, env: &'a str, _: &'a Ask) -> Answer<'a, Value> {
         Box::pin(async move { Err(DeployError::not_found("environment", env)) })
     }
 }
@@ -207,6 +215,10 @@ impl Deploys {
         limit: u32,
     ) -> Result<Vec<Revision>, CallError> {
         self.ask(move |host| async move { host.history(&env, &app, limit).await }).await
+    }
+
+    async fn ask_cluster(&self, env: String, ask: Ask) -> Result<Value, CallError> {
+        self.ask(move |host| async move { host.ask(&env, &ask).await }).await
     }
 }
 
