@@ -1,8 +1,8 @@
 //! What the author of a skill imports.
 //!
 //! A skill is one function. It gets a [`Request`], and returns an [`Outcome`] or a [`Failure`];
-//! between the two it may look at and create other requests ([`queue`]) and write [`log`] lines.
-//! What it asks for is committed together with its outcome: a run that fails leaves nothing behind.
+//! between the two it may look at and create other requests ([`queue`]), keep state ([`db`]), look at
+//! and change what is deployed ([`deploy`]) and write [`log`] lines. What it asks for is committed together with its outcome: a run that fails leaves nothing behind.
 //!
 //! ```
 //! use eve_sdk::prelude::*;
@@ -66,6 +66,7 @@ mod request;
 #[doc(hidden)]
 pub mod __export;
 pub mod db;
+pub mod deploy;
 pub mod log;
 pub mod prelude;
 pub mod queue;
@@ -75,7 +76,9 @@ pub mod testing;
 pub use data::DataError;
 pub use error::Error;
 pub use outcome::{Failure, Outcome};
-pub use request::{Answer, Completion, QuestionId, Request, RequestId, Settlement, Trigger};
+pub use request::{
+    Answer, Completion, DeploymentId, QuestionId, Request, RequestId, Settlement, Trigger,
+};
 
 /// Makes a function the skill that the component exports.
 ///

@@ -2,9 +2,9 @@
 //! functions of the contract's interfaces with the signatures that wit-bindgen gives them.
 
 #[cfg(target_arch = "wasm32")]
-pub(crate) use crate::bindings::eve::skill::{db, log, queue, request};
+pub(crate) use crate::bindings::eve::skill::{db, deploy, log, queue, request};
 #[cfg(not(target_arch = "wasm32"))]
-pub(crate) use crate::testing::fake::{db, log, queue, request};
+pub(crate) use crate::testing::fake::{db, deploy, log, queue, request};
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

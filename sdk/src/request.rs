@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bindings::eve::skill::types;
 use crate::data::{self, DataError};
+use crate::deploy::State;
 use crate::platform;
 use crate::queue::Status;
 
@@ -59,6 +60,10 @@ id! {
 id! {
     /// The id of a question that was put to people.
     QuestionId
+}
+id! {
+    /// The id of a deployment: of an app in an environment.
+    DeploymentId
 }
 
 /// What this run was asked to do. Every getter asks the platform, and what is not asked for costs
@@ -297,8 +302,73 @@ pub struct Settlement {
     pub deployment_id: String,
     /// `running`, `failed` or `stopped`.
     pub status: String,
-    /// Why, when it failed.
+    /// Why, when it failed: `image_pull`, `crash_loop`, `not_ready`, `superseded`, …
     pub reason: Option<String>,
+}
+
+impl Settlement {
+    /// The deployment, as the call that asked for the change returned it.
+    ///
+    /// ```
+    /// use eve_sdk::prelude::*;
+    ///
+    /// fn run(request: Request) -> Result<Outcome, Failure> {
+    ///     if request.trigger() == Trigger::Initial {
+    ///         deploy::scale("prod", "api", 3)?;
+    ///         return Ok(Outcome::waiting());
+    ///     }
+    ///     let api = deploy::status("prod", "api")?;
+    ///     for trigger in request.triggers() {
+    ///         match trigger {
+    ///             Trigger::DeploymentSettled(settled) if settled.id() != api.id => {}
+    ///             Trigger::DeploymentSettled(settled) if settled.is_running() => {
+    ///                 return Ok(Outcome::completed("scaled"));
+    ///             }
+    ///             Trigger::DeploymentSettled(settled) => {
+    ///                 let reason = settled.reason.unwrap_or(settled.status);
+    ///                 return Err(Failure::permanent(reason));
+    ///             }
+    ///             _ => {}
+    ///         }
+    ///     }
+    ///     Ok(Outcome::waiting())
+    /// }
+    /// # use eve_sdk::testing::{Deployment, Orchestration, Settled};
+    /// # let api = Deployment::running("prod", "api", "acme/api:v1");
+    /// # let mut scaling = Orchestration::new(run).environment("prod").deployment(api);
+    /// # let id = scaling.start().deployed()[0].id.clone();
+    /// # assert_eq!(scaling.settle(&id, Settled::running()).wake().summary(), "scaled");
+    /// ```
+    pub fn id(&self) -> DeploymentId {
+        DeploymentId(self.deployment_id.clone())
+    }
+
+    /// Where it came to rest; none for a word that this version does not know.
+    pub fn state(&self) -> Option<State> {
+        State::of(&self.status)
+    }
+
+    /// Whether as many replicas as there shall be are ready, of what was asked for and of nothing else.
+    pub fn is_running(&self) -> bool {
+        self.state() == Some(State::Running)
+    }
+
+    /// Whether what was asked for is not there: [`reason`](Self::reason) says why in a word, and
+    /// [`deploy::status`](crate::deploy::status) in a sentence.
+    pub fn is_failed(&self) -> bool {
+        self.state() == Some(State::Failed)
+    }
+
+    /// Whether nothing of it is there.
+    pub fn is_stopped(&self) -> bool {
+        self.state() == Some(State::Stopped)
+    }
+
+    /// Whether it was not waited for any longer, because something else was asked for of the
+    /// deployment meanwhile.
+    pub fn is_superseded(&self) -> bool {
+        self.is_failed() && self.reason.as_deref() == Some("superseded")
+    }
 }
 
 impl From<types::Trigger> for Trigger {

@@ -30,8 +30,15 @@
 //! - Circles of blockers are found when they are of one step; the platform finds longer ones when it
 //!   commits a run.
 //! - Wake-ups are no requests: the platform lists them, besides what they wake.
+//! - Nothing is deployed: a deployment settles when the test says so, and how. Nobody is asked for an
+//!   approval.
 
 mod database;
+#[cfg(test)]
+mod deploy_parity_tests;
+#[cfg(test)]
+mod deploy_refusals;
+mod deployments;
 pub(crate) mod fake;
 mod limits;
 mod orchestration;
@@ -54,6 +61,7 @@ use crate::{Failure, Outcome, Request, RequestId, Trigger};
 
 pub use database::Call;
 use database::Database;
+pub use deployments::{Change, Changed, Deployment, Environment, Settled, Target};
 pub use orchestration::Orchestration;
 pub use run::{Created, Line, Question, Run};
 use state::{Known, State};
@@ -156,6 +164,31 @@ impl Host {
     /// Some other request of the organisation.
     pub fn other(mut self, other: Other) -> Self {
         self.state.add(other.known);
+        self
+    }
+
+    /// An environment of the organisation: a name, or an [`Environment`]. There are no others.
+    ///
+    /// # Panics
+    /// When no environment can have this name.
+    #[track_caller]
+    pub fn environment(mut self, environment: impl Into<Environment>) -> Self {
+        self.state.fleet.add_environment(environment.into());
+        self
+    }
+
+    /// An app that the organisation has registered. Those that are deployed are.
+    pub fn app(mut self, name: impl Into<String>) -> Self {
+        self.state.fleet.add_app(name.into());
+        self
+    }
+
+    /// Something that is deployed, and with it its environment and its app.
+    pub fn deployment(mut self, mut deployment: Deployment) -> Self {
+        if deployment.id.as_str().is_empty() {
+            deployment.id = self.state.next_id().as_str().into();
+        }
+        self.state.fleet.add(deployment);
         self
     }
 

@@ -81,11 +81,28 @@ fn a_skill_imports_only_what_it_uses() {
             "eve:skill/request@0.1.0: context id trigger",
         ]
     );
+    assert_eq!(
+        granted("deployment-worker"),
+        [
+            "eve:skill/deploy@0.1.0: create delete environments list rollback scale status",
+            "eve:skill/log@0.1.0: log",
+            "eve:skill/request@0.1.0: additional-triggers context prompt trigger",
+        ]
+    );
 }
 
 #[test]
 fn nothing_of_wasi_is_imported_unless_built_for_it() {
-    for name in ["noop", "echo", "text-stats", "release-notes", "hostile", "orchestrator"] {
+    let plain = [
+        "noop",
+        "echo",
+        "text-stats",
+        "release-notes",
+        "deployment-worker",
+        "hostile",
+        "orchestrator",
+    ];
+    for name in plain {
         let names: Vec<String> = imports(name).into_keys().collect();
         assert!(names.iter().all(|name| name.starts_with("eve:skill/")), "{name}: {names:?}");
     }

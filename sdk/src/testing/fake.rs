@@ -84,6 +84,39 @@ pub(crate) mod db {
     }
 }
 
+pub(crate) mod deploy {
+    use super::with;
+    use crate::bindings::eve::skill::deploy::{
+        Deployment, Environment, NewDeployment, Revision, Target,
+    };
+    use crate::bindings::eve::skill::types::Error;
+
+    pub(crate) fn environments() -> Result<Vec<Environment>, Error> {
+        with(|run| Ok(run.fleet.environments()))
+    }
+    pub(crate) fn create(new: &NewDeployment) -> Result<String, Error> {
+        with(|run| run.deploy(new)).map(|id| id.to_string())
+    }
+    pub(crate) fn scale(env: &str, app: &str, replicas: u32) -> Result<String, Error> {
+        with(|run| run.scale(env, app, replicas)).map(|id| id.to_string())
+    }
+    pub(crate) fn rollback(env: &str, app: &str, to: &Target) -> Result<String, Error> {
+        with(|run| run.rollback(env, app, to)).map(|id| id.to_string())
+    }
+    pub(crate) fn delete(env: &str, app: &str) -> Result<String, Error> {
+        with(|run| run.undeploy(env, app)).map(|id| id.to_string())
+    }
+    pub(crate) fn status(env: &str, app: &str) -> Result<Deployment, Error> {
+        with(|run| run.fleet.status(env, app))
+    }
+    pub(crate) fn list(env: Option<&str>) -> Result<Vec<Deployment>, Error> {
+        with(|run| run.fleet.list(env))
+    }
+    pub(crate) fn history(env: &str, app: &str, limit: u32) -> Result<Vec<Revision>, Error> {
+        with(|run| run.fleet.history(env, app, limit))
+    }
+}
+
 pub(crate) mod request {
     use super::with;
     use crate::Trigger;

@@ -53,6 +53,29 @@ pub const EXPIRES_MS: RangeInclusive<u64> = 1_000..=30 * DAY_MS;
 /// `RESPONSE_BYTES`
 pub const RESPONSE_BYTES: usize = 64 * KIB;
 
+// --- Deployments: `deployments::{names, image, settings}` ---
+
+/// `MAX_ENVIRONMENT`
+pub const ENVIRONMENT_BYTES: usize = 40;
+/// `MAX_APP`
+pub const APP_BYTES: usize = 50;
+/// `MAX_REFERENCE`
+pub const IMAGE_BYTES: usize = 512;
+/// `MAX_REPLICAS`
+pub const REPLICAS: u32 = 1_000;
+/// `MAX_VARIABLES`
+pub const VARIABLES: usize = 500;
+/// `MAX_VARIABLES_BYTES`
+pub const VARIABLES_BYTES: usize = 512 * KIB;
+/// Changes of deployments that a run asks for.
+pub const CHANGES: usize = 100;
+/// Revisions in an answer.
+pub const HISTORY: u32 = 100;
+/// Deployments in an answer.
+pub const DEPLOYMENTS: usize = 1_000;
+/// Pods in an answer.
+pub const PODS: usize = 100;
+
 // --- A run: `runtime::limits` ---
 
 /// `EFFECTS`: everything that a run asks for.

@@ -7,17 +7,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::database::{Call, Database};
+use super::deployments::{Deployment, Environment, Settled};
 use super::state::no_output;
 use super::world::{End, Task, World};
 use super::{Created, Question, Run, Skill, limits, object, validate, written};
 use crate::queue::{Problem, Status};
 use crate::request::Answer;
-use crate::{QuestionId, RequestId, Trigger};
+use crate::{DeploymentId, QuestionId, RequestId, Trigger};
 
 /// An orchestrator and everything that it starts, run after run.
 ///
 /// The test decides what happens between two runs: which child completes or fails, who answers what,
-/// which timer goes off, whether the wait is over. Methods that end in `_of` do the same for a child
+/// which timer goes off, how a deployment settles, whether the wait is over. Methods that end in `_of` do the same for a child
 /// that is an orchestrator itself. The rules are the platform's: what a run asked for happens only if the run
 /// ended well; a retryable failure is tried again with the same triggers; every event is delivered
 /// once; blocked children wait for their blockers; and when the orchestration ends, what it has
@@ -165,6 +166,31 @@ impl Orchestration {
         self
     }
 
+    /// An environment of the organisation; see [`Host::environment`](super::Host::environment).
+    #[track_caller]
+    pub fn environment(mut self, environment: impl Into<Environment>) -> Self {
+        self.world.fleet.add_environment(environment.into());
+        self
+    }
+
+    /// A registered app; see [`Host::app`](super::Host::app).
+    pub fn app(mut self, name: impl Into<String>) -> Self {
+        self.world.fleet.add_app(name.into());
+        self
+    }
+
+    /// Something that is deployed; see [`Host::deployment`](super::Host::deployment).
+    pub fn deployment(mut self, mut deployment: Deployment) -> Self {
+        if deployment.id.as_str().is_empty() {
+            deployment.id = self.world.next_id().as_str().into();
+        }
+        if deployment.asked_for {
+            self.world.task_mut(&self.root).awaited.push(deployment.id.clone());
+        }
+        self.world.fleet.add(deployment);
+        self
+    }
+
     /// The function that runs children which name this skill, when the test says so.
     pub fn skill(mut self, name: impl Into<String>, skill: Skill) -> Self {
         self.skills.insert(name.into(), skill);
@@ -252,7 +278,7 @@ impl Orchestration {
         if let Err(error) = validate::json("response", &response, limits::RESPONSE_BYTES) {
             panic!("the answer is refused: {}", crate::Error::from(error));
         }
-        let (asker, question) = self.settle(question, |question| {
+        let (asker, question) = self.take(question, |question| {
             let chosen = response.as_str().map(str::to_owned);
             assert!(!response.is_null(), "`null` is no answer");
             assert!(
@@ -277,7 +303,7 @@ impl Orchestration {
     /// When there is no such open question.
     #[track_caller]
     pub fn expire(&mut self, question: &QuestionId) -> &mut Self {
-        let (asker, question) = self.settle(question, |_| {});
+        let (asker, question) = self.take(question, |_| {});
         let answer = Answer { question_id: question.id, response: None, answered_by: None };
         self.world.deliver(&asker, Trigger::HitlResponse(answer));
         self
@@ -305,6 +331,35 @@ impl Orchestration {
             None => panic!("there is no timer `{timer}`; there are {timers:?}"),
         };
         self.world.deliver(id, Trigger::Timer(timer.into()));
+        self
+    }
+
+    /// A deployment comes to rest. Whoever asked for the change is woken: the orchestration, or a child
+    /// that is one itself.
+    ///
+    /// ```
+    /// use eve_sdk::prelude::*;
+    /// use eve_sdk::testing::{Orchestration, Settled};
+    ///
+    /// fn run(request: Request) -> Result<Outcome, Failure> {
+    ///     if let Trigger::DeploymentSettled(settled) = request.trigger() {
+    ///         return Ok(Outcome::completed(settled.status));
+    ///     }
+    ///     deploy::app("web").env("dev").image("acme/web:v1").register().create()?;
+    ///     Ok(Outcome::waiting())
+    /// }
+    ///
+    /// let mut orchestration = Orchestration::new(run).environment("dev");
+    /// let id = orchestration.start().deployed()[0].id.clone();
+    /// assert_eq!(orchestration.settle(&id, Settled::running()).wake().summary(), "running");
+    /// ```
+    ///
+    /// # Panics
+    /// When there is no such deployment, nothing is under way of it, or something else is: what is being
+    /// deleted does not come to run.
+    #[track_caller]
+    pub fn settle(&mut self, id: &DeploymentId, how: Settled) -> &mut Self {
+        self.world.settle(id, &how);
         self
     }
 
@@ -374,7 +429,7 @@ impl Orchestration {
     ///
     /// # Panics
     /// When it waits for something that only the test can do: end a child whose skill is not known,
-    /// answer a question, let a timer go off.
+    /// answer a question, let a timer go off, have a deployment settle.
     #[track_caller]
     pub fn run_to_end(&mut self) -> Run {
         loop {
@@ -382,11 +437,12 @@ impl Orchestration {
             assert!(
                 self.world.task(&self.root).can_run(),
                 "the orchestration is {:?}, and nothing goes on by itself; open children: {:?}, \
-                 questions: {:?}, timers: {:?}",
+                 questions: {:?}, timers: {:?}, deployments: {:?}",
                 self.status(),
                 self.open_children(),
                 self.of_all(|task| &task.questions),
                 self.of_all(|task| &task.timers),
+                self.of_all(|task| &task.awaited),
             );
             let run = self.world.run(&self.root, self.skill);
             if self.status().is_terminal() {
@@ -468,6 +524,11 @@ impl Orchestration {
         &self.world.task(id).timers
     }
 
+    /// The deployments that the orchestration has asked for and that have not settled, in that order.
+    pub fn unsettled(&self) -> &[DeploymentId] {
+        &self.world.task(&self.root).awaited
+    }
+
     /// Why a request failed or was cancelled; none if it did not.
     ///
     /// # Panics
@@ -514,7 +575,7 @@ impl Orchestration {
 
     /// Takes a question from those that are open, unless `check` panics.
     #[track_caller]
-    fn settle(&mut self, id: &QuestionId, check: impl FnOnce(&Question)) -> (RequestId, Question) {
+    fn take(&mut self, id: &QuestionId, check: impl FnOnce(&Question)) -> (RequestId, Question) {
         let find = |task: &Task| task.questions.iter().position(|question| question.id == *id);
         let found = self
             .world

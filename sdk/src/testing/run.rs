@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::database::Call;
+use super::deployments::Change;
 use super::state::State;
 #[cfg(doc)]
 use crate::Outcome;
@@ -27,6 +28,7 @@ pub struct Run {
     pub(super) reasons: Vec<Option<String>>,
     pub(super) questions: Vec<Question>,
     pub(super) timers: Vec<(String, Duration)>,
+    pub(super) deployed: Vec<Change>,
     pub(super) statements: Vec<Call>,
 }
 
@@ -49,12 +51,14 @@ impl Run {
             reasons: Vec::new(),
             questions: Vec::new(),
             timers: Vec::new(),
+            deployed: Vec::new(),
             statements: state.database.calls,
         };
         if run.end.is_ok() {
             run.created = state.created;
             (run.cancelled, run.reasons) = state.cancels.into_iter().unzip();
             (run.questions, run.timers) = (state.questions, state.timers);
+            run.deployed = state.changes;
         }
         run
     }
@@ -180,6 +184,11 @@ impl Run {
     /// The timers that it set, each with its name and after how long it goes off; none if it failed.
     pub fn timers(&self) -> &[(String, Duration)] {
         &self.timers
+    }
+
+    /// The changes of deployments that it asked for, in order; none if it failed.
+    pub fn deployed(&self) -> &[Change] {
+        &self.deployed
     }
 
     #[track_caller]

@@ -1,6 +1,7 @@
 //! What the fake host knows during a run, and how it answers.
 
 mod create;
+mod deploy;
 mod list;
 
 use std::collections::{HashMap, HashSet};
@@ -10,7 +11,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::database::Database;
-use super::{Created, Line, Question, limits, validate, weight};
+use super::deployments::Fleet;
+use super::{Change, Created, Line, Question, limits, validate, weight};
 use crate::bindings::eve::skill::types::{Error, OnFailure, Status};
 use crate::bindings::eve::skill::{queue as contract, types};
 use crate::{QuestionId, RequestId, Trigger};
@@ -36,6 +38,9 @@ pub(super) struct State {
     pub cancels: Vec<(RequestId, Option<String>)>,
     pub questions: Vec<Question>,
     pub timers: Vec<(String, Duration)>,
+    /// What there is to deploy to, with what the run has asked for.
+    pub fleet: Fleet,
+    pub changes: Vec<Change>,
     pub database: Database,
     pub keys: HashMap<String, Key>,
     pub ids: u64,
@@ -184,6 +189,8 @@ impl State {
             cancels: Vec::new(),
             questions: Vec::new(),
             timers: Vec::new(),
+            fleet: Fleet::default(),
+            changes: Vec::new(),
             database: Database::default(),
             keys: HashMap::new(),
             ids: 0,
@@ -242,9 +249,11 @@ impl State {
     }
 
     /// Whether something will wake the request, if the run returns `waiting`: an open child that
-    /// replies, even if the run cancels it, because its end is delivered then; a question; a timer.
+    /// replies, even if the run cancels it, because its end is delivered then; a question; a timer; a
+    /// deployment.
     pub fn has_something_outstanding(&self) -> bool {
         self.starts_something()
+            || self.fleet.asked_for().next().is_some()
             || self.known.iter().any(|known| {
                 known.parent.as_ref() == Some(&self.me.id)
                     && known.asked.reply_to_me
@@ -257,6 +266,7 @@ impl State {
     pub fn starts_something(&self) -> bool {
         !self.questions.is_empty()
             || !self.timers.is_empty()
+            || !self.changes.is_empty()
             || self.created.iter().any(|created| created.reply_to_me)
     }
 

@@ -1,6 +1,8 @@
 //! What the platform refuses before it looks anywhere else, in its order and its words:
 //! `capabilities::queue::guest`, `requests::validate`, `hitl::validate` and `runtime::verdict` in
-//! `host/src`.
+//! `host/src`; of deployments in [`deploy`].
+
+pub(super) mod deploy;
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -337,13 +339,17 @@ pub(super) fn storable(text: &str) -> String {
     text.replace('\0', "")
 }
 
-/// A worker type's or a skill's name: `[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?`.
-fn name(field: &str, name: &str) -> Result<(), Error> {
-    let fits = (1..=limits::NAME_BYTES).contains(&name.len())
+/// Whether it is a DNS label of at most so many bytes.
+fn label(name: &str, longest: usize) -> bool {
+    (1..=longest).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !name.starts_with('-')
-        && !name.ends_with('-');
-    if fits {
+        && !name.ends_with('-')
+}
+
+/// A worker type's or a skill's name: `[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?`.
+fn name(field: &str, name: &str) -> Result<(), Error> {
+    if label(name, limits::NAME_BYTES) {
         return Ok(());
     }
     if name.is_empty() {

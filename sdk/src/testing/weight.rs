@@ -3,7 +3,8 @@
 
 use serde_json::Value;
 
-use super::validate::Asked;
+use super::validate::{Asked, deploy};
+use crate::bindings::eve::skill::deploy::NewDeployment;
 use crate::bindings::eve::skill::queue as contract;
 
 /// `FLAT`: for what is neither text nor JSON.
@@ -50,6 +51,20 @@ pub(super) fn timer(name: &str) -> usize {
 
 pub(super) fn cancel(reason: Option<&str>) -> usize {
     ID + reason.map_or(0, str::len)
+}
+
+/// A deployment that is asked for.
+pub(super) fn deployment(new: &NewDeployment, asked: &deploy::Asked) -> usize {
+    let variables = asked.env_vars.iter().flatten();
+    change(&new.env, &new.app)
+        + new.image.len()
+        + variables.map(|(name, value)| 2 * TEXT + name.len() + value.len()).sum::<usize>()
+        + asked.settings.iter().map(|(name, value)| name.len() + json(value)).sum::<usize>()
+}
+
+/// Another change of a deployment.
+pub(super) fn change(env: &str, app: &str) -> usize {
+    FLAT + env.len() + app.len()
 }
 
 /// A request in an answer.

@@ -4,17 +4,20 @@
 //! together, what a request ends with goes down its edges and to the orchestration that it replies
 //! to, and an orchestration that ends takes with it what it has started.
 
+mod deploy;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::database::Database;
+use super::deployments::Fleet;
 use super::state::{Edge, Key, Known, State, no_output};
 use super::validate;
 use super::{Created, Question, Run, Skill, fake, limits, nothing_to_wait_for};
 use crate::bindings::eve::skill::types;
 use crate::queue::{OnFailure, Status};
-use crate::{Completion, Failure, RequestId, Trigger};
+use crate::{Completion, DeploymentId, Failure, RequestId, Trigger};
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct World {
@@ -26,6 +29,8 @@ pub(super) struct World {
     ids: u64,
     /// What answers statements; nobody has sent any to it yet.
     pub database: Database,
+    /// What there is to deploy to.
+    pub fleet: Fleet,
 }
 
 /// A request.
@@ -44,6 +49,8 @@ pub(super) struct Task {
     pub questions: Vec<Question>,
     /// Its timers that have not gone off.
     pub timers: Vec<(String, Duration)>,
+    /// Deployments whose settling wakes it.
+    pub awaited: Vec<DeploymentId>,
 }
 
 /// A run that is to take place.
@@ -71,6 +78,7 @@ impl Task {
             inbox: VecDeque::new(),
             questions: Vec::new(),
             timers: Vec::new(),
+            awaited: Vec::new(),
         }
     }
 
@@ -231,6 +239,7 @@ impl World {
         state.keys.clone_from(&self.keys);
         state.ids = self.ids;
         state.database = self.database.clone();
+        state.fleet = self.fleet.clone();
         state.older = self.places[id];
         for task in self.tasks.iter().filter(|task| task.known.asked.id != *id) {
             state.share(task.known.clone());
@@ -247,6 +256,7 @@ impl World {
             || !task.inbox.is_empty()
             || !task.questions.is_empty()
             || !task.timers.is_empty()
+            || !task.awaited.is_empty()
             || self.children_of(&state.me.id).any(replies)
     }
 
@@ -259,6 +269,7 @@ impl World {
             let message = reason.clone().unwrap_or_else(by);
             self.end(id, End::Cancelled("cancelled", message), &[]);
         }
+        self.commit_changes(state);
         let task = self.task_mut(&state.me.id);
         task.questions.extend(state.questions.iter().cloned());
         for (name, delay) in &state.timers {
@@ -308,6 +319,7 @@ impl World {
             task.inbox.clear();
             task.questions.clear();
             task.timers.clear();
+            task.awaited.clear();
             self.end_children(&id, status, made, &mut todo);
             self.follow_edges(&id, status, &mut todo);
             if let Some(orchestration) = listener {
