@@ -126,3 +126,6 @@ GRANT SELECT, DELETE, UPDATE (taken_at, answer) ON eve.cluster_asks TO eve_contr
 -- Who may answer a question: everybody in the organisation, or only those with more than that.
 ALTER TABLE eve.hitl_requests
     ADD COLUMN least_role text NOT NULL DEFAULT 'member' CHECK (least_role IN ('member', 'admin', 'owner'));
+
+-- What deployment workers run when no skill is named, unless an operator has said something else.
+UPDATE eve.worker_types SET default_skill = 'deployment-worker' WHERE id = 'deployment' AND seeded;
