@@ -48,6 +48,8 @@
 mod change;
 mod standing;
 
+use serde::de::DeserializeOwned;
+
 use crate::bindings::eve::skill::deploy as contract;
 use crate::error::Error;
 use crate::platform;
@@ -119,6 +121,62 @@ pub fn history(
 ) -> Result<Vec<Revision>, Error> {
     let revisions = platform::deploy::history(env.as_ref(), app.as_ref(), limit)?;
     Ok(revisions.into_iter().map(Revision::from).collect())
+}
+
+/// The last lines that the pods of a deployment have written, `tail` of each: 1 to 1,000. The newest pods
+/// first, at most 20 pods and 1 MiB.
+///
+/// The cluster is asked, which takes a moment: [`Unavailable`](Error::Unavailable) if it does not answer
+/// within 30 seconds.
+///
+/// ```
+/// use eve_sdk::prelude::*;
+///
+/// # fn skill(_: Request) -> Result<Outcome, Failure> {
+/// let last = deploy::logs("dev", "api", 100)?.pop();
+/// # Ok(Outcome::completed(last.map(|line| line.text).unwrap_or_default())) }
+/// # use eve_sdk::testing::{Deployment, Host};
+/// # let api = Deployment::running("dev", "api", "acme/api:v1").log("api-7d4b9c", "listening");
+/// # assert_eq!(Host::new().deployment(api).run(skill).summary(), "listening");
+/// ```
+pub fn logs(env: impl AsRef<str>, app: impl AsRef<str>, tail: u32) -> Result<Vec<LogLine>, Error> {
+    let lines = platform::deploy::logs(env.as_ref(), app.as_ref(), tail)?;
+    Ok(lines.into_iter().map(|line| LogLine { pod: line.pod, text: line.line }).collect())
+}
+
+/// Reads the Kubernetes API for what there is no function for, in the environment's own namespace and
+/// with the rights of a viewer: no Secrets, nothing of others.
+///
+/// `path` is as the API has it, without the namespace: `api/v1/pods`,
+/// `apis/apps/v1/replicasets?labelSelector=…`. The answer is the API's, at most 1 MiB of it; it is asked
+/// like [`logs`].
+///
+/// ```
+/// use eve_sdk::prelude::*;
+///
+/// # fn skill(_: Request) -> Result<Outcome, Failure> {
+/// let pods: Value = deploy::kubernetes("dev", "api/v1/pods")?;
+/// # Ok(Outcome::completed(pods["kind"].as_str().unwrap_or_default())) }
+/// # use eve_sdk::testing::{Environment, Host};
+/// # let dev = Environment::new("dev").kubernetes("api/v1/pods", json!({ "kind": "PodList" }));
+/// # assert_eq!(Host::new().environment(dev).run(skill).summary(), "PodList");
+/// ```
+pub fn kubernetes<T: DeserializeOwned>(
+    env: impl AsRef<str>,
+    path: impl AsRef<str>,
+) -> Result<T, Error> {
+    let answer = platform::deploy::kubernetes(env.as_ref(), path.as_ref())?;
+    serde_json::from_str(&answer)
+        .map_err(|error| Error::Invalid(format!("the answer is not what was expected: {error}")))
+}
+
+/// A line that a pod has written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLine {
+    /// The pod's name.
+    pub pod: String,
+    /// At most 16 KiB of it.
+    pub text: String,
 }
 
 /// Goes back to something that ran.

@@ -24,6 +24,8 @@ pub struct Environment {
     message: Option<String>,
     allowed: bool,
     approval: bool,
+    /// What the Kubernetes API answers, by path.
+    answers: BTreeMap<String, Value>,
 }
 
 impl Environment {
@@ -38,7 +40,14 @@ impl Environment {
             super::validate::deploy::is_environment(&name),
             "`{name}` is no environment's name"
         );
-        Self { name, status: "ready", message: None, allowed: true, approval: false }
+        Self {
+            name,
+            status: "ready",
+            message: None,
+            allowed: true,
+            approval: false,
+            answers: BTreeMap::new(),
+        }
     }
 
     /// Skills of the worker type that runs may not deploy to it.
@@ -50,6 +59,12 @@ impl Environment {
     /// A person is asked before what a skill asks for is done.
     pub fn approval(mut self) -> Self {
         self.approval = true;
+        self
+    }
+
+    /// What [`kubernetes`](crate::deploy::kubernetes) answers to a path; any other is not found.
+    pub fn kubernetes(mut self, path: impl Into<String>, answer: Value) -> Self {
+        self.answers.insert(path.into(), answer);
         self
     }
 
@@ -102,6 +117,8 @@ pub struct Deployment {
     state: State,
     ready: u32,
     pods: Vec<Pod>,
+    /// What pods have written, by their names.
+    log: Vec<(String, String)>,
     reason: Option<String>,
     message: Option<String>,
     /// It is to be gone.
@@ -153,6 +170,7 @@ impl Deployment {
             state: State::Deploying,
             ready: 0,
             pods: Vec::new(),
+            log: Vec::new(),
             reason: None,
             message: None,
             stopping: false,
@@ -259,6 +277,12 @@ impl Deployment {
     /// One more pod.
     pub fn pod(mut self, pod: Pod) -> Self {
         self.pods.push(pod);
+        self
+    }
+
+    /// One more line that a pod has written.
+    pub fn log(mut self, pod: impl Into<String>, line: impl Into<String>) -> Self {
+        self.log.push((pod.into(), line.into()));
         self
     }
 

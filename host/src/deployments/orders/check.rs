@@ -177,7 +177,8 @@ async fn environment(tx: &mut Tx, tenant: Tenant, env: &str) -> Result<Row, Depl
     .ok_or_else(unknown)
 }
 
-async fn permitted(
+/// Whether skills of a worker type may have something to do with an environment.
+pub(in crate::deployments) async fn permitted(
     tx: &mut Tx,
     tenant: Tenant,
     worker_type: &str,

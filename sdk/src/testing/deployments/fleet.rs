@@ -219,6 +219,39 @@ impl Fleet {
         Ok(())
     }
 
+    pub fn logs(
+        &self,
+        env: &str,
+        app: &str,
+        tail: u32,
+        worker_type: &str,
+    ) -> Result<Vec<contract::LogLine>, Error> {
+        let tail = validate::deploy::tail(tail)?;
+        self.permitted(env, worker_type)?;
+        let one = self.seen(env, app)?;
+        let mut left: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut kept: Vec<_> = one
+            .log
+            .iter()
+            .rev()
+            .filter(|(pod, _)| {
+                let seen = left.entry(pod).or_default();
+                *seen += 1;
+                *seen <= tail
+            })
+            .map(|(pod, line)| contract::LogLine { pod: pod.clone(), line: line.clone() })
+            .collect();
+        kept.reverse();
+        Ok(kept)
+    }
+
+    pub fn kubernetes(&self, env: &str, path: &str, worker_type: &str) -> Result<String, Error> {
+        self.permitted(env, worker_type)?;
+        validate::deploy::path(path)?;
+        let answers = &self.environment(env)?.answers;
+        answers.get(path).map(Value::to_string).ok_or_else(|| not_found("object", path))
+    }
+
     /// A deployment that somebody changes: one that is there.
     fn existing(&mut self, env: &str, app: &str) -> Result<&mut Deployment, Error> {
         let found = self.deployments.get_mut(&(env.to_owned(), app.to_owned()));

@@ -291,3 +291,24 @@ fn quantity(text: &str, units: &[&str]) -> bool {
         && number.parse::<f64>().is_ok_and(|number| number > 0.0)
         && units.contains(&unit)
 }
+
+/// How many lines of each pod.
+pub fn tail(lines: u32) -> Result<usize, Error> {
+    match lines {
+        1..=1_000 => Ok(lines as usize),
+        _ => Err(Error::Invalid(format!("tail: {lines} is not between 1 and 1000"))),
+    }
+}
+
+/// Whether a path can be one of the Kubernetes API without its namespace. The platform looks closer.
+pub fn path(path: &str) -> Result<(), Error> {
+    let segments: Vec<&str> = path.split('?').next().unwrap_or_default().split('/').collect();
+    let why = match segments.as_slice() {
+        ["api", "v1", rest @ ..] | ["apis", _, _, rest @ ..] => match rest.first() {
+            None | Some(&"namespaces") => "names nothing in the namespace, such as api/v1/pods",
+            Some(_) => return Ok(()),
+        },
+        _ => "begins with neither api/v1/ nor apis/GROUP/VERSION/, such as api/v1/pods",
+    };
+    Err(Error::Invalid(format!("path: {why}")))
+}

@@ -167,7 +167,14 @@ impl Deploys {
             )));
         }
         let key = (env, app);
-        let own = self.own.get(&key).is_some_and(|own| own.status != DeploymentStatus::Stopped);
+        let own = match self.own.get(&key) {
+            // The run itself has had it deleted: it can only be deployed anew.
+            Some(own) if is_leaving(own) && !matches!(change, Change::Create(_)) => {
+                let name = format!("{} in {}", key.1, key.0);
+                return Err(guest::error(DeployError::not_found("deployment", &name)).into());
+            }
+            own => own.is_some_and(|own| !is_leaving(own)),
+        };
         let asked = (key.clone(), change.clone());
         let there = self
             .ask(move |host| async move {
@@ -198,10 +205,7 @@ impl Deploys {
         let mut all =
             self.ask(move |host| async move { host.list(asked.as_deref()).await }).await?;
         all.retain(|there| !self.own.contains_key(&(there.env.clone(), there.app.clone())));
-        let own = self.own.values().filter(|own| {
-            own.status != DeploymentStatus::Stopped
-                && env.as_ref().is_none_or(|env| *env == own.env)
-        });
+        let own = self.own.values().filter(|own| env.as_ref().is_none_or(|env| *env == own.env));
         all.extend(own.cloned());
         all.sort_by(|a, b| (&a.env, &a.app).cmp(&(&b.env, &b.app)));
         all.truncate(limits::DEPLOYMENTS);
@@ -214,12 +218,26 @@ impl Deploys {
         app: String,
         limit: u32,
     ) -> Result<Vec<Revision>, CallError> {
-        self.ask(move |host| async move { host.history(&env, &app, limit).await }).await
+        let key = (env, app);
+        // One that only this run knows of has no revision yet.
+        let is_new = self.own.get(&key).is_some_and(|own| own.revision == 0);
+        let (env, app) = key;
+        match self.ask(move |host| async move { host.history(&env, &app, limit).await }).await {
+            Err(CallError::Guest(Error::NotFound(_))) if is_new => Ok(Vec::new()),
+            answer => answer,
+        }
     }
 
     async fn ask_cluster(&self, env: String, ask: Ask) -> Result<Value, CallError> {
         self.ask(move |host| async move { host.ask(&env, &ask).await }).await
     }
+}
+
+/// Why a deployment that is to be deleted stands where it does.
+const STOPPING: &str = "stopping";
+
+fn is_leaving(deployment: &Deployment) -> bool {
+    deployment.reason.as_deref() == Some(STOPPING)
 }
 
 fn limit(message: String) -> CallError {
@@ -273,7 +291,10 @@ fn after(seen: Option<Deployment>, order: &Order) -> Deployment {
             seen.replicas.desired = i32::try_from(scale.replicas).unwrap_or(i32::MAX);
         }
         Change::Rollback(_) => {}
-        Change::Delete => seen.status = DeploymentStatus::Stopped,
+        Change::Delete => {
+            seen.reason = Some(STOPPING.to_owned());
+            seen.message = Some("it is being deleted".to_owned());
+        }
     }
     seen
 }
