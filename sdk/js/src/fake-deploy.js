@@ -5,6 +5,7 @@
 // numbered (`commit`). They stay under way until the test says what became of them (`settle`).
 
 import { json } from './contract.js';
+import { Clusters } from './fake-cluster.js';
 import { NOW, object, refuse } from './fake.js';
 
 const MOST_CHANGES = 100;
@@ -119,13 +120,20 @@ export class Estate {
   #environments = new Map();
   #apps;
   #deployments = new Map();
+  #clusters;
 
-  constructor({ environments = [], apps = [], deployments = [], workerType = 'general' }, next) {
+  constructor(asked, next) {
+    const { environments = [], apps = [], deployments = [], kubernetes = {}, unreachable = [] } = asked;
     this.#next = next;
-    this.#workerType = workerType;
+    this.#workerType = asked.workerType ?? 'general';
     this.#apps = new Set(apps);
+    this.#clusters = new Clusters(unreachable);
     for (const one of environments) this.#environment(typeof one === 'string' ? { name: one } : one);
+    for (const name of unreachable) this.#implied(name);
     for (const one of deployments) this.#deployed(one);
+    for (const [env, answers] of Object.entries(kubernetes)) {
+      for (const [path, answer] of Object.entries(answers)) this.answers(env, path, answer);
+    }
   }
 
   #environment({ name, status = 'ready', message, allowed = true, approval = false }) {
@@ -133,14 +141,19 @@ export class Estate {
     this.#environments.set(name, { name, status, message, allowed, approval });
   }
 
+  /** What the test speaks of is there. */
+  #implied(name) {
+    if (!this.#environments.has(name)) this.#environment({ name });
+  }
+
   /** What the test says is there already; its environment and its app are then there as well. */
   #deployed({ id = this.#next(), env, app, image, before = [], replicas = 1, state = 'running', ...more }) {
     if (!STATES.includes(state)) throw new Error(`${state} is none of ${STATES.join(', ')}`);
     [image, ...before].forEach(checkImage);
     checkApp(app);
-    if (!this.#environments.has(env)) this.#environment({ name: env });
+    this.#implied(env);
     this.#apps.add(app);
-    const { envVars = {}, settings = {}, reason, message, askedFor = false } = more;
+    const { envVars = {}, settings = {}, reason, message, askedFor = false, logs = [] } = more;
     const revisions = [...before, image].map((image, index) => ({
       revision: index + 1,
       template: index + 1,
@@ -160,12 +173,25 @@ export class Estate {
     Object.assign(one, { image, desired: replicas, ready: state === 'running' ? replicas : 0 });
     this.#deployments.set(`${env}/${app}`, { ...one, pods: state === 'running' ? podsOf(one) : [] });
     if (askedFor && UNDER_WAY.includes(state)) this.awaited.add(id);
+    this.#clusters.wrote(id, app, logs);
+  }
+
+  /** What the pods of a deployment have written. */
+  wrote(id, lines) {
+    this.#clusters.wrote(id, this.#withId(id).app, lines);
+  }
+
+  /** What the Kubernetes API answers. */
+  answers(env, path, answer) {
+    this.#implied(env);
+    this.#clusters.answers(env, path, answer);
   }
 
   /** For a run: what it changes there, nobody sees. */
   copy() {
     const copy = new Estate({ workerType: this.#workerType }, this.#next);
     copy.#environments = this.#environments;
+    copy.#clusters = this.#clusters;
     copy.#apps = new Set(this.#apps);
     copy.#deployments = structuredClone(this.#deployments);
     copy.awaited = new Set(this.awaited);
@@ -194,6 +220,12 @@ export class Estate {
     return this.#withId(id).state;
   }
 
+  /** Which deployment it is. */
+  placeOf(id) {
+    const { env, app, committed: revision } = this.#withId(id);
+    return { env, app, revision };
+  }
+
   #withId(id) {
     const found = [...this.#deployments.values()].find((one) => one.id === id);
     if (!found) throw new Error(`there is no deployment ${id}`);
@@ -217,18 +249,26 @@ export class Estate {
     return this.awaited.delete(id);
   }
 
-  /** The environment, if this run may deploy to it. */
-  #permitted(env) {
-    const found = this.#environments.get(env);
-    if (!found) refuse('not-found', `there is no environment \`${env}\``);
+  #known(env) {
+    return this.#environments.get(env) ?? refuse('not-found', `there is no environment \`${env}\``);
+  }
+
+  /** The environment, if it is one of those that are for this run's worker type. */
+  #allowed(env) {
+    const found = this.#known(env);
     if (!found.allowed) {
       refuse('denied', `skills of the worker type \`${this.#workerType}\` may not deploy to \`${env}\``);
     }
-    if (found.status === 'deleting') refuse('conflict', `the environment \`${env}\` is being deleted`);
+    return found;
+  }
+
+  /** Whether this run may deploy there. */
+  #permitted(env) {
+    if (this.#allowed(env).status === 'deleting') refuse('conflict', `the environment \`${env}\` is being deleted`);
   }
 
   #any(env, app) {
-    if (!this.#environments.has(env)) refuse('not-found', `there is no environment \`${env}\``);
+    this.#known(env);
     return this.#deployments.get(`${env}/${app}`) ?? refuse('not-found', `there is no deployment \`${app} in ${env}\``);
   }
 
@@ -356,9 +396,7 @@ export class Estate {
       delete: (env, app) => this.#delete(env, app),
       status: (env, app) => this.#shown(this.#any(env, app)),
       list: (env) => {
-        if (env !== undefined && !this.#environments.has(env)) {
-          refuse('not-found', `there is no environment \`${env}\``);
-        }
+        if (env !== undefined) this.#known(env);
         return [...this.#deployments.values()]
           .filter((one) => one.state !== 'stopped' && (env === undefined || one.env === env))
           .sort((a, b) => order(a.env, b.env) || order(a.app, b.app))
@@ -375,6 +413,17 @@ export class Estate {
             revision, kind, image, version: versionOf(image), replicas, outcome, reason, message,
             createdAt: NOW, settledAt: outcome && NOW,
           }));
+      },
+      logs: (env, app, tail) => {
+        this.#allowed(env);
+        const { id, state, committed } = this.#any(env, app);
+        // What only this run knows of, no cluster does.
+        if (committed === 0) refuse('not-found', `there is no deployment \`${app} in ${env}\``);
+        return state === 'stopped' ? [] : this.#clusters.logs(env, id, tail);
+      },
+      kubernetes: (env, path) => {
+        this.#allowed(env);
+        return this.#clusters.kubernetes(env, path);
       },
     };
   }

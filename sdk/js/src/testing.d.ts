@@ -36,6 +36,8 @@ export interface Deployed {
   message?: string;
   /** An earlier run of the request asked for what is under way, and it is woken when that settles. */
   askedFor?: boolean;
+  /** What its pods have written, the newest pod first; a text is a line of the pod `APP-0`. */
+  logs?: (string | deploy.LogLine)[];
 }
 
 export interface Asked {
@@ -60,6 +62,10 @@ export interface Asked {
   /** Registered apps. */
   apps?: string[];
   deployments?: Deployed[];
+  /** What the Kubernetes API answers, by environment and path: `{ prod: { 'api/v1/pods': { items: [] } } }`. */
+  kubernetes?: { [env: string]: { [path: string]: object } };
+  /** Environments whose clusters do not answer: `logs` and `kubernetes` are `unavailable` there. */
+  unreachable?: string[];
   /** Answers statements: with rows as objects, or with how many rows were affected. */
   db?: (call: { schema: string; sql: string; parameters: any[] }) => object[] | number | undefined;
 }
@@ -85,9 +91,13 @@ export class Host {
   stateOf(deploymentId: string): deploy.State;
   /**
    * A deployment that is under way comes to rest, and wakes the request if that has asked for it. `reason` is
-   * why it failed, in a word.
+   * why it failed, in a word; `message` the same in a sentence.
    */
   settle(deploymentId: string, status: 'running' | 'failed' | 'stopped', reason?: string, message?: string): this;
+  /** What the pods of a deployment have written by now, in place of what they had. */
+  logs(deploymentId: string, lines: (string | deploy.LogLine)[]): this;
+  /** What the Kubernetes API answers from now on; other paths are `not_found`. */
+  kubernetes(env: string, path: string, answer: object): this;
   /** Runs the skill once, for everything that has happened since its last run. */
   run(skill: Skill): Promise<Run>;
 }

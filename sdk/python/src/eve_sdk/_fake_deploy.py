@@ -18,7 +18,8 @@ from typing import Any, Literal
 from ._contract import dumps
 from ._errors import Refused
 from ._fake import NOW, json_object
-from .deploy import Environment, State
+from ._fake_cluster import Clusters
+from .deploy import Environment, LogLine, State
 
 _MOST_CHANGES = 100
 _MOST_VARIABLES = 500
@@ -59,6 +60,8 @@ class Deployed:
     #: An earlier run of the request asked for what is under way, and it is woken when that settles.
     asked_for: bool = False
     id: str | None = None
+    #: What its pods have written, the newest pod first; a str is a line of the pod `APP-0`.
+    logs: Sequence[str | LogLine] = ()
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,11 @@ def _check_variables(pairs: list[tuple[str, str]]) -> None:
         raise Refused("invalid", f"env_vars: may be at most {_MOST_VARIABLES} variables")
     if sum(len(name.encode()) + len(value.encode()) for name, value in pairs) > _VARIABLES_BYTES:
         raise Refused("invalid", f"env_vars: may have at most {_VARIABLES_BYTES} bytes together")
+    names = set()
     for name, value in pairs:
+        if name in names:
+            raise Refused("invalid", f"env_vars: {name}: is given twice")
+        names.add(name)
         if not _VARIABLE.fullmatch(name):
             raise Refused(
                 "invalid", f"env_vars: `{name}` is not a variable's name: letters, digits and `_`, no digit first"
@@ -243,10 +250,14 @@ class Estate:
         environments: Iterable[str | Environment] = (),
         apps: Iterable[str] = (),
         deployments: Iterable[Deployed] = (),
+        kubernetes: Mapping[tuple[str, str], Any] | None = None,
+        unreachable: Iterable[str] = (),
     ) -> None:
         self._next, self._worker_type = next_id, worker_type
         self._environments: dict[str, Environment] = {}
         self._apps = set(apps)
+        unreachable = tuple(unreachable)
+        self._clusters = Clusters(unreachable)
         self._deployments: dict[tuple[str, str], _Deployment] = {}
         #: What was asked for since the last commit.
         self.changes: list[Change] = []
@@ -254,13 +265,22 @@ class Estate:
         self.awaited: set[str] = set()
         for one in environments:
             self._add_environment(Environment(one) if isinstance(one, str) else one)
+        for name in unreachable:
+            self._imply(name)
         for given in deployments:
             self._add_deployment(given)
+        for (env, path), answer in (kubernetes or {}).items():
+            self.answers(env, path, answer)
 
     def _add_environment(self, one: Environment) -> None:
         if not _LABEL.fullmatch(one.name) or len(one.name) > 40:
             raise ValueError(f"{one.name!r} is not the name of an environment")
         self._environments[one.name] = one
+
+    def _imply(self, name: str) -> None:
+        """What the test speaks of is there."""
+        if name not in self._environments:
+            self._add_environment(Environment(name))
 
     def _add_deployment(self, given: Deployed) -> None:
         if given.state not in _STATES:
@@ -269,8 +289,7 @@ class Estate:
         for image in images:
             _check_image(image)
         _check_app(given.app)
-        if given.env not in self._environments:
-            self._add_environment(Environment(given.env))
+        self._imply(given.env)
         self._apps.add(given.app)
         one = _Deployment(given.id or self._next(), given.env, given.app, given.state, given.image, given.replicas)
         one.reason, one.message, one.committed = given.reason, given.message, len(images)
@@ -291,12 +310,23 @@ class Estate:
         self._deployments[given.env, given.app] = one
         if given.asked_for and given.state in _UNDER_WAY:
             self.awaited.add(one.id)
+        self._clusters.wrote(one.id, one.app, given.logs)
+
+    def wrote(self, id: str, lines: Iterable[str | LogLine]) -> None:
+        """What the pods of a deployment have written."""
+        self._clusters.wrote(id, self._with_id(id).app, lines)
+
+    def answers(self, env: str, path: str, answer: Any) -> None:
+        """What the Kubernetes API answers."""
+        self._imply(env)
+        self._clusters.answers(env, path, answer)
 
     def copy(self) -> Estate:
         """For a run: what it changes there, nobody sees."""
         made = Estate(self._next, self._worker_type, self._environments.values(), self._apps)
         made._deployments = copy.deepcopy(self._deployments)
         made.awaited = set(self.awaited)
+        made._clusters = self._clusters
         return made
 
     def commit(self) -> None:
@@ -325,6 +355,11 @@ class Estate:
         """Where a deployment stands."""
         return self._with_id(id).state
 
+    def place_of(self, id: str) -> dict[str, Any]:
+        """Which deployment it is."""
+        one = self._with_id(id)
+        return {"env": one.env, "app": one.app, "revision": one.committed}
+
     def settle(self, id: str, status: State, reason: str | None, message: str | None) -> bool:
         """A deployment comes to rest; whether the request is woken for it."""
         one = self._with_id(id)
@@ -347,13 +382,17 @@ class Estate:
         self.awaited.discard(id)
         return woken
 
-    def _permitted(self, env: str) -> None:
-        """Whether this run may deploy there."""
+    def _allowed(self, env: str) -> Environment:
+        """The environment, if it is one of those that are for this run's worker type."""
         self._known(env)
         found = self._environments[env]
         if not found.allowed:
             raise Refused("denied", f"skills of the worker type `{self._worker_type}` may not deploy to `{env}`")
-        if found.status == "deleting":
+        return found
+
+    def _permitted(self, env: str) -> None:
+        """Whether this run may deploy there."""
+        if self._allowed(env).status == "deleting":
             raise Refused("conflict", f"the environment `{env}` is being deleted")
 
     def _known(self, env: str) -> None:
@@ -517,10 +556,25 @@ class Estate:
             for past in reversed(one.revisions[: one.committed])
         ][:limit]
 
+    def logs(self, env: str, app: str, tail: int) -> list[SimpleNamespace]:
+        """The last lines of each of a deployment's pods."""
+        self._allowed(env)
+        one = self._any(env, app)
+        if one.committed == 0:
+            # What only this run knows of, no cluster does.
+            raise Refused("not_found", f"there is no deployment `{app} in {env}`")
+        return [] if one.state == "stopped" else self._clusters.logs(env, one.id, tail)
+
+    def kubernetes(self, env: str, path: str) -> str:
+        """What the Kubernetes API answers, as JSON."""
+        self._allowed(env)
+        return self._clusters.kubernetes(env, path)
+
     def platform(self) -> SimpleNamespace:
         """The contract's interface."""
         return SimpleNamespace(
             environments=lambda: [one for _, one in sorted(self._environments.items())],
             create=self.create, scale=self.scale, rollback=self.rollback, delete=self.delete,
-            status=self.status, list=self._list, history=self.history,
+            status=self.status, list=self._list, history=self.history, logs=self.logs,
+            kubernetes=self.kubernetes,
         )
