@@ -57,7 +57,10 @@ export interface Asked {
   children?: Other[];
   /** Other requests of the organisation. */
   others?: Other[];
-  /** Environments of the organisation, ready and allowed unless they say otherwise. */
+  /**
+   * Environments of the organisation, ready and allowed unless they say otherwise. Where a person is asked,
+   * what a run wants counts as approved until it settles as something else.
+   */
   environments?: (string | (Partial<deploy.Environment> & { name: string }))[];
   /** Registered apps. */
   apps?: string[];
@@ -91,7 +94,9 @@ export class Host {
   stateOf(deploymentId: string): deploy.State;
   /**
    * A deployment that is under way comes to rest, and wakes the request if that has asked for it. `reason` is
-   * why it failed, in a word; `message` the same in a sentence.
+   * why it failed, in a word; `message` the same in a sentence. Of what was refused after all (`not_found`,
+   * `forbidden`, `conflict`, `invalid`, `rejected`, `not_approved`) nothing stays; after `superseded` what
+   * somebody else has asked for is on its way.
    */
   settle(deploymentId: string, status: 'running' | 'failed' | 'stopped', reason?: string, message?: string): this;
   /** What the pods of a deployment have written by now, in place of what they had. */

@@ -208,8 +208,9 @@ export class Host {
 
   /** A deployment comes to rest, and wakes the request if that has asked for it. */
   settle(deploymentId, status, reason, message) {
-    if (this.#estate.settle(deploymentId, status, reason, message) && !this.#end) {
-      this.#settled.set(deploymentId, { message: message ?? null, ...this.#estate.placeOf(deploymentId) });
+    const told = this.#estate.settle(deploymentId, status, reason, message);
+    if (told && !this.#end) {
+      this.#settled.set(deploymentId, told);
       this.#inbox.push({ type: 'deployment_settled', deploymentId, status, reason });
     }
     return this;

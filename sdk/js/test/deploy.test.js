@@ -250,6 +250,67 @@ test('a run asks for a hundred changes and no more', async () => {
   });
 });
 
+test('of what was refused after all nothing stays', async () => {
+  const host = new Host({
+    environments: [{ name: 'prod', approval: true }],
+    apps: ['web'],
+    deployments: [{ ...api, image: 'a:1', replicas: 2 }],
+  });
+  const look = () => {
+    const { state, version, revision, replicas } = deploy.status('prod', 'api');
+    return [state, version, revision, replicas, deploy.history('prod', 'api').length];
+  };
+  const before = ['running', '1', 1, { desired: 2, ready: 2 }, 1];
+  const [first, second] = (await inside(host, () => {
+    deploy.create({ ...api, image: 'a:2', replicas: 5 });
+    deploy.create({ ...api, app: 'web', image: 'web:1' });
+    return waiting();
+  })).deployed;
+  host.settle(first.id, 'failed', 'rejected', 'rejected by ada').settle(second.id, 'failed', 'not_approved');
+  await inside(host, () => {
+    assert.deepEqual(look(), before);
+    assert.match(code(() => deploy.status('prod', 'web')), /^not_found/);
+    deploy.delete('prod', 'api');
+    return waiting();
+  });
+  await inside(host.settle(first.id, 'failed', 'forbidden'), () => {
+    assert.deepEqual(look(), before);
+    deploy.scale('prod', 'api', 3);
+    return waiting();
+  });
+  // Another change while one is under way: that one is still waited for.
+  const other = new Host({ deployments: [{ ...api, id: 'd', image: 'a:2', before: ['a:1'], state: 'deploying', askedFor: true }] });
+  await inside(other, () => {
+    deploy.scale('prod', 'api', 9);
+    return waiting();
+  });
+  await inside(other.settle('d', 'failed', 'conflict'), () => {
+    assert.deepEqual(look(), ['deploying', '2', 2, { desired: 1, ready: 0 }, 2]);
+    return waiting();
+  });
+  await inside(other.settle('d', 'failed', 'invalid'), () => {
+    assert.deepEqual(look(), ['running', '1', 1, { desired: 1, ready: 1 }, 1]);
+  });
+});
+
+test('what somebody else has asked for takes the place of what the run did', async () => {
+  const host = new Host({ deployments: [{ ...api, id: 'd', image: 'a:1' }] });
+  await inside(host, () => {
+    deploy.create({ ...api, image: 'a:2' });
+    return waiting();
+  });
+  await inside(host.settle('d', 'failed', 'superseded', 'revision 3'), () => {
+    const { state, revision } = deploy.status('prod', 'api');
+    assert.deepEqual([state, revision], ['deploying', 3]);
+    assert.deepEqual(deploy.history('prod', 'api').map(({ outcome }) => outcome), [undefined, 'superseded', 'running']);
+    deploy.delete('prod', 'api');
+    return waiting();
+  });
+  await inside(host.settle('d', 'failed', 'superseded'), () => {
+    assert.equal(deploy.status('prod', 'api').state, 'deploying');
+  });
+});
+
 test('the context of a wake-up says more than its trigger', async () => {
   const host = new Host({ environments: ['prod'], apps: ['api', 'web'], context: { n: 1 } });
   const [first, second] = (await inside(host, () => {
@@ -262,7 +323,7 @@ test('the context of a wake-up says more than its trigger', async () => {
   assert.deepEqual(run.data.context, { n: 1 });
   const { trigger, deployment_id, status, reason, message, env, app, revision, additional_completions } = run.data.rawContext;
   assert.deepEqual([trigger, deployment_id, status, reason], ['deployment_settled', first.id, 'failed', 'rejected']);
-  assert.deepEqual([message, env, app, revision], ['rejected by ada', 'prod', 'api', 1]);
+  assert.deepEqual([message, env, app, revision], ['rejected by ada', 'prod', 'api', null]);
   assert.deepEqual(additional_completions, [{
     trigger: 'deployment_settled', deployment_id: second.id, status: 'running', reason: null, message: null,
     ...api, app: 'web', revision: 1,

@@ -289,6 +289,77 @@ class DeployTest(unittest.TestCase):
 
         self.inside(Host(deployments=[Deployed("prod", "api", "a:1")]), act)
 
+    def test_of_what_was_refused_after_all_nothing_stays(self):
+        def look():
+            one = deploy.status("prod", "api")
+            ready = (one.replicas.desired, one.replicas.ready)
+            return (one.state, one.version, one.revision, ready, len(deploy.history("prod", "api")))
+
+        def asking(*changes):
+            def act():
+                for change in changes:
+                    change()
+                return waiting()
+
+            return act
+
+        def standing(*expected, then=lambda: None):
+            def act():
+                self.assertEqual(look(), expected)
+                return then()
+
+            return act
+
+        host = Host(
+            environments=[Environment("prod", approval=True)], apps=["web"],
+            deployments=[Deployed("prod", "api", "a:1", 2)],
+        )
+        before = ("running", "1", 1, (2, 2), 1)
+        first, second = self.inside(
+            host,
+            asking(
+                lambda: deploy.create("prod", "api", image="a:2", replicas=5),
+                lambda: deploy.create("prod", "web", image="web:1"),
+            ),
+        ).deployed
+        host.settle(first.id, "failed", "rejected", "rejected by ada").settle(second.id, "failed", "not_approved")
+        self.inside(host, standing(*before, then=asking(lambda: deploy.delete("prod", "api"))))
+        host.settle(first.id, "failed", "forbidden")
+
+        def again():
+            self.refused("not_found", "web", lambda: deploy.status("prod", "web"))
+            deploy.scale("prod", "api", 3)
+            return waiting()
+
+        self.inside(host, standing(*before, then=again))
+        # Another change while one is under way: that one is still waited for.
+        given = Deployed("prod", "api", "a:2", before=["a:1"], state="deploying", asked_for=True, id="d")
+        other = Host(deployments=[given])
+        self.inside(other, asking(lambda: deploy.scale("prod", "api", 9)))
+        other.settle("d", "failed", "conflict")
+        self.inside(other, standing("deploying", "2", 2, (1, 0), 2, then=waiting))
+        other.settle("d", "failed", "invalid")
+        self.inside(other, standing("running", "1", 1, (1, 1), 1))
+
+    def test_what_somebody_else_has_asked_for_takes_the_place_of_what_the_run_did(self):
+        def deploying():
+            deploy.create("prod", "api", image="a:2")
+            return waiting()
+
+        def deleting():
+            one = deploy.status("prod", "api")
+            self.assertEqual((one.state, one.revision), ("deploying", 3))
+            outcomes = [past.outcome for past in deploy.history("prod", "api")]
+            self.assertEqual(outcomes, [None, "superseded", "running"])
+            deploy.delete("prod", "api")
+            return waiting()
+
+        host = Host(deployments=[Deployed("prod", "api", "a:1", id="d")])
+        self.inside(host, deploying)
+        self.inside(host.settle("d", "failed", "superseded", "revision 3"), deleting)
+        host.settle("d", "failed", "superseded")
+        self.inside(host, lambda: self.assertEqual(deploy.status("prod", "api").state, "deploying"))
+
     def test_the_context_of_a_wake_up_says_more_than_its_trigger(self):
         def act():
             deploy.create("prod", "api", image="a:1")
@@ -305,8 +376,8 @@ class DeployTest(unittest.TestCase):
                 {"n": 1},
                 {
                     "trigger": "deployment_settled", "deployment_id": first.id, "status": "failed",
-                    "reason": "rejected", "message": "rejected by ada", "env": "prod", "app": "api", "revision": 1,
-                    "parent_request_id": host.id, "parent_context": {"n": 1},
+                    "reason": "rejected", "message": "rejected by ada", "env": "prod", "app": "api",
+                    "revision": None, "parent_request_id": host.id, "parent_context": {"n": 1},
                     "additional_completions": [
                         {
                             "trigger": "deployment_settled", "deployment_id": second.id, "status": "running",

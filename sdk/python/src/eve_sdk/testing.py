@@ -225,7 +225,8 @@ class Host:
 
     `db` answers statements: it is called with schema, SQL and parameters, and returns rows as dicts, or
     how many rows were affected. `environments`, ready and allowed unless they say otherwise, `apps` and
-    `deployments` are what the organisation has. `kubernetes` is what the Kubernetes API answers, by
+    `deployments` are what the organisation has; where a person is asked, what a run wants counts as approved
+    until it settles as something else. `kubernetes` is what the Kubernetes API answers, by
     environment and path: `{("prod", "api/v1/pods"): {"items": []}}`; the clusters of the environments in
     `unreachable` do not answer, and `deploy.logs` and `deploy.kubernetes` are `unavailable` there.
     """
@@ -371,10 +372,13 @@ class Host:
     ) -> Host:
         """A deployment that is under way comes to rest, and wakes the request if that has asked for it.
 
-        `reason` is why it failed, in a word; `message` the same in a sentence.
+        `reason` is why it failed, in a word; `message` the same in a sentence. Of what was refused after all
+        (`not_found`, `forbidden`, `conflict`, `invalid`, `rejected`, `not_approved`) nothing stays; after
+        `superseded` what somebody else has asked for is on its way.
         """
-        if self._estate.settle(deployment_id, status, reason, message) and not self._end:
-            self._settled[deployment_id] = {"message": message, **self._estate.place_of(deployment_id)}
+        told = self._estate.settle(deployment_id, status, reason, message)
+        if told and not self._end:
+            self._settled[deployment_id] = told
             self._inbox.append(DeploymentSettled(deployment_id, status, reason))
         return self
 
