@@ -195,7 +195,7 @@ impl Deployments {
             .await
             .map_err(failed)?
             .ok_or_else(|| DeployError::not_found("deployment", app_name))?;
-        let target = target(&mut tx, row.id, env, app_name, rollback).await?;
+        let target = target(&mut tx, Some(row.id), env, app_name, rollback).await?;
         let target = stored(&mut tx, row.id, target)
             .await
             .map_err(failed)?
@@ -387,10 +387,10 @@ impl Deployments {
     }
 }
 
-/// The revision that a rollback goes back to.
+/// The revision that a rollback goes back to; of what is no deployment yet none ever ran.
 pub(super) async fn target(
     tx: &mut Tx,
-    id: Uuid,
+    id: Option<Uuid>,
     env: &str,
     app_name: &str,
     rollback: &Rollback,
@@ -404,7 +404,10 @@ pub(super) async fn target(
     .fetch_optional(&mut **tx)
     .await
     .map_err(failed)?;
-    let ran = ran(tx, id).await.map_err(failed)?;
+    let ran = match id {
+        Some(id) => ran(tx, id).await.map_err(failed)?,
+        None => Vec::new(),
+    };
     let version = |stored: &Ran| {
         stored.image.parse::<Image>().map(|image| image.version().to_owned()).unwrap_or_default()
     };
@@ -438,7 +441,7 @@ pub(super) async fn target(
 }
 
 /// That the number of replicas is not the load's to say.
-pub(super) fn not_autoscaled(app_name: &str, config: &Value) -> Result<(), DeployError> {
+pub(crate) fn not_autoscaled(app_name: &str, config: &Value) -> Result<(), DeployError> {
     match settings_of(config).autoscale {
         None => Ok(()),
         Some(scale) => Err(DeployError::Conflict(format!(

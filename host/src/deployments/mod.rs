@@ -35,6 +35,7 @@ use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+pub(crate) use desired::not_autoscaled;
 pub use error::DeployError;
 pub use image::Image;
 pub use settings::{Autoscale, MAX_REPLICAS, Settings, Variables};

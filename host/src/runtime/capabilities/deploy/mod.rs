@@ -24,6 +24,7 @@ use crate::deployments::asks::Ask;
 use crate::deployments::orders::{Change, Order, Place};
 use crate::deployments::{
     DeployError, Deployment, DeploymentStatus, Image, NewDeployment, Replicas, Revision,
+    not_autoscaled,
 };
 use crate::runtime::bindings::eve::skill::types::Error;
 use crate::runtime::{HostFailure, limits};
@@ -170,10 +171,15 @@ impl Deploys {
         let own = match self.own.get(&key) {
             // The run itself has had it deleted: it can only be deployed anew.
             Some(own) if is_leaving(own) && !matches!(change, Change::Create(_)) => {
-                let name = format!("{} in {}", key.1, key.0);
-                return Err(guest::error(DeployError::not_found("deployment", &name)).into());
+                return Err(guest::error(DeployError::not_found("deployment", &key.1)).into());
             }
-            own => own.is_some_and(|own| !is_leaving(own)),
+            Some(own) => {
+                if let Change::Scale(_) = change {
+                    not_autoscaled(&key.1, &own.config).map_err(guest::error)?;
+                }
+                !is_leaving(own)
+            }
+            None => false,
         };
         let asked = (key.clone(), change.clone());
         let there = self
@@ -309,6 +315,10 @@ fn create(seen: &mut Deployment, new: &NewDeployment) {
     if let (Some(config), Ok(Value::Object(settings))) =
         (seen.config.as_object_mut(), serde_json::to_value(&new.settings))
     {
+        // As deploying does: whoever says how many does not want the load to say so.
+        if new.replicas.is_some() {
+            config.remove("autoscale");
+        }
         config.extend(settings);
         if let Some(variables) = &new.env_vars {
             config.insert("variables".into(), json!(variables.keys().collect::<Vec<_>>()));
