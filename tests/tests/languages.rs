@@ -204,6 +204,8 @@ async fn probe(platform: &Platform, skill: &str) -> Result<()> {
     let nobody = "INSERT INTO eve.worker_types (id, name, default_skill)
                   VALUES ('nobody', 'Nobody works here', $1)";
     sqlx::query(nobody).bind(skill).execute(platform.pool()).await?;
+    // Not `db`, and `deploy`, which nothing grants to those of the type `general` by itself.
+    platform.eve().json(["worker-type", "set", "general", "--grant", "queue,deploy"]).await?;
     let _worker = platform.worker(4)?;
     let order = async |context: Value, attempts: u32| {
         platform
@@ -283,7 +285,76 @@ async fn probe(platform: &Platform, skill: &str) -> Result<()> {
     let id = order(json!({ "do": "late" }), 1).await?;
     assert_eq!(platform.end_of(id).await.code(), "completed");
 
-    orchestrate(platform, order(json!({ "do": "orchestrate" }), 1).await?).await
+    orchestrate(platform, order(json!({ "do": "orchestrate" }), 1).await?).await?;
+    deployments(platform, async |what: &str| order(json!({ "do": what }), 1).await).await
+}
+
+/// Everything about deployments, in an environment whose cluster does not answer: what is asked for stays
+/// on its way. How deployments settle, the tests beside a real cluster show.
+async fn deployments(platform: &Platform, order: impl AsyncFn(&str) -> Result<Uuid>) -> Result<()> {
+    for line in [
+        "eve cluster add --id nowhere --provider eks --endpoint https://127.0.0.1:9",
+        "eve env create --name dev --cluster nowhere --no-wait",
+        r#"eve env create --name closed --cluster nowhere --no-wait --config '{"worker_types": ["deployment"]}'"#,
+    ] {
+        let output = platform.eve().bash(line).await?;
+        ensure!(output.status.success(), "{line}: {output}");
+    }
+    let probe = async || platform.get("/v1/envs/dev/deployments/probe").await;
+
+    // What a run asks for it sees itself, and others once it has ended.
+    let id = order("deploy").await?;
+    let end = platform.end_of(id).await;
+    assert_eq!(end.code(), "completed", "{:?}", lines(platform, id).await?);
+    let expected = json!({
+        "same": true, "state": "pending", "settled": false, "version": "v1", "revision": 0, "desired": 2,
+        "ready": 0, "pods": 0, "port": 9000, "variables": ["GREETING"], "updated": true, "listed": ["probe"],
+    });
+    assert_eq!(end.data, Some(expected));
+    let found = probe().await?;
+    assert_eq!(
+        (&found["revision"], &found["image"]),
+        (&json!(1), &json!("acme/probe:v1")),
+        "{found}"
+    );
+    assert_eq!((&found["replicas"]["desired"], &found["status"]), (&json!(2), &json!("pending")));
+    assert_eq!(
+        (&found["config"]["variables"], &found["request_id"]),
+        (&json!(["GREETING"]), &json!(id.to_string()))
+    );
+
+    let id = order("deployed").await?;
+    let end = platform.end_of(id).await;
+    assert_eq!(end.code(), "completed", "{:?}", lines(platform, id).await?);
+    let expected = json!({
+        "environments": [["closed", false, false], ["dev", true, false]],
+        "codes": {
+            "environment": "not_found", "app": "not_found", "closed": "denied", "image": "invalid",
+            "settings": "invalid", "variables": "invalid", "ours": "invalid", "deployment": "not_found",
+            "previous": "conflict", "version": "conflict", "revision": "conflict",
+        },
+        "revision": 1, "state": "pending", "history": [[1, "created", "v1", 2, null, null]], "scaled": 3, "all": 1,
+    });
+    assert_eq!(end.data, Some(expected));
+    let found = probe().await?;
+    assert_eq!(
+        (&found["revision"], &found["replicas"]["desired"]),
+        (&json!(2), &json!(3)),
+        "{found}"
+    );
+
+    // A deployment is something to wait for, for as long as the run says.
+    let id = order("wait").await?;
+    let end = platform.end_of(id).await;
+    assert_eq!(end.code(), "wait_timed_out", "{:?}", lines(platform, id).await?);
+    let found = probe().await?;
+    assert_eq!((&found["revision"], &found["version"]), (&json!(3), &json!("v2")), "{found}");
+
+    let id = order("undeploy").await?;
+    let end = platform.end_of(id).await;
+    assert_eq!(end.code(), "completed", "{:?}", lines(platform, id).await?);
+    assert_eq!(probe().await?["reason"], "stopping");
+    Ok(())
 }
 
 /// Children, a question and a timer, one after the other.

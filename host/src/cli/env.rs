@@ -69,6 +69,7 @@ Examples:
 Settings in --config:
   deployers     the least role that may deploy to it: member (the default), admin or owner
   worker_types  the worker types whose skills may deploy to it
+  approval      whether a person approves what skills ask for: true or false (the default)
   quota         what all apps in it may have together: {\"pods\": 50, \"cpu\": 20, \"memory_gib\": 40}
 
 Exit codes: 0 it is ready, 1 it could not be made; it is tried again until it is deleted.")]

@@ -15,13 +15,14 @@ use super::claim::Claimed;
 use crate::db::{
     Db, Scope, Tx, is_connection_loss, is_deadlock, is_duplicate, is_refusal, is_timeout,
 };
+use crate::deployments::orders;
 use crate::hitl;
 use crate::ids::WorkerId;
 use crate::requests::graph::{Columns, Ending, Graph, Reach, Ripple};
 use crate::requests::insert::{self, Parent, Prepared};
 use crate::requests::{FailureCode, LogLine, Origin, Problem, RequestError, Status, orchestration};
 use crate::runtime::Effects;
-use crate::tenancy::{Actor, Tenant, audit};
+use crate::tenancy::{Actor, OrgRole, Tenant, audit};
 
 /// The first wait before another attempt; doubled each time.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
@@ -603,10 +604,20 @@ async fn try_with_graph(
         tenant,
         &actor,
         waits.map(|_| crate::ids::RequestId(orchestration)),
+        OrgRole::Member,
         &finished.effects.questions,
     )
     .await
     .map_err(failed())?;
+    let asker = orders::Asker {
+        request: crate::ids::RequestId(orchestration),
+        user: finished.run.user_id,
+        worker_type: &finished.run.worker_type,
+    };
+    let listener = waits.map(|_| crate::ids::RequestId(orchestration));
+    orders::insert(&mut tx, tenant, asker, listener, &finished.effects.orders)
+        .await
+        .map_err(failed())?;
     if let Some(deadline) = waits {
         let timers = &finished.effects.timers;
         orchestration::set_timers(&mut tx, own.org_id, orchestration, timers)

@@ -44,12 +44,24 @@ impl GuestQueue {
 /// Asks again while Postgres is away: everything here reads, or may be done twice. The run's wall-clock
 /// limit, and its cancellation, end it.
 async fn patiently<T, F: Future<Output = Result<T, RequestError>>>(
-    mut ask: impl FnMut() -> F,
+    ask: impl FnMut() -> F,
 ) -> Result<T, RequestError> {
+    let lost = |error: &RequestError| match error {
+        RequestError::Database { source, .. } => is_connection_loss(source),
+        _ => false,
+    };
+    patient(lost, ask).await
+}
+
+/// Asks again for as long as the answer is an error that says that Postgres is away.
+pub(super) async fn patient<T, E, F: Future<Output = Result<T, E>>>(
+    lost: impl Fn(&E) -> bool,
+    mut ask: impl FnMut() -> F,
+) -> Result<T, E> {
     let mut wait = PATIENCE.0;
     loop {
         match ask().await {
-            Err(RequestError::Database { source, .. }) if is_connection_loss(&source) => {
+            Err(error) if lost(&error) => {
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(PATIENCE.1);
             }

@@ -16,7 +16,7 @@ pub mod claim;
 pub mod finish;
 pub mod guest;
 pub mod guest_db;
-
+pub mod guest_deploy;
 pub mod lease;
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{DeployError, Deployments, names};
-use crate::db::{Scope, Tx, is_duplicate};
+use crate::db::{Scope, Tx};
 use crate::requests::{Invalid, empty_object};
 use crate::tenancy::{Actor, Tenant, audit};
 
@@ -61,34 +61,9 @@ impl Deployments {
         check(new)?;
         let failed = DeployError::database("registering an app");
         let mut tx = self.db.begin(Scope::Tenant(tenant)).await.map_err(failed)?;
-        let creator = actor.to_json();
-        let made = sqlx::query!(
-            "INSERT INTO eve.apps (id, org_id, name, repo_url, config, created_by)
-             SELECT $1, $2, $3, $4, $5, $6
-              WHERE (SELECT count(*) FROM eve.apps WHERE org_id = $2) < $7",
-            Uuid::now_v7(),
-            tenant.org().0,
-            new.name,
-            new.repo_url,
-            new.config,
-            creator,
-            MAX_APPS,
-        )
-        .execute(&mut *tx)
-        .await
-        .map_err(|error| match is_duplicate(&error) {
-            true => DeployError::Conflict(format!("there is an app `{}` already", new.name)),
-            false => failed(error),
-        })?;
-        if made.rows_affected() == 0 {
-            return Err(DeployError::Conflict(format!(
-                "the organisation has {MAX_APPS} apps, and may have no more"
-            )));
+        if !register(&mut tx, tenant, actor, new).await? {
+            return Err(DeployError::Conflict(format!("there is an app `{}` already", new.name)));
         }
-        let details = json!({ "repo_url": new.repo_url });
-        audit::record_details(&mut tx, tenant, actor, "app.create", &new.name, details)
-            .await
-            .map_err(failed)?;
         let made = one(&mut tx, tenant, &new.name).await.map_err(failed)?;
         tx.commit().await.map_err(failed)?;
         made.ok_or_else(|| DeployError::not_found("app", &new.name))
@@ -174,6 +149,47 @@ impl Deployments {
 /// What is no name is no app's.
 fn known(name: &str) -> Result<(), DeployError> {
     names::app("name", name).map_err(|_| DeployError::not_found("app", name))
+}
+
+/// Registers an app, which has been checked, in the caller's transaction: `false` if there is one of that
+/// name.
+pub(super) async fn register(
+    tx: &mut Tx,
+    tenant: Tenant,
+    actor: &Actor,
+    new: &NewApp,
+) -> Result<bool, DeployError> {
+    let failed = DeployError::database("registering an app");
+    let creator = actor.to_json();
+    let made = sqlx::query!(
+        "INSERT INTO eve.apps (id, org_id, name, repo_url, config, created_by)
+         SELECT $1, $2, $3, $4, $5, $6
+          WHERE (SELECT count(*) FROM eve.apps WHERE org_id = $2) < $7
+         ON CONFLICT (org_id, name) DO NOTHING",
+        Uuid::now_v7(),
+        tenant.org().0,
+        new.name,
+        new.repo_url,
+        new.config,
+        creator,
+        MAX_APPS,
+    )
+    .execute(&mut **tx)
+    .await
+    .map_err(failed)?;
+    if made.rows_affected() == 1 {
+        let details = json!({ "repo_url": new.repo_url });
+        audit::record_details(tx, tenant, actor, "app.create", &new.name, details)
+            .await
+            .map_err(failed)?;
+        return Ok(true);
+    }
+    match one(tx, tenant, &new.name).await.map_err(failed)? {
+        Some(_) => Ok(false),
+        None => Err(DeployError::Conflict(format!(
+            "the organisation has {MAX_APPS} apps, and may have no more"
+        ))),
+    }
 }
 
 async fn one(tx: &mut Tx, tenant: Tenant, name: &str) -> Result<Option<App>, sqlx::Error> {

@@ -5,16 +5,18 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::apps::{self, NewApp};
 use super::environments::{EnvironmentStatus, share};
+use super::orders::taken;
 use super::settings::{self, Settings, Variables};
 use super::{
-    Authority, DeployError, Deployer, Deployment, Deployments, Image, NewDeployment, Outcome,
-    RevisionKind, Rollback, Scale, names, read,
+    DeployError, Deployer, Deployment, Deployments, Image, NewDeployment, Outcome, RevisionKind,
+    Rollback, Scale, names, read,
 };
 use crate::db::{Scope, Tx};
-use crate::requests::Invalid;
+use crate::requests::empty_object;
 use crate::sealing::{Envelope, SealingError};
-use crate::tenancy::{Actor, OrgRole, audit};
+use crate::tenancy::{Actor, audit};
 
 /// A deployment's row, locked.
 struct Locked {
@@ -82,21 +84,20 @@ impl Deployments {
         env: &str,
         new: &NewDeployment,
     ) -> Result<Deployment, DeployError> {
-        names::app("app", &new.app)?;
-        let image: Image = new.image.parse().map_err(|why: String| Invalid::new("image", why))?;
+        let image = new.check()?;
         let replicas = new.replicas.map(settings::replicas).transpose()?;
-        new.settings.check()?;
-        if let Some(variables) = &new.env_vars {
-            settings::variables(variables)?;
-        }
         let failed = DeployError::database("deploying");
         let mut tx = self.db.begin(Scope::Tenant(deployer.tenant)).await.map_err(failed)?;
         let environment = permitted(&mut tx, deployer, env).await?;
+        if new.register {
+            let app = NewApp { name: new.app.clone(), repo_url: None, config: empty_object() };
+            apps::register(&mut tx, deployer.tenant, &deployer.actor, &app).await?;
+        }
         let app = app(&mut tx, deployer, &new.app).await?;
         let row = match lock(&mut tx, deployer, environment, app).await? {
             Some(row) => row,
             None => {
-                self.first(&mut tx, deployer, environment, app, &image).await?;
+                first(&mut tx, deployer, environment, app, &image).await?;
                 // Two who deploy it first at once: the later one has waited, and finds the other's.
                 let row = lock(&mut tx, deployer, environment, app).await?;
                 row.ok_or_else(|| DeployError::not_found("deployment", &new.app))?
@@ -163,13 +164,7 @@ impl Deployments {
             .await
             .map_err(failed)?
             .ok_or_else(|| DeployError::not_found("deployment", app_name))?;
-        if let Some(scale) = settings_of(&before.config).autoscale {
-            return Err(DeployError::Conflict(format!(
-                "`{app_name}` has {} to {} replicas, as its load wants: deploy it without autoscaling to \
-                 say how many",
-                scale.min, scale.max
-            )));
-        }
+        not_autoscaled(app_name, &before.config)?;
         let asked = Asked {
             kind: RevisionKind::Scaled,
             template: Some(before.template),
@@ -193,50 +188,15 @@ impl Deployments {
         app_name: &str,
         rollback: &Rollback,
     ) -> Result<Deployment, DeployError> {
-        if rollback.to_version.is_some() && rollback.to_revision.is_some() {
-            return Err(Invalid::new("to_version", "give a version or a revision, not both").into());
-        }
+        rollback.check()?;
         let (mut tx, row) = self.existing(deployer, env, app_name, "rolling back").await?;
         let failed = DeployError::database("rolling back");
         let now = stored(&mut tx, row.id, row.revision)
             .await
             .map_err(failed)?
             .ok_or_else(|| DeployError::not_found("deployment", app_name))?;
-        let ran = ran(&mut tx, row.id).await.map_err(failed)?;
-        let version = |stored: &Ran| {
-            stored
-                .image
-                .parse::<Image>()
-                .map(|image| image.version().to_owned())
-                .unwrap_or_default()
-        };
-        let wanted = |stored: &Ran| match (&rollback.to_version, rollback.to_revision) {
-            (Some(wanted), _) => version(stored) == *wanted,
-            (None, Some(wanted)) => stored.revision == wanted,
-            (None, None) => stored.template != now.template,
-        };
-        let Some(index) = ran.iter().position(wanted) else {
-            let what = match (&rollback.to_version, rollback.to_revision) {
-                (Some(version), _) => {
-                    let version: String = version.chars().take(128).collect();
-                    format!("version `{}` of `{app_name}`", version.escape_default())
-                }
-                (None, Some(revision)) => format!("revision {revision} of `{app_name}`"),
-                (None, None) => format!("other version of `{app_name}`"),
-            };
-            let mut others: Vec<String> = match rollback.to_revision {
-                Some(_) => ran.iter().map(|stored| stored.revision.to_string()).collect(),
-                None => ran.iter().map(version).collect(),
-            };
-            let mut seen = std::collections::BTreeSet::new();
-            others.retain(|other| seen.insert(other.clone()));
-            others.truncate(20);
-            return Err(DeployError::Conflict(match others.is_empty() {
-                true => format!("no {what} ever ran in `{env}`"),
-                false => format!("no {what} ever ran in `{env}`; these did: {}", others.join(", ")),
-            }));
-        };
-        let target = stored(&mut tx, row.id, ran[index].revision)
+        let target = target(&mut tx, row.id, env, app_name, rollback).await?;
+        let target = stored(&mut tx, row.id, target)
             .await
             .map_err(failed)?
             .ok_or_else(|| DeployError::not_found("deployment", app_name))?;
@@ -282,6 +242,7 @@ impl Deployments {
         audit::record(&mut tx, deployer.tenant, &deployer.actor, "deployment.delete", &target)
             .await
             .map_err(failed)?;
+        taken(&mut tx, deployer, row.id, row.revision).await?;
         let left = read::one(&mut tx, deployer.tenant, env, app_name).await.map_err(failed)?;
         tx.commit().await.map_err(failed)?;
         self.bell.deployments();
@@ -307,31 +268,6 @@ impl Deployments {
             Some(row) if !row.gone => Ok((tx, row)),
             _ => Err(unknown()),
         }
-    }
-
-    /// The row of what was never deployed before, without a revision yet.
-    async fn first(
-        &self,
-        tx: &mut Tx,
-        deployer: &Deployer,
-        environment: Uuid,
-        app: Uuid,
-        image: &Image,
-    ) -> Result<(), DeployError> {
-        sqlx::query!(
-            "INSERT INTO eve.deployments (id, app_id, environment_id, org_id, image, status)
-             VALUES ($1, $2, $3, $4, $5, 'stopped')
-             ON CONFLICT (app_id, environment_id) DO NOTHING",
-            Uuid::now_v7(),
-            app,
-            environment,
-            deployer.tenant.org().0,
-            image.to_string(),
-        )
-        .execute(&mut **tx)
-        .await
-        .map_err(DeployError::database("deploying"))?;
-        Ok(())
     }
 
     /// Writes the next revision, and has the deployment be as it says.
@@ -408,6 +344,7 @@ impl Deployments {
         audit::record_details(&mut tx, deployer.tenant, &deployer.actor, action, &target, details)
             .await
             .map_err(failed)?;
+        taken(&mut tx, deployer, row.id, revision).await?;
         let made = read::one(&mut tx, deployer.tenant, env, app_name).await.map_err(failed)?;
         tx.commit().await.map_err(failed)?;
         self.bell.deployments();
@@ -450,6 +387,73 @@ impl Deployments {
     }
 }
 
+/// The revision that a rollback goes back to.
+pub(super) async fn target(
+    tx: &mut Tx,
+    id: Uuid,
+    env: &str,
+    app_name: &str,
+    rollback: &Rollback,
+) -> Result<i32, DeployError> {
+    let failed = DeployError::database("looking for what ran");
+    let now = sqlx::query_scalar!(
+        "SELECT template FROM eve.deployment_revisions
+          WHERE deployment_id = $1 ORDER BY revision DESC LIMIT 1",
+        id
+    )
+    .fetch_optional(&mut **tx)
+    .await
+    .map_err(failed)?;
+    let ran = ran(tx, id).await.map_err(failed)?;
+    let version = |stored: &Ran| {
+        stored.image.parse::<Image>().map(|image| image.version().to_owned()).unwrap_or_default()
+    };
+    let wanted = |stored: &Ran| match (&rollback.to_version, rollback.to_revision) {
+        (Some(wanted), _) => version(stored) == *wanted,
+        (None, Some(wanted)) => stored.revision == wanted,
+        (None, None) => Some(stored.template) != now,
+    };
+    let Some(index) = ran.iter().position(wanted) else {
+        let what = match (&rollback.to_version, rollback.to_revision) {
+            (Some(version), _) => {
+                let version: String = version.chars().take(128).collect();
+                format!("version `{}` of `{app_name}`", version.escape_default())
+            }
+            (None, Some(revision)) => format!("revision {revision} of `{app_name}`"),
+            (None, None) => format!("other version of `{app_name}`"),
+        };
+        let mut others: Vec<String> = match rollback.to_revision {
+            Some(_) => ran.iter().map(|stored| stored.revision.to_string()).collect(),
+            None => ran.iter().map(version).collect(),
+        };
+        let mut seen = std::collections::BTreeSet::new();
+        others.retain(|other| seen.insert(other.clone()));
+        others.truncate(20);
+        return Err(DeployError::Conflict(match others.is_empty() {
+            true => format!("no {what} ever ran in `{env}`"),
+            false => format!("no {what} ever ran in `{env}`; these did: {}", others.join(", ")),
+        }));
+    };
+    Ok(ran[index].revision)
+}
+
+/// That the number of replicas is not the load's to say.
+pub(super) fn not_autoscaled(app_name: &str, config: &Value) -> Result<(), DeployError> {
+    match settings_of(config).autoscale {
+        None => Ok(()),
+        Some(scale) => Err(DeployError::Conflict(format!(
+            "`{app_name}` has {} to {} replicas, as its load wants: deploy it without autoscaling to \
+             say how many",
+            scale.min, scale.max
+        ))),
+    }
+}
+
+/// What is said of an environment that is on its way out.
+pub(super) fn deleting(env: &str) -> DeployError {
+    DeployError::Conflict(format!("the environment `{env}` is being deleted"))
+}
+
 /// What is said now over what was said before.
 fn merged(before: &Settings, now: &Settings) -> Settings {
     let now = now.clone();
@@ -473,26 +477,9 @@ fn variable_names(config: &Value) -> Vec<String> {
 /// The environment, if this deployer may deploy to it and it is not being deleted.
 async fn permitted(tx: &mut Tx, deployer: &Deployer, env: &str) -> Result<Uuid, DeployError> {
     let environment = share(tx, deployer.tenant, env).await?;
-    match &deployer.authority {
-        Authority::Role(role) => {
-            let least = environment.config.deployers.unwrap_or(OrgRole::Member);
-            if *role < least {
-                return Err(DeployError::Forbidden(format!(
-                    "deploying to `{env}` takes the role {least}: ask one of them"
-                )));
-            }
-        }
-        Authority::WorkerType(kind) => {
-            let allowed = environment.config.worker_types.as_ref();
-            if allowed.is_some_and(|allowed| !allowed.contains(kind)) {
-                return Err(DeployError::Forbidden(format!(
-                    "skills of the worker type `{kind}` may not deploy to `{env}`"
-                )));
-            }
-        }
-    }
+    environment.config.permits(&deployer.authority, env)?;
     if environment.status == EnvironmentStatus::Deleting {
-        return Err(DeployError::Conflict(format!("the environment `{env}` is being deleted")));
+        return Err(deleting(env));
     }
     Ok(environment.id)
 }
@@ -511,6 +498,30 @@ async fn app(tx: &mut Tx, deployer: &Deployer, name: &str) -> Result<Uuid, Deplo
         field: "app".into(),
         message: format!("there is no app `{name}`; `eve app create --name {name}` registers it"),
     })
+}
+
+/// The row of what was never deployed before, without a revision yet.
+async fn first(
+    tx: &mut Tx,
+    deployer: &Deployer,
+    environment: Uuid,
+    app: Uuid,
+    image: &Image,
+) -> Result<(), DeployError> {
+    sqlx::query!(
+        "INSERT INTO eve.deployments (id, app_id, environment_id, org_id, image, status)
+         VALUES ($1, $2, $3, $4, $5, 'stopped')
+         ON CONFLICT DO NOTHING",
+        deployer.order.map_or_else(Uuid::now_v7, |order| order.told),
+        app,
+        environment,
+        deployer.tenant.org().0,
+        image.to_string(),
+    )
+    .execute(&mut **tx)
+    .await
+    .map_err(DeployError::database("deploying"))?;
+    Ok(())
 }
 
 async fn lock(

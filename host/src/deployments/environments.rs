@@ -15,7 +15,7 @@ use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{DeployError, Deployments, names};
+use super::{Authority, DeployError, Deployments, names};
 use crate::db::{Scope, Tx};
 use crate::requests::Invalid;
 use crate::tenancy::auth::Caller;
@@ -61,6 +61,10 @@ pub struct EnvironmentConfig {
     /// The worker types whose skills may deploy to it: all that are granted `deploy` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker_types: Option<Vec<String>>,
+    /// Whether a person is asked before what a skill asks for is done: a member who may deploy to it
+    /// approves or rejects, within 24 hours.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub approval: bool,
     /// The quotas of its namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quota: Option<Quota>,
@@ -102,6 +106,31 @@ impl EnvironmentConfig {
             return Err(Invalid::new("config.worker_types", "may be at most 100"));
         }
         types.into_iter().try_for_each(|name| names::label("config.worker_types", name, 63))
+    }
+
+    /// The least role that may deploy to it, and that may approve what skills ask for.
+    pub fn deployers(&self) -> OrgRole {
+        self.deployers.unwrap_or(OrgRole::Member)
+    }
+
+    /// Whether somebody may deploy to it; `env` is its name.
+    pub(super) fn permits(&self, authority: &Authority, env: &str) -> Result<(), DeployError> {
+        match authority {
+            Authority::Role(role) if *role < self.deployers() => {
+                Err(DeployError::Forbidden(format!(
+                    "deploying to `{env}` takes the role {}: ask one of them",
+                    self.deployers()
+                )))
+            }
+            Authority::WorkerType(kind)
+                if self.worker_types.as_ref().is_some_and(|allowed| !allowed.contains(kind)) =>
+            {
+                Err(DeployError::Forbidden(format!(
+                    "skills of the worker type `{kind}` may not deploy to `{env}`"
+                )))
+            }
+            Authority::Role(_) | Authority::WorkerType(_) => Ok(()),
+        }
     }
 
     /// The quotas of its namespace.

@@ -65,7 +65,7 @@ impl DeployError {
         move |source| DeployError::Database { doing, source }
     }
 
-    pub(super) fn not_found(what: &'static str, name: &str) -> DeployError {
+    pub(crate) fn not_found(what: &'static str, name: &str) -> DeployError {
         DeployError::NotFound { what, name: name.chars().take(64).collect() }
     }
 }

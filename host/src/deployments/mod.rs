@@ -2,9 +2,10 @@
 //!
 //! Flow: an admin of the platform registers a cluster (`clusters`), an admin of an organisation makes an
 //! environment in it (`environments`), members register apps (`apps`) and say what of them shall run
-//! where (`desired`): each such change is a revision, and an event. The reconciler (`reconcile`) makes
-//! the clusters be as the latest revisions say, and writes down what it sees (`read` shows it).
-//! `kubernetes` is how a cluster is talked to.
+//! where (`desired`): each such change is a revision, and an event. What skills want comes as orders
+//! (`orders`), each of which becomes such a change. The reconciler (`reconcile`) makes the clusters be as
+//! the latest revisions say, and writes down what it sees (`read` shows it). `kubernetes` is how a cluster
+//! is talked to.
 //!
 //! Invariants:
 //! - The database says what is to be, the cluster what is. Nobody but the reconciler changes a cluster.
@@ -12,6 +13,7 @@
 //! - What is secret is sealed in the database, and is in no answer, event or log.
 
 pub mod apps;
+pub mod asks;
 pub mod clusters;
 mod desired;
 pub mod environments;
@@ -19,6 +21,7 @@ mod error;
 mod image;
 pub mod kubernetes;
 mod names;
+pub mod orders;
 mod read;
 pub mod reconcile;
 mod settings;
@@ -39,6 +42,7 @@ pub use settings::{Autoscale, MAX_REPLICAS, Settings, Variables};
 use crate::db::Db;
 use crate::ids::{RequestId, UserId};
 use crate::notify::Bell;
+use crate::requests::Invalid;
 use crate::sealing::Sealer;
 use crate::tenancy::auth::Caller;
 use crate::tenancy::{Actor, OrgRole, Tenant};
@@ -90,6 +94,8 @@ pub struct Deployer {
     pub actor: Actor,
     /// What they may do is said by this.
     pub authority: Authority,
+    /// The order of a skill that this is, which is taken with it.
+    pub order: Option<orders::Ordered>,
 }
 
 /// What says whether somebody may deploy to an environment.
@@ -107,6 +113,7 @@ impl From<&Caller> for Deployer {
             tenant: caller.tenant,
             actor: caller.actor,
             authority: Authority::Role(caller.role),
+            order: None,
         }
     }
 }
@@ -151,11 +158,14 @@ impl DeploymentStatus {
 }
 
 /// An app to deploy. What is left out stays as it is.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewDeployment {
     /// The app, which is registered.
     pub app: String,
+    /// Registers the app if there is none of that name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub register: bool,
     /// The image: `[registry/]repository[:tag][@digest]`.
     pub image: String,
     /// How many replicas: 0 to 1000; 1 at first.
@@ -170,8 +180,22 @@ pub struct NewDeployment {
     pub settings: Settings,
 }
 
+impl NewDeployment {
+    /// Checks everything that can be checked without looking anywhere else.
+    fn check(&self) -> Result<Image, DeployError> {
+        names::app("app", &self.app)?;
+        let image: Image = self.image.parse().map_err(|why: String| Invalid::new("image", why))?;
+        self.replicas.map(settings::replicas).transpose()?;
+        self.settings.check()?;
+        if let Some(variables) = &self.env_vars {
+            settings::variables(variables)?;
+        }
+        Ok(image)
+    }
+}
+
 /// How many replicas a deployment shall have.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scale {
     /// 0 to 1000.
@@ -179,7 +203,7 @@ pub struct Scale {
 }
 
 /// What to go back to. Without either: to the last revision that ran before the present one.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rollback {
     /// A version: the tag of an image. The latest revision that ran with it is meant.
@@ -188,6 +212,17 @@ pub struct Rollback {
     /// A revision that ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to_revision: Option<i32>,
+}
+
+impl Rollback {
+    fn check(&self) -> Result<(), Invalid> {
+        match (&self.to_version, self.to_revision) {
+            (Some(_), Some(_)) => {
+                Err(Invalid::new("to_version", "give a version or a revision, not both"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// How many replicas there are.

@@ -23,9 +23,19 @@ impl Deployments {
         env: &str,
         app: &str,
     ) -> Result<Deployment, DeployError> {
+        self.deployment_in(Scope::Tenant(tenant), tenant, env, app).await
+    }
+
+    pub(super) async fn deployment_in(
+        &self,
+        scope: Scope,
+        tenant: Tenant,
+        env: &str,
+        app: &str,
+    ) -> Result<Deployment, DeployError> {
         let failed = DeployError::database("reading a deployment");
         known(env, app)?;
-        let mut tx = self.db.begin(Scope::Tenant(tenant)).await.map_err(failed)?;
+        let mut tx = self.db.begin(scope).await.map_err(failed)?;
         match one(&mut tx, tenant, env, app).await.map_err(failed)? {
             Some(deployment) => Ok(deployment),
             None => Err(missing(&mut tx, tenant, env, app).await?),
@@ -42,11 +52,23 @@ impl Deployments {
         after: Option<(&str, &str)>,
         limit: u32,
     ) -> Result<Vec<Deployment>, DeployError> {
-        let failed = DeployError::database("listing deployments");
         if let Some(env) = env {
             self.environment(tenant, env).await?;
         }
-        let mut tx = self.db.begin(Scope::Tenant(tenant)).await.map_err(failed)?;
+        self.deployments_in(Scope::Tenant(tenant), tenant, env, deleted, after, limit).await
+    }
+
+    pub(super) async fn deployments_in(
+        &self,
+        scope: Scope,
+        tenant: Tenant,
+        env: Option<&str>,
+        deleted: bool,
+        after: Option<(&str, &str)>,
+        limit: u32,
+    ) -> Result<Vec<Deployment>, DeployError> {
+        let failed = DeployError::database("listing deployments");
+        let mut tx = self.db.begin(scope).await.map_err(failed)?;
         let rows = sqlx::query_as!(
             Row,
             r#"SELECT d.id, a.name AS app, e.name AS env, d.status AS "status: DeploymentStatus", d.image,
@@ -84,9 +106,21 @@ impl Deployments {
         before: Option<i32>,
         limit: u32,
     ) -> Result<Vec<Revision>, DeployError> {
+        self.history_in(Scope::Tenant(tenant), tenant, env, app, before, limit).await
+    }
+
+    pub(super) async fn history_in(
+        &self,
+        scope: Scope,
+        tenant: Tenant,
+        env: &str,
+        app: &str,
+        before: Option<i32>,
+        limit: u32,
+    ) -> Result<Vec<Revision>, DeployError> {
         let failed = DeployError::database("reading a deployment's history");
-        let id = self.deployment(tenant, env, app).await?.id;
-        let mut tx = self.db.begin(Scope::Tenant(tenant)).await.map_err(failed)?;
+        let id = self.deployment_in(scope, tenant, env, app).await?.id;
+        let mut tx = self.db.begin(scope).await.map_err(failed)?;
         let rows = sqlx::query!(
             r#"SELECT revision, kind AS "kind: RevisionKind", image, digest, replicas, origin,
                       outcome AS "outcome: Outcome", reason, message,

@@ -17,6 +17,7 @@ use crate::runtime::bindings::eve::skill::log::{Host as _, Level};
 use crate::runtime::bindings::eve::skill::queue::{self, Host as _};
 use crate::runtime::bindings::eve::skill::types;
 use crate::runtime::capabilities::db::{Answer, Database, DbHost};
+use crate::runtime::capabilities::deploy::Deploys;
 use crate::runtime::capabilities::log::{SharedLog, Stream};
 use crate::runtime::capabilities::memory_queue::MemoryQueue;
 use crate::runtime::capabilities::queue::Queue;
@@ -62,11 +63,12 @@ impl<'a> Guest<'a> {
         let queue = Queue::new(memory.clone(), Handle::current());
         let job = Job::bare(id(RUN), memory);
         let db = Database::new(Arc::new(Echo), Handle::current());
+        let deploys = Deploys::new(job.deployments.clone(), Handle::current());
         let account = Arc::new(MemoryAccount::open(&MemoryBudget::new(0, 1), 0));
         let limiter = StoreLimiter::new(account);
         Guest {
             whim: Whim { bytes: Unstructured::new(data), ids: vec![RUN.into(), OTHER.into()] },
-            host: Context::new(Box::new(job), SharedLog::default(), queue, db, limiter),
+            host: Context::new(Box::new(job), SharedLog::default(), queue, db, deploys, limiter),
             served: 0,
             logged: Some(0),
         }
@@ -245,7 +247,12 @@ fn id(text: &str) -> RequestId {
 
 /// What a run has asked for shares a commit with its neighbours': it must not be what fails it.
 fn can_be_committed(effects: &Effects) {
-    let Effects { creates, cancels, questions, timers } = effects;
+    let Effects { creates, cancels, questions, timers, orders } = effects;
+    assert!(orders.len() <= limits::DEPLOYS);
+    for order in orders {
+        assert!(!order.env.contains('\0') && !order.app.contains('\0'));
+        assert!(!has_nul(&serde_json::to_value(&order.change).expect("JSON")));
+    }
     assert!(creates.len() <= limits::CREATES);
     let mut known: HashSet<RequestId> = [id(RUN), id(OTHER)].into();
     let mut bytes = 0;

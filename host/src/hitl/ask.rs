@@ -9,15 +9,17 @@ use crate::db::{Scope, Tx, is_deadlock};
 use crate::ids::{QuestionId, RequestId};
 use crate::requests::graph::{Graph, Reach};
 use crate::requests::{Invalid, orchestration};
-use crate::tenancy::{Actor, Tenant, audit};
+use crate::tenancy::{Actor, OrgRole, Tenant, audit};
 
 /// Inserts questions, which have been validated when they were asked. `orchestration` hears the
 /// answers; the caller holds the lock of its row, so that it does not end without cancelling them.
+/// Members with at least the role `answerers` may answer.
 pub(crate) async fn insert(
     tx: &mut Tx,
     tenant: Tenant,
     actor: &Actor,
     orchestration: Option<RequestId>,
+    answerers: OrgRole,
     questions: &[(QuestionId, NewQuestion)],
 ) -> Result<(), sqlx::Error> {
     if questions.is_empty() {
@@ -39,12 +41,13 @@ pub(crate) async fn insert(
     sqlx::query!(
         r#"
         INSERT INTO eve.hitl_requests
-               (id, org_id, request_id, question, options, details, created_by, created_at, expires_at)
+               (id, org_id, request_id, question, options, details, created_by, created_at, expires_at,
+                least_role)
         SELECT n.id, $1, $2, n.question,
                ARRAY (SELECT o.text
                         FROM jsonb_array_elements_text(n.options) WITH ORDINALITY AS o (text, place)
                        ORDER BY o.place),
-               n.details, $3, clock.now, clock.now + n.lives_ms * interval '1 millisecond'
+               n.details, $3, clock.now, clock.now + n.lives_ms * interval '1 millisecond', $9
           FROM unnest($4::uuid[], $5::text[], $6::jsonb[], $7::jsonb[], $8::bigint[])
             AS n (id, question, options, details, lives_ms),
                (SELECT clock_timestamp() AS now) clock
@@ -57,6 +60,7 @@ pub(crate) async fn insert(
         &options,
         &details as &[&Value],
         &lives,
+        answerers.as_str(),
     )
     .execute(&mut **tx)
     .await?;
@@ -100,7 +104,7 @@ impl Questions {
             Some(request) => Some(listener(&mut tx, tenant, request).await?),
             None => None,
         };
-        insert(&mut tx, tenant, actor, orchestration, std::slice::from_ref(asked))
+        insert(&mut tx, tenant, actor, orchestration, OrgRole::Member, std::slice::from_ref(asked))
             .await
             .map_err(failed)?;
         audit::record(&mut tx, tenant, actor, "hitl.ask", &asked.0.to_string())

@@ -20,6 +20,9 @@ pub enum HitlError {
     /// What was asked contradicts the state that things are in.
     #[error("{0}")]
     Conflict(String),
+    /// Not with the caller's role.
+    #[error("{0}")]
+    Forbidden(String),
     /// Postgres did not do it.
     #[error("{doing} failed")]
     Database {

@@ -28,7 +28,7 @@ use utoipa::ToSchema;
 use crate::db::Db;
 use crate::ids::{QuestionId, RequestId};
 use crate::notify::Bell;
-use crate::tenancy::Actor;
+use crate::tenancy::{Actor, OrgRole};
 
 pub(crate) use ask::insert;
 pub use error::HitlError;
@@ -135,6 +135,8 @@ pub struct Question {
     pub details: Value,
     /// The orchestration that hears the answer; none if nobody is woken by it.
     pub request_id: Option<RequestId>,
+    /// The least role of a member who may answer.
+    pub least_role: OrgRole,
     /// What was answered: one of the options as a string, or any JSON where there were none.
     #[schema(value_type = Option<Object>)]
     pub response: Option<Value>,

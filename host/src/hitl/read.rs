@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{HitlError, Question, QuestionStatus, Questions};
 use crate::db::{Scope, Tx};
 use crate::ids::{QuestionId, RequestId};
-use crate::tenancy::{Actor, Tenant};
+use crate::tenancy::{Actor, OrgRole, Tenant};
 
 /// What to list. Everything that is given must hold.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +44,7 @@ impl Questions {
             Row,
             r#"
             SELECT id, status AS "status: QuestionStatus", question, options, details, request_id,
-                   response, responded_by AS "responded_by: Json<Actor>",
+                   least_role AS "least_role: OrgRole", response, responded_by AS "responded_by: Json<Actor>",
                    created_by AS "created_by: Json<Actor>", created_at, expires_at, ended_at
               FROM eve.hitl_requests
              WHERE org_id = $1
@@ -77,7 +77,7 @@ pub(super) async fn one(
         Row,
         r#"
         SELECT id, status AS "status: QuestionStatus", question, options, details, request_id,
-               response, responded_by AS "responded_by: Json<Actor>",
+               least_role AS "least_role: OrgRole", response, responded_by AS "responded_by: Json<Actor>",
                created_by AS "created_by: Json<Actor>", created_at, expires_at, ended_at
           FROM eve.hitl_requests
          WHERE id = $1 AND org_id = $2
@@ -97,6 +97,7 @@ struct Row {
     options: Vec<String>,
     details: Value,
     request_id: Option<Uuid>,
+    least_role: OrgRole,
     response: Option<Value>,
     responded_by: Option<Json<Actor>>,
     created_by: Json<Actor>,
@@ -114,6 +115,7 @@ impl From<Row> for Question {
             options: row.options,
             details: row.details,
             request_id: row.request_id.map(RequestId),
+            least_role: row.least_role,
             response: row.response,
             responded_by: row.responded_by.map(|actor| actor.0),
             created_by: row.created_by.0,

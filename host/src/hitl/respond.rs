@@ -10,25 +10,26 @@ use crate::requests::Invalid;
 use crate::requests::graph::{Graph, Reach, Ripple};
 use crate::requests::orchestration::{Event, EventKind, deliver};
 use crate::requests::validate::json as bounded;
-use crate::tenancy::{Actor, Tenant, audit};
+use crate::tenancy::{Actor, OrgRole, Tenant, audit};
 
 /// An answer, as much as a request's settings.
 pub const RESPONSE_BYTES: usize = 64 << 10;
 
 impl Questions {
     /// Answers an open question, once. The orchestration that it was asked for is woken in the same
-    /// transaction.
+    /// transaction. `role` is the answerer's: some questions take more than a member.
     pub async fn respond(
         &self,
         tenant: Tenant,
         actor: &Actor,
+        role: OrgRole,
         id: QuestionId,
         response: &Value,
     ) -> Result<Question, HitlError> {
         bounded("response", response, RESPONSE_BYTES)?;
         let mut tries = 0;
         loop {
-            match self.try_respond(tenant, actor, id, response).await {
+            match self.try_respond(tenant, actor, role, id, response).await {
                 Err(HitlError::Database { source, .. }) if is_deadlock(&source) && tries < 5 => {
                     tries += 1;
                 }
@@ -45,6 +46,7 @@ impl Questions {
         &self,
         tenant: Tenant,
         actor: &Actor,
+        role: OrgRole,
         id: QuestionId,
         response: &Value,
     ) -> Result<(Question, Ripple), HitlError> {
@@ -53,6 +55,12 @@ impl Questions {
         // What was asked, and for whom, never changes: only the status must be read under locks.
         let asked = one(&mut tx, tenant, id).await.map_err(failed)?;
         let asked = asked.ok_or(HitlError::NotFound(id))?;
+        if role < asked.least_role {
+            return Err(HitlError::Forbidden(format!(
+                "answering question {id} takes the role {}: ask one of them",
+                asked.least_role
+            )));
+        }
         fits(&asked, response)?;
         let orchestration = asked.request_id.map(|request| request.0);
         let reach = Reach { rows: orchestration.into_iter().collect(), ..Reach::default() };

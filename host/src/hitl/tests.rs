@@ -7,7 +7,7 @@ use super::expire::expire;
 use super::*;
 use crate::db::Scope;
 use crate::ids::UserId;
-use crate::tenancy::Tenant;
+use crate::tenancy::{OrgRole, Tenant};
 use crate::testing::TestDatabase;
 
 struct Fixture {
@@ -49,7 +49,7 @@ impl Fixture {
     }
 
     async fn respond(&self, id: QuestionId, response: Value) -> Result<Question, HitlError> {
-        self.questions.respond(self.tenant, &self.ada, id, &response).await
+        self.questions.respond(self.tenant, &self.ada, OrgRole::Member, id, &response).await
     }
 
     /// Lets a question's time run out.
@@ -194,7 +194,9 @@ async fn questions_are_listed_newest_first_and_stay_in_their_organisation() {
     let corp = fixture.database.org("corp").await;
     let gone = |outcome| matches!(outcome, Err(HitlError::NotFound(_)));
     assert!(gone(fixture.questions.get(corp, ids[0]).await));
-    assert!(gone(fixture.questions.respond(corp, &fixture.ada, ids[0], &json!("x")).await));
+    assert!(gone(
+        fixture.questions.respond(corp, &fixture.ada, OrgRole::Member, ids[0], &json!("x")).await
+    ));
     let filter = QuestionFilter { limit: 10, ..QuestionFilter::default() };
     assert!(fixture.questions.list(corp, &filter).await.unwrap().is_empty());
     let new = serde_json::from_value(json!({ "question": "?" })).unwrap();
@@ -342,8 +344,10 @@ async fn a_runs_questions_keep_their_options_in_order() {
         })
         .collect();
     let mut tx = fixture.database.db.begin(Scope::Engine).await.unwrap();
-    insert(&mut tx, fixture.tenant, &run, Some(orchestration), &asked).await.unwrap();
-    insert(&mut tx, fixture.tenant, &run, None, &[]).await.unwrap();
+    insert(&mut tx, fixture.tenant, &run, Some(orchestration), OrgRole::Member, &asked)
+        .await
+        .unwrap();
+    insert(&mut tx, fixture.tenant, &run, None, OrgRole::Member, &[]).await.unwrap();
     tx.commit().await.unwrap();
     for ((id, new), options) in asked.iter().zip(options) {
         let question = fixture.questions.get(fixture.tenant, *id).await.unwrap();

@@ -410,6 +410,7 @@ impl From<HitlError> for Problem {
             HitlError::NotFound(_) => Problem::new(Kind::NotFound, error.to_string()),
             HitlError::Invalid { field, message } => Problem::invalid(field, message),
             HitlError::Conflict(message) => Problem::new(Kind::Conflict, message),
+            HitlError::Forbidden(message) => Problem::new(Kind::Forbidden, message),
             HitlError::Database { source, .. } => Problem::of_failure(is_outage(source), error),
         }
     }

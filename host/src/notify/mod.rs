@@ -30,6 +30,8 @@ pub const INTERRUPTED: &str = "eve_interrupted";
 
 /// Something is to be different in a cluster; no payload.
 pub const DEPLOYMENTS: &str = "eve_deployments";
+/// A running skill asks something of a cluster; no payload.
+pub const ASKS: &str = "eve_asks";
 
 const WORKER_SPACING: Duration = Duration::from_millis(10);
 const WATCHER_SPACING: Duration = Duration::from_millis(50);
@@ -46,6 +48,7 @@ enum Ring {
     Changed,
     Interrupted(RequestId),
     Deployments,
+    Asks,
 }
 
 impl Bell {
@@ -71,6 +74,11 @@ impl Bell {
         self.ring(Ring::Deployments);
     }
 
+    /// A running skill asks something of a cluster.
+    pub fn asks(&self) {
+        self.ring(Ring::Asks);
+    }
+
     /// Everything that a committed change of the graph means for others.
     pub fn ripple(&self, ripple: &Ripple) {
         for worker_type in &ripple.pending {
@@ -94,6 +102,7 @@ struct Gathered {
     pending: BTreeSet<String>,
     interrupted: Vec<RequestId>,
     deployments: bool,
+    asks: bool,
     changed: bool,
 }
 
@@ -106,12 +115,13 @@ impl Gathered {
             Ring::Changed => self.changed = true,
             Ring::Interrupted(id) => self.interrupted.push(id),
             Ring::Deployments => self.deployments = true,
+            Ring::Asks => self.asks = true,
         }
     }
 
     /// Whether there is something for workers and reconcilers, who are told sooner than watchers.
     fn is_urgent(&self) -> bool {
-        !self.pending.is_empty() || !self.interrupted.is_empty() || self.deployments
+        !self.pending.is_empty() || !self.interrupted.is_empty() || self.deployments || self.asks
     }
 }
 
@@ -155,11 +165,14 @@ async fn send(pool: PgPool, mut rings: mpsc::UnboundedReceiver<Ring>) {
             gathered.note(ring);
         }
         let mut messages: Vec<(&str, String)> = Vec::new();
-        let Gathered { pending, interrupted, deployments, changed } = &mut gathered;
+        let Gathered { pending, interrupted, deployments, asks, changed } = &mut gathered;
         messages.extend(std::mem::take(pending).into_iter().map(|kind| (PENDING, kind)));
         messages.extend(interrupted.drain(..).map(|id: RequestId| (INTERRUPTED, id.to_string())));
         if std::mem::take(deployments) {
             messages.push((DEPLOYMENTS, String::new()));
+        }
+        if std::mem::take(asks) {
+            messages.push((ASKS, String::new()));
         }
         if *changed && watchers_due <= Instant::now() {
             messages.push((CHANGED, String::new()));

@@ -36,7 +36,8 @@ pub enum EventKind {
     /// A question was answered or expired. Payload: `{"response": …, "answered_by": …}`, neither of
     /// which is there when it expired.
     Answer,
-    /// A deployment settled.
+    /// A deployment settled. Payload: `{"status": …, "reason": …, "message": …, "env": …, "app": …,
+    /// "revision": …}`, the reason and what follows it null where there is none.
     Deployment,
     /// A timer went off. Payload: `{"name": …}`.
     Timer,
@@ -163,7 +164,7 @@ pub(crate) async fn wake(tx: &mut Tx, orchestrations: &[Uuid]) -> Result<Ripple,
 }
 
 /// Whether anything is outstanding that can wake an orchestration: an open child that replies to it,
-/// an event that no wake-up has been given, an open question, a timer.
+/// an event that no wake-up has been given, an open question, a timer, a deployment that is not settled.
 pub(crate) async fn outstanding(tx: &mut Tx, orchestration: Uuid) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar!(
         r#"
@@ -171,7 +172,9 @@ pub(crate) async fn outstanding(tx: &mut Tx, orchestration: Uuid) -> Result<bool
             OR EXISTS (SELECT FROM eve.inbox
                         WHERE orchestration_id = $1 AND wakeup_id IS NULL AND discarded IS NULL)
             OR EXISTS (SELECT FROM eve.hitl_requests WHERE request_id = $1 AND status = 'open')
-            OR EXISTS (SELECT FROM eve.timers WHERE orchestration_id = $1) AS "outstanding!"
+            OR EXISTS (SELECT FROM eve.timers WHERE orchestration_id = $1)
+            OR EXISTS (SELECT FROM eve.deployment_orders
+                        WHERE orchestration_id = $1 AND told_at IS NULL) AS "outstanding!"
         "#,
         orchestration
     )
@@ -262,7 +265,8 @@ pub(crate) async fn set_timers(
     Ok(())
 }
 
-/// Ends what can wake orchestrations that have ended: events that nobody was given, timers, questions.
+/// Ends what can wake orchestrations that have ended: events that nobody was given, timers, questions, and
+/// what they want of deployments, if a person has not approved it yet. What is under way goes on.
 pub(super) async fn close(tx: &mut Tx, orchestrations: &[Uuid]) -> Result<(), sqlx::Error> {
     if orchestrations.is_empty() {
         return Ok(());
@@ -285,6 +289,24 @@ pub(super) async fn close(tx: &mut Tx, orchestrations: &[Uuid]) -> Result<(), sq
         UPDATE eve.hitl_requests
            SET status = 'cancelled', ended_at = clock_timestamp()
          WHERE request_id = ANY ($1) AND status = 'open'
+        "#,
+        orchestrations
+    )
+    .execute(&mut **tx)
+    .await?;
+    sqlx::query!(
+        r#"
+        WITH withdrawn AS (
+            UPDATE eve.deployment_orders
+               SET state = 'settled', body = NULL, outcome = 'failed', reason = 'cancelled',
+                   message = 'the request that wanted it ended first', settled_at = clock_timestamp(),
+                   told_at = clock_timestamp()
+             WHERE orchestration_id = ANY ($1) AND told_at IS NULL AND state IN ('asked', 'approval')
+            RETURNING question_id
+        )
+        UPDATE eve.hitl_requests
+           SET status = 'cancelled', ended_at = clock_timestamp()
+         WHERE id IN (SELECT question_id FROM withdrawn) AND status = 'open'
         "#,
         orchestrations
     )

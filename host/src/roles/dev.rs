@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::serve::ControlPlane;
 use crate::cli;
 use crate::db::{self, Db, DbConfig};
+use crate::deployments::Deployments;
 use crate::dev::postgres::{PostgresError, PrivatePostgres};
 use crate::dev::{self, bootstrap};
 use crate::http::rates::RateLimits;
@@ -165,6 +166,7 @@ async fn with_database(
     let schemas = |db: Db| Schemas::new(db, skills.clone(), SKILLS_CONNECTIONS);
     let parts = WorkerParts {
         schemas: schemas(guests.clone()),
+        deployments: Deployments::new(guests.clone(), bell.clone(), None),
         requests: Requests::new(guests, bell.clone()),
         loader: Loader::new(
             db.clone(),

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Database, SkillsDatabase};
 use crate::db::Db;
-use crate::deployments::{Deployments, reconcile};
+use crate::deployments::{Deployments, asks, reconcile};
 use crate::http::rates::{self, Rate, RateLimits};
 use crate::http::{self, AppState};
 use crate::notify::Bell;
@@ -245,6 +245,7 @@ impl ControlPlane {
         let compiling = tokio::spawn(async move { compiler.keep_compiled(&stopped).await });
         let deployments = Deployments::new(self.db.clone(), self.bell.clone(), self.sealer);
         let reconciling = tokio::spawn(reconcile::run(deployments.clone(), stop.clone()));
+        let answering = tokio::spawn(asks::serve(deployments.clone(), stop.clone()));
         let duties =
             tokio::spawn(scheduler::run(self.db.clone(), self.bell, self.retention, stop.clone()));
         let (schemas, stopped) = (self.schemas.clone(), stop.clone());
@@ -258,6 +259,7 @@ impl ControlPlane {
         duties.await.context("a background duty panicked")?;
         provisioning.await.context("making schemas panicked")?;
         reconciling.await.context("reconciling deployments panicked")?;
+        answering.await.context("answering what skills ask panicked")?;
         served.context("serving HTTP")
     }
 }

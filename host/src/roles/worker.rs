@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::{Database, SkillsDatabase};
+use crate::deployments::Deployments;
 use crate::notify::Bell;
 use crate::requests::Requests;
 use crate::runtime::{Runtime, RuntimeConfig};
@@ -68,6 +69,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let bell = Bell::start(db.pool().clone());
     let parts = WorkerParts {
         schemas: args.skills.schemas(guests.clone())?,
+        // A worker has no key to seal with, and needs none: it only asks.
+        deployments: Deployments::new(guests.clone(), bell.clone(), None),
         requests: Requests::new(guests, bell.clone()),
         loader: Loader::new(db.clone(), runtime.clone(), files),
         db,

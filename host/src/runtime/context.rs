@@ -4,6 +4,7 @@ use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::capabilities::db::Database;
+use super::capabilities::deploy::Deploys;
 use super::capabilities::log::SharedLog;
 use super::capabilities::queue::Queue;
 use super::job::Job;
@@ -16,6 +17,7 @@ pub struct Context {
     pub(crate) log: SharedLog,
     pub(crate) queue: Queue,
     pub(super) db: Database,
+    pub(super) deploys: Deploys,
     pub(super) limiter: StoreLimiter,
     /// Made at the first call: a guest without WASI imports, or one that never uses them, does not
     /// pay for two seeded random generators and eight boxes.
@@ -29,11 +31,12 @@ impl Context {
         log: SharedLog,
         queue: Queue,
         db: Database,
+        deploys: Deploys,
         limiter: StoreLimiter,
     ) -> Self {
         let mut resources = ResourceTable::new();
         resources.set_max_capacity(limits::RESOURCES);
-        Self { job, log, queue, db, limiter, wasi: None, resources }
+        Self { job, log, queue, db, deploys, limiter, wasi: None, resources }
     }
 }
 

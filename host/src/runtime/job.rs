@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::capabilities::db::{DbHost, NoDb};
+use super::capabilities::deploy::{DeployHost, NoDeployments};
 use super::capabilities::queue::{Effects, QueueHost};
 use super::limits::Limits;
 use crate::ids::{RequestId, UserId};
@@ -54,6 +55,8 @@ pub struct Job {
     pub queue: Arc<dyn QueueHost>,
     /// Where its database calls go, likewise.
     pub db: Arc<dyn DbHost>,
+    /// Where its calls about deployments go, likewise.
+    pub deployments: Arc<dyn DeployHost>,
 }
 
 impl Job {
@@ -81,6 +84,7 @@ impl Job {
             limits,
             queue,
             db: Arc::new(NoDb),
+            deployments: Arc::new(NoDeployments),
         }
     }
 }

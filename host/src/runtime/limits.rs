@@ -70,6 +70,10 @@ pub const QUESTIONS: usize = 100;
 pub const TIMERS: usize = 100;
 /// The name of a timer, in characters.
 pub const TIMER_NAME_CHARS: usize = 255;
+/// Changes of deployments that one run may ask for: each is a revision, and somebody looks at it.
+pub const DEPLOYS: usize = 100;
+/// Deployments of one answer: as many as the control plane is made to look after.
+pub const DEPLOYMENTS: usize = 1_000;
 /// When a timer may go off: not before a second, because a skill that wakes itself faster than that
 /// is a loop; and within 365 days, like a request's delay.
 pub const TIMER: RangeInclusive<Duration> =

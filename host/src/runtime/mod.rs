@@ -37,6 +37,7 @@ use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Engine, Store, UpdateDeadline};
 
 pub use capabilities::db::{DbHost, NoDb};
+pub use capabilities::deploy::{DeployHost, NoDeployments};
 pub use capabilities::queue::{Effects, QueueError, QueueFilter, QueueHost, Reservation};
 pub use capabilities::{Capability, Grants, Import, RefusedImport};
 pub use job::{Job, Output, Report, Trigger, Usage, Verdict};
@@ -47,6 +48,7 @@ use crate::skills::artifact::VerifiedArtifact;
 pub(crate) use bindings::SkillPre;
 use bindings::eve::skill;
 use capabilities::db::Database;
+use capabilities::deploy::Deploys;
 use capabilities::log::SharedLog;
 use capabilities::queue::Queue;
 use context::Context;
@@ -199,8 +201,9 @@ impl Runtime {
         let account = Arc::new(MemoryAccount::open(&self.inner.budget, limits.memory));
         let queue = Queue::new(job.queue.clone(), self.inner.io.clone());
         let db = Database::new(job.db.clone(), self.inner.io.clone());
+        let deploys = Deploys::new(job.deployments.clone(), self.inner.io.clone());
         let limiter = StoreLimiter::new(account.clone());
-        let context = Context::new(Box::new(job), log.clone(), queue, db, limiter);
+        let context = Context::new(Box::new(job), log.clone(), queue, db, deploys, limiter);
         let run = once(skill.pre.clone(), self.inner.engine.clone(), context, account.clone());
         let outcome = self.inner.executor.spawn(
             run,
@@ -255,6 +258,11 @@ fn link(linker: &mut Linker<Context>, grants: &Grants) -> wasmtime::Result<()> {
             Capability::Db => {
                 skill::db::add_to_linker::<Context, HasSelf<Context>>(linker, |context| context)?;
             }
+            Capability::Deploy => {
+                skill::deploy::add_to_linker::<Context, HasSelf<Context>>(linker, |context| {
+                    context
+                })?;
+            }
         }
     }
     Ok(())
@@ -291,7 +299,10 @@ async fn once(
     };
     let effects = match &verdict {
         Verdict::Failed { .. } => Effects::default(),
-        _ => store.data_mut().queue.take_effects(),
+        _ => {
+            let context = store.data_mut();
+            Effects { orders: context.deploys.take_orders(), ..context.queue.take_effects() }
+        }
     };
     (verdict, effects)
 }

@@ -32,6 +32,7 @@ use crate::db::Db;
 use crate::delivery::claim::{Appetite, Cursor};
 use crate::delivery::finish::{self, Finished, Written};
 use crate::delivery::lease::{self, BEAT, Heartbeat};
+use crate::deployments::Deployments;
 use crate::ids::{OrgId, WorkerId};
 use crate::notify::{self, Bell};
 use crate::requests::Requests;
@@ -89,6 +90,8 @@ pub struct WorkerParts {
     pub loader: Loader,
     /// For the guests' database calls.
     pub schemas: Schemas,
+    /// For the guests' calls about deployments.
+    pub deployments: Deployments,
 }
 
 /// Works until `stop`, then drains. Returns when everything is finished or given back.
@@ -588,6 +591,9 @@ impl Pool {
                         Some(Written::Done(ripple)) => {
                             self.acknowledge(&finished);
                             self.parts.bell.ripple(&ripple);
+                            if !finished.effects.orders.is_empty() {
+                                self.parts.bell.deployments();
+                            }
                         }
                         Some(Written::LeaseLost) => {
                             let request = finished.run.id;

@@ -13,6 +13,7 @@ use crate::delivery::claim::Claimed;
 use crate::delivery::finish::{Finished, Outcome};
 use crate::delivery::guest::GuestQueue;
 use crate::delivery::guest_db::GuestDb;
+use crate::delivery::guest_deploy::GuestDeployments;
 use crate::ids::{VersionId, WorkerId};
 use crate::requests::FailureCode;
 use crate::runtime::{Grants, Job, Limits, LoadError, RefusedImport, Skill, Verdict};
@@ -176,6 +177,11 @@ pub(super) async fn execute(
         deadline: Utc::now() + wall,
         limits,
         queue: Arc::new(GuestQueue::new(parts.requests.clone(), tenant, id)),
+        deployments: Arc::new(GuestDeployments::new(
+            parts.deployments.clone(),
+            tenant,
+            run.worker_type.clone(),
+        )),
         db: Arc::new(GuestDb::new(
             parts.schemas.clone(),
             tenant,

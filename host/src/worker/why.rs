@@ -80,7 +80,10 @@ fn described(event: &WakeEvent) -> Value {
             "expired": event.payload.get("response").is_none(),
         }),
         EventKind::Deployment => {
-            json!({ "trigger": "deployment_settled", "deployment_id": source })
+            let mut described = event.payload.clone();
+            described["trigger"] = json!("deployment_settled");
+            described["deployment_id"] = json!(source);
+            described
         }
         EventKind::Timer => json!({ "trigger": "timer", "name": event.payload["name"] }),
         EventKind::Cron => json!({ "trigger": "cron", "name": event.payload["name"] }),

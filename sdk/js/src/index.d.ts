@@ -303,3 +303,146 @@ export namespace db {
     values: Value[],
   ): Typed;
 }
+
+/**
+ * Apps of the organisation, in its own environments. What is asked for is checked at once and committed
+ * together with the run's outcome; then the platform makes it so, which takes a while and can fail: return
+ * `waiting()`, and the trigger `deployment_settled` says how it ended. At most 100 changes in one run. Needs
+ * the capability `deploy`.
+ */
+export namespace deploy {
+  /** Where a deployment stands; the last three are where it comes to rest. */
+  type State = 'pending' | 'deploying' | 'running' | 'failed' | 'stopped';
+  /** A place to deploy to. */
+  interface Environment {
+    name: string;
+    /** What is asked for before it is ready waits. */
+    status: 'provisioning' | 'ready' | 'failed' | 'deleting';
+    /** Why it is not ready. */
+    message?: string;
+    /** Whether skills of this run's worker type may deploy to it. */
+    allowed: boolean;
+    /** Whether a person is asked before what a skill asks for is done. */
+    approval: boolean;
+  }
+  /** How an app is to run, by the names that the HTTP API has: those listed here, and what is added later. */
+  interface Settings {
+    /** The port that the app listens on; 8080 at first. */
+    port?: number;
+    /** A path that answers 200 once the app can take traffic. */
+    health_path?: string;
+    /** CPU of each pod: `250m`, `2`. */
+    cpu?: string;
+    /** Memory of each pod: `256Mi`, `1Gi`. */
+    memory?: string;
+    /** What to run instead of the image's own entry point. */
+    command?: string[];
+    /** A number of replicas that follows the load, 1 to 100. */
+    autoscale?: { min: number; max: number; cpu_percent?: number };
+    /** The user that the app runs as. */
+    run_as_user?: number;
+    /** How long a change may take before it has failed: 5 to 3600 seconds; 600 at first. */
+    deadline_s?: number;
+    [name: string]: unknown;
+  }
+  interface NewDeployment {
+    /** The environment's name. */
+    env: string;
+    /** The app: a DNS label of at most 50 characters that begins with a letter. */
+    app: string;
+    /** Registers the app if the organisation has none of that name; else that is `not_found`. */
+    register?: boolean;
+    /** `[registry/]repository[:tag][@digest]`, at most 512 characters. */
+    image: string;
+    /** 0 to 1,000. As many as there are when absent; 1 at first. */
+    replicas?: number;
+    /**
+     * Environment variables, all of them: those of before are forgotten. As they are when absent. At most
+     * 500 of 512 KiB together. Secrets do not belong here.
+     */
+    envVars?: { [name: string]: string };
+    /** What is not named stays as it is; at most 64 KiB of JSON. */
+    settings?: Settings;
+  }
+  interface Pod {
+    name: string;
+    /** `Pending`, `Running`, `Succeeded`, `Failed`, or why a container waits: `CrashLoopBackOff`. */
+    status: string;
+    /** Whether it takes traffic. */
+    ready: boolean;
+    /** How often its containers have been started again. */
+    restarts: number;
+    /** The version that it runs. */
+    version: string;
+  }
+  /** A deployment: an app in an environment. */
+  interface Deployment {
+    /** What the trigger `deployment_settled` names. */
+    id: string;
+    app: string;
+    env: string;
+    state: State;
+    /** Whether it has come to rest: `running`, `failed` or `stopped`. */
+    isSettled: boolean;
+    image: string;
+    /** The image's tag. */
+    version: string;
+    /** The latest revision, from 1; 0 if the first is this run's own. */
+    revision: number;
+    /** How many there shall be, and how many of the latest revision are ready. */
+    replicas: { desired: number; ready: number };
+    /** At most 100, those that are not ready first; of `status` only. */
+    pods: Pod[];
+    /** Why it stands there, in a word: `image_pull`, `crash_loop`, `not_ready`, `quota`, … */
+    reason?: string;
+    /** The same in a sentence. */
+    message?: string;
+    /** Its settings, and the names of its environment variables. */
+    config: Settings & { variables: string[] };
+    updatedAt: Date;
+  }
+  /** A change that was asked for, and what became of it. */
+  interface Revision {
+    /** From 1. */
+    revision: number;
+    kind: 'created' | 'updated' | 'scaled' | 'rolled_back';
+    image: string;
+    version: string;
+    replicas: number;
+    /** Undefined while it is under way. */
+    outcome?: 'running' | 'failed' | 'superseded' | 'stopped';
+    /** Why it failed, in a word. */
+    reason?: string;
+    /** The same in a sentence. */
+    message?: string;
+    createdAt: Date;
+    settledAt?: Date;
+  }
+  /** What to go back to; the last revision that ran before the present one when nothing is named. */
+  type Target =
+    /** The latest revision that ran with this version: an image's tag. */
+    | { version: string; revision?: never }
+    /** This revision, which must have run. */
+    | { revision: number; version?: never };
+
+  /** The organisation's environments, by name. */
+  function environments(): Environment[];
+  /** Deploys an app, or something else of it in place of what is there, and returns the deployment's id. */
+  function create(deployment: NewDeployment): string;
+  /** Gives a deployment another number of replicas, 0 to 1,000, and returns its id. */
+  function scale(env: string, app: string, replicas: number): string;
+  /** Goes back to what once ran, its image and its configuration, and returns the deployment's id. */
+  function rollback(env: string, app: string, to?: Target): string;
+  /** How a deployment stands. What this run has asked for shows as `pending`. */
+  function status(env: string, app: string): Deployment;
+  /** The organisation's deployments, or those of one environment, without those that are stopped; 1,000 at most. */
+  function list(env?: string): Deployment[];
+  /** A deployment's revisions, latest first: 1 to 100 of them, 20 when absent. */
+  function history(env: string, app: string, more?: { limit?: number }): Revision[];
+}
+// Of its own: where one name is exported by hand, no other is by itself.
+export namespace deploy {
+  /** Takes everything of a deployment out of its environment, and returns its id. Its history stays. */
+  function remove(env: string, app: string): string;
+  export { remove as delete };
+}

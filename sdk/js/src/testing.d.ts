@@ -1,6 +1,6 @@
 /** A fake platform, so that `node --test` runs a skill's logic natively, without WebAssembly. */
 
-import type { Duration, EndStatus, OnFailure, RequestId, Skill, Status, Trigger, queue } from './index.js';
+import type { Duration, EndStatus, OnFailure, RequestId, Skill, Status, Trigger, deploy, queue } from './index.js';
 
 /** A request besides the one that runs, as the test wants it to stand. */
 export interface Other {
@@ -16,6 +16,26 @@ export interface Other {
   output?: unknown;
   problem?: { code: string; message: string };
   replyToMe?: boolean;
+}
+
+/** An app that is deployed already. Its environment and its app are then there as well. */
+export interface Deployed {
+  id?: string;
+  env: string;
+  app: string;
+  image: string;
+  /** Images that ran before, oldest first. */
+  before?: string[];
+  /** 1 when absent. */
+  replicas?: number;
+  /** `running` when absent. */
+  state?: deploy.State;
+  envVars?: { [name: string]: string };
+  settings?: deploy.Settings;
+  reason?: string;
+  message?: string;
+  /** An earlier run of the request asked for what is under way, and it is woken when that settles. */
+  askedFor?: boolean;
 }
 
 export interface Asked {
@@ -35,6 +55,11 @@ export interface Asked {
   children?: Other[];
   /** Other requests of the organisation. */
   others?: Other[];
+  /** Environments of the organisation, ready and allowed unless they say otherwise. */
+  environments?: (string | (Partial<deploy.Environment> & { name: string }))[];
+  /** Registered apps. */
+  apps?: string[];
+  deployments?: Deployed[];
   /** Answers statements: with rows as objects, or with how many rows were affected. */
   db?: (call: { schema: string; sql: string; parameters: any[] }) => object[] | number | undefined;
 }
@@ -56,6 +81,13 @@ export class Host {
   expire(questionId: string): this;
   /** A timer goes off. */
   fire(name: string): this;
+  /** Where a deployment stands. */
+  stateOf(deploymentId: string): deploy.State;
+  /**
+   * A deployment that is under way comes to rest, and wakes the request if that has asked for it. `reason` is
+   * why it failed, in a word.
+   */
+  settle(deploymentId: string, status: 'running' | 'failed' | 'stopped', reason?: string, message?: string): this;
   /** Runs the skill once, for everything that has happened since its last run. */
   run(skill: Skill): Promise<Run>;
 }
@@ -69,6 +101,21 @@ export interface Created extends Omit<queue.NewRequest, 'blockedBy' | 'delay' | 
   delay?: number;
   timeout?: number;
 }
+
+/** A change of a deployment that a run asked for, with what the skill said. */
+export type Change = { id: string; env: string; app: string } & (
+  | {
+      kind: 'create';
+      register: boolean;
+      image: string;
+      replicas?: number;
+      envVars?: { [name: string]: string };
+      settings?: any;
+    }
+  | { kind: 'scale'; replicas: number }
+  | { kind: 'rollback'; version?: string; revision?: number }
+  | { kind: 'delete' }
+);
 
 /** What a run came to. What it asked for is empty if it failed: nothing of that happens. */
 export class Run {
@@ -88,6 +135,8 @@ export class Run {
   readonly cancelled: RequestId[];
   readonly questions: { id: string; text: string; options: string[]; details: any; expiresIn?: number }[];
   readonly timers: { name: string; delay: number }[];
+  /** Changes of deployments, in order. */
+  readonly deployed: Change[];
   /** Statements that it ran, migrations left out. */
   readonly statements: { schema: string; sql: string; parameters: any[] }[];
 }

@@ -6,29 +6,14 @@
 
 import { json } from './contract.js';
 import { SqlError } from './errors.js';
+import { Estate } from './fake-deploy.js';
+import { NOW, object, refuse } from './fake.js';
 import { using } from './platform.js';
 import { execute } from './skill.js';
 import { Typed, fromContract, toContract } from './values.js';
 
-/** 2026-01-01: the fake platform's clock stands still. */
-const NOW = 1_767_225_600_000n;
 const ENDED = ['completed', 'failed', 'cancelled'];
 const DAY = 86_400_000n;
-
-const refuse = (tag, val) => {
-  throw Object.assign(new Error(`${tag}: ${val}`), { payload: { tag, val } });
-};
-
-function object(what, text, bytes) {
-  if (text === undefined) return '{}';
-  const value = JSON.parse(text);
-  if (value === null || typeof value !== 'object' || Array.isArray(value)) {
-    refuse('invalid', `${what}: is not a JSON object`);
-  }
-  if (Buffer.byteLength(text) > bytes) refuse('invalid', `${what}: exceeds ${bytes} bytes`);
-  if (text.includes('\\u0000')) refuse('invalid', `${what}: holds the character U+0000`);
-  return text;
-}
 
 const contains = (whole, part) => {
   if (Array.isArray(part)) {
@@ -91,6 +76,7 @@ export class Host {
   #attempt;
   #questions = new Map();
   #timers = new Map();
+  #estate;
   #end;
 
   constructor(asked = {}) {
@@ -98,6 +84,7 @@ export class Host {
     this.id = this.#next();
     this.#attempt = asked.attempt ?? 1;
     this.#inbox = [asked.trigger ?? { type: 'initial' }, ...(asked.additionalTriggers ?? [])];
+    this.#estate = new Estate(asked, () => this.#next());
     for (const child of asked.children ?? []) this.add({ ...child, parent: this.id });
     for (const other of asked.others ?? []) this.add(other);
   }
@@ -183,15 +170,15 @@ export class Host {
 
   /** A person answers a question. */
   answer(questionId, response, answeredBy = 'somebody') {
-    return this.#settle(questionId, { response, answeredBy });
+    return this.#close(questionId, { response, answeredBy });
   }
 
   /** Nobody answers a question in time. */
   expire(questionId) {
-    return this.#settle(questionId, {});
+    return this.#close(questionId, {});
   }
 
-  #settle(questionId, answer) {
+  #close(questionId, answer) {
     if (!this.#questions.delete(questionId)) throw new Error(`no question ${questionId} is open`);
     this.#inbox.push({ type: 'hitl_response', questionId, ...answer });
     return this;
@@ -204,6 +191,19 @@ export class Host {
     return this;
   }
 
+  /** Where a deployment stands. */
+  stateOf(deploymentId) {
+    return this.#estate.stateOf(deploymentId);
+  }
+
+  /** A deployment comes to rest, and wakes the request if that has asked for it. */
+  settle(deploymentId, status, reason, message) {
+    if (this.#estate.settle(deploymentId, status, reason, message) && !this.#end) {
+      this.#inbox.push({ type: 'deployment_settled', deploymentId, status, reason });
+    }
+    return this;
+  }
+
   /** Runs the skill once, for everything that has happened since its last run. */
   async run(skill) {
     if (this.#end) throw new Error(`the request has ended already: it ${this.#end}`);
@@ -213,12 +213,14 @@ export class Host {
       known: new Map([...this.#known].map(([id, one]) => [id, { ...one }])),
       keys: new Map(this.#keys),
       migrations: this.#migrations,
+      estate: this.#estate.copy(),
       next: () => this.#next(),
       standing: (blockers, known) => this.#standing(blockers, known),
     });
     let ended = await using(run.platform(), () => execute(skill));
     const waits =
       run.questions.length || run.timers.length || this.#questions.size || this.#timers.size || this.#inbox.length ||
+      run.state.estate.changes.length || run.state.estate.awaited.size ||
       run.created.some((one) => one.replyToMe) ||
       [...run.state.known.values()].some((one) => one.parent === this.id && one.replyToMe && !ENDED.includes(one.status));
     let code = ended.tag === 'err' ? 'failed' : undefined;
@@ -228,6 +230,7 @@ export class Host {
       ended = { tag: 'err', val: { tag: 'permanent', val: message } };
     }
     this.#keys = run.state.keys;
+    const { changes } = run.state.estate;
     if (ended.tag === 'err') {
       // A retryable failure is tried again with the same triggers.
       this.#again = triggers;
@@ -240,15 +243,16 @@ export class Host {
       for (const question of run.questions) this.#questions.set(question.id, question);
       for (const timer of run.timers) this.#timers.set(timer.name, timer);
       for (const id of run.cancelled) this.cancel(id, 'cancelled by the run');
+      this.#estate = run.state.estate.commit();
       if (ended.val.tag === 'completed') this.#end = 'completed';
     }
-    return new Run(run, ended, code);
+    return new Run(run, ended, code, changes);
   }
 }
 
 /** What a run came to. What it asked for is empty if it failed: nothing of that happens. */
 export class Run {
-  constructor(run, ended, code) {
+  constructor(run, ended, code, changes) {
     const good = ended.tag === 'ok';
     const output = ended.val.tag === 'completed' ? ended.val.val : undefined;
     /** `completed`, `waiting` or `failed`. */
@@ -266,6 +270,7 @@ export class Run {
     this.cancelled = good ? run.cancelled : [];
     this.questions = good ? run.questions : [];
     this.timers = good ? run.timers : [];
+    this.deployed = good ? changes : [];
   }
 
   get isWaiting() {
@@ -287,7 +292,13 @@ class FakeRun {
   }
 
   platform() {
-    return { request: this.request(), log: this.log(), queue: this.queue(), db: this.db() };
+    return {
+      request: this.request(),
+      log: this.log(),
+      queue: this.queue(),
+      db: this.db(),
+      deploy: this.state.estate.platform(),
+    };
   }
 
   request() {

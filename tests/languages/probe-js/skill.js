@@ -1,8 +1,22 @@
 // Does as the context's `do` says. Keep the same as probe-py.
 
-import { completed, db, log, permanent, queue, retryable, skill, waiting } from '@eve-horizon/sdk';
+import { completed, db, deploy, log, permanent, queue, retryable, skill, waiting } from '@eve-horizon/sdk';
 
 const NAME = 'probe-js';
+
+/** What each of some calls is refused with. */
+function codesOf(calls) {
+  const codes = {};
+  for (const [name, act] of Object.entries(calls)) {
+    try {
+      act();
+      codes[name] = 'none';
+    } catch (error) {
+      codes[name] = error.code ?? String(error);
+    }
+  }
+  return codes;
+}
 
 const orders = {
   look: (request) =>
@@ -46,21 +60,69 @@ const orders = {
   },
 
   errors() {
-    const codes = {};
-    const attempt = (name, act) => {
-      try {
-        act();
-        codes[name] = 'none';
-      } catch (error) {
-        codes[name] = error.code ?? String(error);
-      }
-    };
-    attempt('not_found', () => queue.get('00000000-0000-7000-8000-000000000000'));
-    attempt('malformed', () => queue.get('x'));
-    attempt('context', () => queue.create({ workerType: 'general', context: [1] }));
-    attempt('ours', () => queue.create({ workerType: 'general', priority: 1000 }));
-    attempt('not_granted', () => db.query('notes', 'SELECT 1'));
+    const codes = codesOf({
+      not_found: () => queue.get('00000000-0000-7000-8000-000000000000'),
+      malformed: () => queue.get('x'),
+      context: () => queue.create({ workerType: 'general', context: [1] }),
+      ours: () => queue.create({ workerType: 'general', priority: 1000 }),
+      not_granted: () => db.query('notes', 'SELECT 1'),
+    });
     return completed('tried', { data: codes });
+  },
+
+  deploy() {
+    const id = deploy.create({
+      env: 'dev', app: 'probe', register: true, image: 'acme/probe:v1', replicas: 2, envVars: { GREETING: 'ü' },
+      settings: { port: 9000 },
+    });
+    const one = deploy.status('dev', 'probe');
+    const { state, isSettled, version, revision, replicas, pods, config } = one;
+    return completed('deployed', {
+      data: {
+        same: one.id === id, state, settled: isSettled, version, revision, ...replicas, pods: pods.length,
+        port: config.port, variables: config.variables, updated: one.updatedAt.getTime() > 0,
+        listed: deploy.list('dev').map(({ app }) => app),
+      },
+    });
+  },
+
+  deployed() {
+    const of = (more) => ({ env: 'dev', app: 'probe', image: 'acme/probe:v2', ...more });
+    const codes = codesOf({
+      environment: () => deploy.create(of({ env: 'nowhere' })),
+      app: () => deploy.create(of({ app: 'unregistered' })),
+      closed: () => deploy.create(of({ env: 'closed' })),
+      image: () => deploy.create(of({ image: 'A/b' })),
+      settings: () => deploy.create(of({ settings: { privileged: true } })),
+      variables: () => deploy.create(of({ envVars: { 'A-B': '' } })),
+      ours: () => deploy.scale('dev', 'probe', 1_001),
+      deployment: () => deploy.status('dev', 'other'),
+      previous: () => deploy.rollback('dev', 'probe'),
+      version: () => deploy.rollback('dev', 'probe', { version: 'v9' }),
+      revision: () => deploy.rollback('dev', 'probe', { revision: 9 }),
+    });
+    const { revision, state } = deploy.status('dev', 'probe');
+    const history = deploy.history('dev', 'probe', { limit: 5 }).map((one) => [
+      one.revision, one.kind, one.version, one.replicas, one.outcome ?? null, one.settledAt ?? null,
+    ]);
+    deploy.scale('dev', 'probe', 3);
+    return completed('looked', {
+      data: {
+        environments: deploy.environments().map(({ name, allowed, approval }) => [name, allowed, approval]),
+        codes, revision, state, history, scaled: deploy.status('dev', 'probe').replicas.desired, all: deploy.list().length,
+      },
+    });
+  },
+
+  wait({ trigger }) {
+    if (trigger.type !== 'initial') throw permanent(`woken by ${trigger.type}`);
+    deploy.create({ env: 'dev', app: 'probe', image: 'acme/probe:v2' });
+    return waiting({ deadline: '1s' });
+  },
+
+  undeploy() {
+    deploy.delete('dev', 'probe');
+    return completed(deploy.status('dev', 'probe').state);
   },
 
   async late() {

@@ -4,6 +4,7 @@ import random
 import sys
 import time
 import uuid
+from collections.abc import Callable
 
 from eve_sdk import (
     ChildComplete,
@@ -17,6 +18,7 @@ from eve_sdk import (
     Timer,
     completed,
     db,
+    deploy,
     log,
     queue,
     skill,
@@ -66,22 +68,97 @@ def stumble(request: Request) -> Outcome:
     raise TypeError("boom")
 
 
-def errors(request: Request) -> Outcome:
+def codes_of(calls: dict[str, Callable[[], object]]) -> dict[str, str]:
+    """What each of some calls is refused with."""
     codes = {}
-
-    def attempt(name, act):
+    for name, act in calls.items():
         try:
             act()
             codes[name] = "none"
         except EveError as error:
             codes[name] = error.code
+    return codes
 
-    attempt("not_found", lambda: queue.get("00000000-0000-7000-8000-000000000000"))
-    attempt("malformed", lambda: queue.get("x"))
-    attempt("context", lambda: queue.create("general", context=[1]))
-    attempt("ours", lambda: queue.create("general", priority=1000))
-    attempt("not_granted", lambda: db.query("notes", "SELECT 1"))
+
+def errors(request: Request) -> Outcome:
+    codes = codes_of({
+        "not_found": lambda: queue.get("00000000-0000-7000-8000-000000000000"),
+        "malformed": lambda: queue.get("x"),
+        "context": lambda: queue.create("general", context=[1]),
+        "ours": lambda: queue.create("general", priority=1000),
+        "not_granted": lambda: db.query("notes", "SELECT 1"),
+    })
     return completed("tried", data=codes)
+
+
+def deploy_it(request: Request) -> Outcome:
+    id = deploy.create(
+        "dev", "probe", image="acme/probe:v1", replicas=2, env_vars={"GREETING": "ü"}, settings={"port": 9000},
+        register=True,
+    )
+    one = deploy.status("dev", "probe")
+    data = {
+        "same": one.id == id,
+        "state": one.state,
+        "settled": one.is_settled,
+        "version": one.version,
+        "revision": one.revision,
+        "desired": one.replicas.desired,
+        "ready": one.replicas.ready,
+        "pods": len(one.pods),
+        "port": one.config["port"],
+        "variables": one.config["variables"],
+        "updated": one.updated_at.timestamp() > 0,
+        "listed": [other.app for other in deploy.list_deployments("dev")],
+    }
+    return completed("deployed", data=data)
+
+
+def deployed(request: Request) -> Outcome:
+    def create(env="dev", app="probe", image="acme/probe:v2", **more):
+        return lambda: deploy.create(env, app, image=image, **more)
+
+    codes = codes_of({
+        "environment": create(env="nowhere"),
+        "app": create(app="unregistered"),
+        "closed": create(env="closed"),
+        "image": create(image="A/b"),
+        "settings": create(settings={"privileged": True}),
+        "variables": create(env_vars={"A-B": ""}),
+        "ours": lambda: deploy.scale("dev", "probe", 1_001),
+        "deployment": lambda: deploy.status("dev", "other"),
+        "previous": lambda: deploy.rollback("dev", "probe"),
+        "version": lambda: deploy.rollback("dev", "probe", version="v9"),
+        "revision": lambda: deploy.rollback("dev", "probe", revision=9),
+    })
+    one = deploy.status("dev", "probe")
+    history = [
+        [past.revision, past.kind, past.version, past.replicas, past.outcome, past.settled_at]
+        for past in deploy.history("dev", "probe", limit=5)
+    ]
+    deploy.scale("dev", "probe", 3)
+    data = {
+        "environments": [[place.name, place.allowed, place.approval] for place in deploy.environments()],
+        "codes": codes,
+        "revision": one.revision,
+        "state": one.state,
+        "history": history,
+        "scaled": deploy.status("dev", "probe").replicas.desired,
+        "all": len(deploy.list_deployments()),
+    }
+    return completed("looked", data=data)
+
+
+def wait(request: Request) -> Outcome:
+    if not isinstance(request.trigger, Initial):
+        raise Permanent(f"woken by {request.trigger}")
+    deploy.create("dev", "probe", image="acme/probe:v2")
+    return waiting(deadline=1)
+
+
+def undeploy(request: Request) -> Outcome:
+    deploy.delete("dev", "probe")
+    return completed(deploy.status("dev", "probe").state)
 
 
 def late(request: Request) -> Outcome:
@@ -138,7 +215,8 @@ def orchestrate(request: Request) -> Outcome:
 
 ORDERS = {
     "look": look, "log": write, "permanent": fail, "retryable": again, "raise": stumble, "errors": errors,
-    "late": late, "orchestrate": orchestrate,
+    "deploy": deploy_it, "deployed": deployed, "wait": wait, "undeploy": undeploy, "late": late,
+    "orchestrate": orchestrate,
 }
 
 

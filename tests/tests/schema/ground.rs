@@ -230,6 +230,11 @@ pub async fn furnish(session: &mut PgConnection, org: Uuid) -> Result<()> {
               VALUES ('{id}', 1, '{org}', 'created', 1, 'api:1', 1, '{{}}', '{{}}');
          INSERT INTO eve.deployment_events (id, deployment_id, org_id, event_type)
               VALUES ('{id}', '{id}', '{org}', 'created');
+         INSERT INTO eve.deployment_orders
+                (id, org_id, request_id, worker_type, environment, app, kind, body, told_id)
+              VALUES ('{id}', '{org}', '{id}', 'general', 'dev', 'api', 'delete', '{{}}', '{id}');
+         INSERT INTO eve.cluster_asks (id, org_id, worker_type, environment, body)
+              VALUES ('{id}', '{org}', 'general', 'dev', '{{}}');
          INSERT INTO eve.audit_log (id, org_id, actor, action, target)
               VALUES ('{id}', '{org}', '{{}}', 'look', 'wall');"
     );

@@ -9,11 +9,12 @@ use uuid::Uuid;
 use super::ground::{Ground, Host, Table};
 
 /// What any member of an organisation reads of it.
-const MEMBERS_SEE: [&str; 22] = [
+const MEMBERS_SEE: [&str; 23] = [
     "apps",
     "attempts",
     "dependencies",
     "deployment_events",
+    "deployment_orders",
     "deployment_revisions",
     "deployments",
     "environments",

@@ -28,6 +28,9 @@ pub struct Create {
     /// The image: [registry/]repository[:tag][@digest]
     #[arg(long, value_name = "IMAGE")]
     image: String,
+    /// Register the app if there is none of that name
+    #[arg(long)]
+    register: bool,
     /// How many replicas: 0 to 1000 [default: as before, 1 at first]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     replicas: Option<i64>,
@@ -78,6 +81,7 @@ impl Create {
         };
         Ok(NewDeployment {
             app: self.target.app.clone(),
+            register: self.register,
             image: self.image.clone(),
             replicas: self.replicas,
             env_vars,

@@ -21,7 +21,7 @@ use crate::requests::{
 };
 use crate::runtime::Effects as RunEffects;
 use crate::scheduler::{self, Leadership};
-use crate::tenancy::{Actor, Tenant};
+use crate::tenancy::{Actor, OrgRole, Tenant};
 use crate::testing::TestDatabase;
 
 /// Long enough never to pass by itself.
@@ -220,7 +220,11 @@ impl<'a> Machine<'a> {
             Action::Answer(question) => {
                 let id = QuestionId(self.question_ids[question]);
                 let actor = Actor::Platform;
-                match self.questions.respond(self.tenant, &actor, id, &json!("yes")).await {
+                match self
+                    .questions
+                    .respond(self.tenant, &actor, OrgRole::Member, id, &json!("yes"))
+                    .await
+                {
                     Ok(_) => Answer::Done,
                     Err(hitl::HitlError::Conflict(_)) => Answer::Refused,
                     Err(hitl::HitlError::Database { source, .. }) => return Err(source),
@@ -392,6 +396,7 @@ impl<'a> Machine<'a> {
                 .map(|no| (QuestionId(self.question_ids[no]), question()))
                 .collect(),
             timers: timers.iter().map(|name| (name.clone(), LATER)).collect(),
+            orders: Vec::new(),
         };
         finished(self.runs[report.run.0].clone(), outcome(report.how), effects)
     }

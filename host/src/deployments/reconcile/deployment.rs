@@ -382,6 +382,7 @@ async fn refused(context: &Context, row: &Row, why: &Why) -> Result<(), sqlx::Er
     event(&mut tx, row, "failed", json!({ "reason": why.reason, "message": why.message })).await?;
     tx.commit().await?;
     context.deployments.bell.changed();
+    context.settled.notify_one();
     Ok(())
 }
 
@@ -400,6 +401,7 @@ async fn stopped(context: &Context, row: &Row) -> Result<(), sqlx::Error> {
     event(&mut tx, row, "stopped", json!({})).await?;
     tx.commit().await?;
     context.deployments.bell.changed();
+    context.settled.notify_one();
     Ok(())
 }
 
@@ -519,5 +521,6 @@ async fn write(
     }
     tx.commit().await?;
     context.deployments.bell.changed();
+    context.settled.notify_one();
     Ok(Some(status))
 }

@@ -2,7 +2,8 @@
 //!
 //! Flow: one control plane at a time leads ([`run`]). It looks after every environment in a task of its
 //! own (`environment`): makes its namespace, watches what is in it, and reconciles one deployment after
-//! another (`deployment`): apply what is asked for, look, judge (`judge`), write.
+//! another (`deployment`): apply what is asked for, look, judge (`judge`), write. Beside that it takes what
+//! skills want and tells them what became of it (`orders`).
 //!
 //! Invariants:
 //! - Everything may be done again, and a process may die anywhere: what is to be is in the database, what
@@ -16,6 +17,7 @@
 mod deployment;
 mod environment;
 mod judge;
+mod orders;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -45,6 +47,8 @@ struct Context {
     term: Leadership,
     /// Changes when something is to be different in a cluster.
     bell: watch::Receiver<u64>,
+    /// Rings when a revision is settled.
+    settled: orders::Settled,
 }
 
 /// Reconciles until `stop`, whenever this process leads.
@@ -99,9 +103,18 @@ async fn leading(deployments: &Deployments, bell: &watch::Receiver<u64>, stop: &
                 term.map(|term| {
                     tracing::info!("this process reconciles deployments");
                     let over = stop.child_token();
-                    let context =
-                        Context { deployments: deployments.clone(), term, bell: bell.clone() };
-                    (term, asked, over.clone(), tokio::spawn(look_after_all(context, over)))
+                    let context = Context {
+                        deployments: deployments.clone(),
+                        term,
+                        bell: bell.clone(),
+                        settled: orders::Settled::default(),
+                    };
+                    let attending = orders::attend(context.clone(), over.clone());
+                    let looking = look_after_all(context, over.clone());
+                    let task = tokio::spawn(async {
+                        tokio::join!(looking, attending);
+                    });
+                    (term, asked, over, task)
                 })
             }
         };

@@ -149,6 +149,7 @@ pub struct Answer {
     request_body = Answer,
     responses(
         (status = 200, description = "The question, answered", body = Question),
+        (status = 403, description = "The question takes another role (`forbidden`)"),
         (status = 409, description = "It was answered, has expired or was cancelled (`conflict`)"),
     )
 )]
@@ -158,6 +159,10 @@ pub async fn respond(
     Path(id): Path<QuestionId>,
     Json(answer): Json<Answer>,
 ) -> Result<Json<Question>, Problem> {
-    let questions = &state.questions;
-    Ok(Json(questions.respond(caller.tenant, &caller.actor, id, &answer.response).await?))
+    let response = &answer.response;
+    let answered =
+        state.questions.respond(caller.tenant, &caller.actor, caller.role, id, response).await?;
+    // What a person was asked before it is deployed.
+    state.deployments.bell.deployments();
+    Ok(Json(answered))
 }

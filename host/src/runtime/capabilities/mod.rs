@@ -10,6 +10,7 @@
 //! - A call that needs I/O runs on the I/O runtime; a guest's thread never blocks.
 
 pub mod db;
+pub mod deploy;
 pub mod log;
 pub mod memory_queue;
 pub mod queue;
@@ -33,17 +34,20 @@ pub enum Capability {
     Queue,
     /// Keep state in schemas of the organisation.
     Db,
+    /// Deploy apps to the environments of the organisation.
+    Deploy,
 }
 
 impl Capability {
     /// Every capability.
-    pub const ALL: [Capability; 2] = [Capability::Queue, Capability::Db];
+    pub const ALL: [Capability; 3] = [Capability::Queue, Capability::Db, Capability::Deploy];
 
     /// The word in SKILL.md, in the database and in `eve:skill`.
     pub fn as_str(self) -> &'static str {
         match self {
             Capability::Queue => "queue",
             Capability::Db => "db",
+            Capability::Deploy => "deploy",
         }
     }
 }
@@ -216,7 +220,7 @@ mod tests {
     #[test]
     fn refusals_name_the_import() {
         for (import, why) in [
-            ("eve:skill/deploy@0.1.0", "does not offer"),
+            ("eve:skill/shell@0.1.0", "does not offer"),
             ("eve:skill/queue@0.2.0", "another version of the contract"),
             ("eve:skill/queue", "another version of the contract"),
             ("wasi:http/outgoing-handler@0.2.0", "no network"),

@@ -21,6 +21,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use serde_json::Value;
 
+use crate::deployments::orders::Order;
 use crate::hitl::NewQuestion;
 use crate::ids::{QuestionId, RequestId};
 use crate::requests::validate::Invalid;
@@ -150,6 +151,8 @@ pub struct Effects {
     pub questions: Vec<(QuestionId, NewQuestion)>,
     /// Timers to set: each name once, and after how long it goes off.
     pub timers: Vec<(String, Duration)>,
+    /// What is wanted of deployments, in the order in which it was asked for.
+    pub orders: Vec<Order>,
 }
 
 impl Effects {
@@ -159,6 +162,7 @@ impl Effects {
             && self.cancels.is_empty()
             && self.questions.is_empty()
             && self.timers.is_empty()
+            && self.orders.is_empty()
     }
 }
 

@@ -7,6 +7,7 @@ use chrono::Utc;
 use serde_json::{Value, json};
 
 use super::db::Database;
+use super::deploy::Deploys;
 use super::log::SharedLog;
 use super::memory_queue::MemoryQueue;
 use super::queue::{Effects, Queue};
@@ -58,7 +59,9 @@ fn begun() -> Context {
     let queue = Queue::new(host.clone(), IO.handle().clone());
     let job = Job::bare(id(RUN), host);
     let db = Database::new(job.db.clone(), IO.handle().clone());
-    Context::new(Box::new(job), SharedLog::default(), queue, db, StoreLimiter::new(account()))
+    let deploys = Deploys::new(job.deployments.clone(), IO.handle().clone());
+    let limiter = StoreLimiter::new(account());
+    Context::new(Box::new(job), SharedLog::default(), queue, db, deploys, limiter)
 }
 
 impl Platform for Context {

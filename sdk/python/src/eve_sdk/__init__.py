@@ -1,8 +1,8 @@
 """What the author of a skill imports.
 
 A skill is one function. It gets a `Request`, and returns `completed(…)` or `waiting()`, or raises;
-between the two it may write `log` lines, look at and create other requests (`queue`), and keep state in
-a database (`db`).
+between the two it may write `log` lines, look at and create other requests (`queue`), keep state in a
+database (`db`), and deploy apps (`deploy`).
 
     from eve_sdk import completed, log, skill
 
@@ -16,7 +16,7 @@ The module is imported once, when the component is built: every run begins with 
 So import at the top of the module, never inside a function, where nothing could be found any more.
 """
 
-from . import db, log, queue
+from . import db, deploy, log, queue
 from ._errors import EveError, Failure, Permanent, Retryable, SqlError
 from ._outcome import Outcome, completed, waiting
 from ._request import (
@@ -51,6 +51,7 @@ __all__ = [
     "Trigger",
     "completed",
     "db",
+    "deploy",
     "log",
     "queue",
     "skill",

@@ -114,7 +114,19 @@ def _db(module: ModuleType, types: ModuleType) -> SimpleNamespace:
     )
 
 
-_INTERFACES = {"request": _request, "log": _log, "queue": _queue, "db": _db}
+def _deploy(module: ModuleType, types: ModuleType) -> SimpleNamespace:
+    def target(variant: tuple[str, Any]) -> Any:
+        tag, held = variant
+        return _variant(module, "Target", tag, *([] if tag == "previous" else [held]))
+
+    return _calls(
+        module,
+        create=lambda of: (module.NewDeployment(**of),),
+        rollback=lambda env, app, to: (env, app, target(to)),
+    )
+
+
+_INTERFACES = {"request": _request, "log": _log, "queue": _queue, "db": _db, "deploy": _deploy}
 
 
 class _NotGranted:

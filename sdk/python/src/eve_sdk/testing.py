@@ -12,13 +12,15 @@ is run again by the same host, with what the test has let happen meanwhile.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 from ._contract import dumps, write
 from ._errors import Refused, SqlError
+from ._fake import NOW, json_object
+from ._fake_deploy import Change, Deployed, Estate
 from ._platform import using
 from ._request import (
     ChildComplete,
@@ -32,11 +34,12 @@ from ._request import (
 )
 from ._skill import Skill, execute
 from ._values import from_contract, to_contract
+from .deploy import Environment, State
 
-__all__ = ["Created", "Host", "Line", "Question", "Run", "StatementSeen"]
+__all__ = [
+    "Change", "Created", "Deployed", "Environment", "Host", "Line", "Question", "Run", "StatementSeen",
+]
 
-#: 2026-01-01: the fake platform's clock stands still.
-NOW = 1_767_225_600_000
 _ENDED = ("completed", "failed", "cancelled")
 _DAY = 86_400_000
 
@@ -114,6 +117,8 @@ class Run:
     cancelled: list[str] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     timers: dict[str, int] = field(default_factory=dict)
+    #: Changes of deployments, in order.
+    deployed: list[Change] = field(default_factory=list)
 
     @property
     def is_waiting(self) -> bool:
@@ -200,18 +205,6 @@ def _event(trigger: Trigger) -> dict[str, Any]:
     return event
 
 
-def _object(what: str, text: str | None, most: float) -> str:
-    if text is None:
-        return "{}"
-    if not isinstance(json.loads(text), dict):
-        raise Refused("invalid", f"{what}: is not a JSON object")
-    if len(text.encode()) > most:
-        raise Refused("invalid", f"{what}: exceeds {most} bytes")
-    if "\\u0000" in text:
-        raise Refused("invalid", f"{what}: holds the character U+0000")
-    return text
-
-
 def _contains(whole: Any, part: Any) -> bool:
     if isinstance(part, dict):
         return isinstance(whole, dict) and all(
@@ -226,7 +219,8 @@ class Host:
     """A request, and everything that a run of it can see.
 
     `db` answers statements: it is called with schema, SQL and parameters, and returns rows as dicts, or
-    how many rows were affected.
+    how many rows were affected. `environments`, ready and allowed unless they say otherwise, `apps` and
+    `deployments` are what the organisation has.
     """
 
     def __init__(
@@ -244,14 +238,17 @@ class Host:
         parent_id: str | None = None,
         worker_type: str = "general",
         db: Callable[[str, str, list[Any]], Sequence[dict[str, Any]] | int | None] | None = None,
+        environments: Iterable[str | Environment] = (),
+        apps: Iterable[str] = (),
+        deployments: Iterable[Deployed] = (),
     ) -> None:
         self._ids = 0
         self.id = self._next()
         self.prompt, self.repo_url, self.branch = prompt, repo_url, branch
         self.parent_id, self.worker_type = parent_id, worker_type
-        self.context = _object("context", write("context", context), 1 << 20)
-        self.config = _object("config", write("config", config), 64 << 10)
-        self.metadata = _object("metadata", write("metadata", metadata), 64 << 10)
+        self.context = json_object("context", write("context", context), 1 << 20)
+        self.config = json_object("config", write("config", config), 64 << 10)
+        self.metadata = json_object("metadata", write("metadata", metadata), 64 << 10)
         self.db = db
         self._attempt = attempt
         self._inbox: list[Trigger] = [trigger, *additional_triggers]
@@ -262,6 +259,7 @@ class Host:
         self._questions: set[str] = set()
         self._timers: set[str] = set()
         self._migrations: dict[str, dict[int, str]] = {}
+        self._estate = Estate(self._next, worker_type, environments, apps, deployments)
 
     def _next(self) -> str:
         self._ids += 1
@@ -331,13 +329,13 @@ class Host:
 
     def answer(self, question_id: str, response: Any, answered_by: str = "somebody") -> Host:
         """A person answers a question."""
-        return self._settle(question_id, HitlResponse(question_id, response, answered_by))
+        return self._close(question_id, HitlResponse(question_id, response, answered_by))
 
     def expire(self, question_id: str) -> Host:
         """Nobody answers a question in time."""
-        return self._settle(question_id, HitlResponse(question_id, expired=True))
+        return self._close(question_id, HitlResponse(question_id, expired=True))
 
-    def _settle(self, question_id: str, event: HitlResponse) -> Host:
+    def _close(self, question_id: str, event: HitlResponse) -> Host:
         self._questions.remove(question_id)
         self._inbox.append(event)
         return self
@@ -346,6 +344,25 @@ class Host:
         """A timer goes off."""
         self._timers.remove(name)
         self._inbox.append(Timer(name))
+        return self
+
+    def state_of(self, deployment_id: str) -> State:
+        """Where a deployment stands."""
+        return self._estate.state_of(deployment_id)
+
+    def settle(
+        self,
+        deployment_id: str,
+        status: Literal["running", "failed", "stopped"],
+        reason: str | None = None,
+        message: str | None = None,
+    ) -> Host:
+        """A deployment that is under way comes to rest, and wakes the request if that has asked for it.
+
+        `reason` is why it failed, in a word; `message` the same in a sentence.
+        """
+        if self._estate.settle(deployment_id, status, reason, message) and not self._end:
+            self._inbox.append(DeploymentSettled(deployment_id, status, reason))
         return self
 
     def run(self, skill: Skill | Callable[[Any], Any]) -> Run:
@@ -375,10 +392,11 @@ class Host:
             run.failure = (tag, value)
             return run
         self._again, self._attempt = None, 1
+        changes = fake.estate.changes
         self._commit(fake)
         run.status = tag
         run.created, run.cancelled = fake.created, fake.cancelled
-        run.questions, run.timers = fake.questions, fake.timers
+        run.questions, run.timers, run.deployed = fake.questions, fake.timers, changes
         if tag == "completed":
             self._end = "completed"
             run.summary, run.tokens_used, run.cost = value["summary"], value["tokens_used"], value["cost"]
@@ -392,6 +410,8 @@ class Host:
             or self._questions
             or self._timers
             or self._inbox
+            or fake.estate.changes
+            or fake.estate.awaited
             or any(one.reply_to_me for one in fake.created)
             or any(
                 one.parent == self.id and one.reply_to_me and not one.has_ended
@@ -407,6 +427,8 @@ class Host:
         for id in fake.cancelled:
             if not self._known[id].has_ended:
                 self.cancel(id, "cancelled by the run")
+        self._estate = fake.estate
+        self._estate.commit()
 
 
 class _Fake:
@@ -422,6 +444,7 @@ class _Fake:
         self.questions: list[Question] = []
         self.timers: dict[str, int] = {}
         self.statements: list[StatementSeen] = []
+        self.estate = host._estate.copy()
         self.request = self._request()
         self.log = SimpleNamespace(log=self._line)
         self.queue = SimpleNamespace(
@@ -435,6 +458,7 @@ class _Fake:
             transaction=lambda schema, all: [self._answer(schema, one) for one in all],
             migrate=self._migrate,
         )
+        self.deploy = self.estate.platform()
 
     def _request(self) -> SimpleNamespace:
         host, (first, *more) = self.host, self.triggers
@@ -471,9 +495,9 @@ class _Fake:
     def _create(self, of: dict[str, Any], batch: list[str]) -> str:
         if len(self.created) >= 10_000:
             raise Refused("limit", "a run creates at most 10000 requests")
-        context = _object("context", of["context"], 1 << 20)
-        metadata = _object("metadata", of["metadata"], 64 << 10)
-        config = _object("config", of["config"], 64 << 10)
+        context = json_object("context", of["context"], 1 << 20)
+        metadata = json_object("metadata", of["metadata"], 64 << 10)
+        config = json_object("config", of["config"], 64 << 10)
         key = of["idempotency_key"]
         if key in self.keys:
             return self.keys[key]
@@ -555,7 +579,7 @@ class _Fake:
             raise Refused("invalid", "options: one is given twice")
         if of["expires_in"] is not None and not 1000 <= of["expires_in"] <= 30 * _DAY:
             raise Refused("invalid", "expires_in: is not between a second and 30 days")
-        details = json.loads(_object("details", of["details"], 64 << 10))
+        details = json.loads(json_object("details", of["details"], 64 << 10))
         self.questions.append(Question(**{**of, "id": self.host._next(), "details": details}))
         return self.questions[-1].id
 

@@ -100,7 +100,9 @@ async fn an_answer_meets_the_expiry_of_its_question() {
         let questions = Questions::new(stage.database.db.clone(), stage.bell.clone());
         let tenant = stage.tenant;
         let answering = async move {
-            questions.respond(tenant, &Actor::Platform, id, &serde_json::json!("yes")).await
+            questions
+                .respond(tenant, &Actor::Platform, OrgRole::Member, id, &serde_json::json!("yes"))
+                .await
         };
         let db = stage.database.db.clone();
         let expiring = async move {
@@ -146,7 +148,9 @@ async fn two_people_answer_at_once() {
         let questions = Questions::new(stage.database.db.clone(), stage.bell.clone());
         let tenant = stage.tenant;
         tokio::spawn(async move {
-            questions.respond(tenant, &Actor::Platform, id, &serde_json::json!(word)).await
+            questions
+                .respond(tenant, &Actor::Platform, OrgRole::Member, id, &serde_json::json!(word))
+                .await
         })
     };
     let one = answering("yes");

@@ -5,6 +5,7 @@
 //! go: who came first goes first, for Postgres queues those who wait for a row. Afterwards the outcome
 //! is one of the two serial ones, and the invariants hold.
 
+mod deployments;
 mod duties;
 mod graph;
 mod orchestrations;
@@ -27,7 +28,7 @@ use crate::requests::{
     Blocker, BlockerRef, NewRequest, OnFailure, Origin, ReplyTo, Request, RequestError, Requests,
 };
 use crate::runtime::Effects;
-use crate::tenancy::{Actor, Tenant};
+use crate::tenancy::{Actor, OrgRole, Tenant};
 use crate::testing::TestDatabase;
 
 /// When a test gives up waiting for something that should happen at once.

@@ -45,7 +45,7 @@ use headers::Upgrade;
 use record::Record;
 pub use streams::Streams;
 use streams::{Key, Over, Ticket};
-use target::Target;
+pub use target::Target;
 
 /// Largest body of a call: what an API server reads at most (3 MiB), and a little, so that it may say so.
 pub const MOST_BODY: usize = (3 << 20) + (64 << 10);
