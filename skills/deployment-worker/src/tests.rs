@@ -234,7 +234,10 @@ fn a_failure_says_why_and_what_to_do() {
         ),
         (Settled::failed("crash_loop", "exit code 1"), &["`eve deploy logs --app api --env prod`"]),
         (Settled::failed("quota", "pods"), &["fewer replicas"]),
-        (Settled::failed("refused", "by Ada: not today"), &["refused: by Ada: not today"]),
+        (
+            Settled::failed("rejected", "by Ada: not today"),
+            &["nothing was changed of api in prod: rejected: by Ada: not today"],
+        ),
         (Settled::superseded(), &["api in prod: superseded: something else was asked for"]),
     ] {
         let mut orders = acme().prompt("Deploy acme/api:v3 to prod");

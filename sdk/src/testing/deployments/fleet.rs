@@ -411,6 +411,22 @@ impl Fleet {
         }
     }
 
+    /// What a wake-up's context says of a deployment that has settled.
+    pub fn described(&self, settled: &Settlement) -> Settings {
+        let mut deployments = self.deployments.values();
+        let found = deployments.find(|one| one.id.as_str() == settled.deployment_id);
+        let Some(one) = found else { return Settings::new() };
+        let same = |revision: &&Revision| revision.reason == settled.reason;
+        let message = one.revisions.iter().rev().find(same).and_then(|one| one.message.clone());
+        let said = [
+            ("env", json!(one.env)),
+            ("app", json!(one.app)),
+            ("revision", json!(one.committed)),
+            ("message", json!(message.filter(|_| settled.reason.is_some()))),
+        ];
+        said.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
     /// What whoever asked for a deployment before is told when a run has asked for this.
     pub fn superseded(change: &Change) -> Settlement {
         let (status, reason) = match change.what {
