@@ -48,6 +48,8 @@
 mod change;
 mod standing;
 
+use serde_json::Value;
+
 use crate::bindings::eve::skill::deploy as contract;
 use crate::error::Error;
 use crate::platform;
@@ -55,7 +57,7 @@ use crate::platform;
 pub use crate::bindings::eve::skill::deploy::State;
 pub use crate::request::DeploymentId;
 pub use change::{NewDeployment, Rollback, app, rollback};
-pub use standing::{Deployment, Environment, Pod, Replicas, Revision};
+pub use standing::{Deployment, Environment, LogLine, Pod, Replicas, Revision};
 
 /// Gives a deployment another number of replicas, 0 to 1,000, and returns its id.
 ///
@@ -119,6 +121,50 @@ pub fn history(
 ) -> Result<Vec<Revision>, Error> {
     let revisions = platform::deploy::history(env.as_ref(), app.as_ref(), limit)?;
     Ok(revisions.into_iter().map(Revision::from).collect())
+}
+
+/// The last `tail` lines of each of a deployment's pods, 1 to 1,000 of them; the newest pods first, at
+/// most 20 pods and 1 MiB. The cluster is asked, which takes a moment:
+/// [`Unavailable`](Error::Unavailable) if it does not answer within 30 seconds.
+///
+/// ```
+/// use eve_sdk::prelude::*;
+///
+/// # fn skill(_: Request) -> Result<Outcome, Failure> {
+/// let lines = deploy::logs("dev", "api", 100)?;
+/// let panic = lines.iter().find(|line| line.line.contains("panicked"));
+/// # Ok(Outcome::completed(panic.map_or("", |line| &line.pod))) }
+/// # let api = eve_sdk::testing::Deployment::running("dev", "api", "acme/api:v1");
+/// # let api = api.log("api-1", "listening").log("api-2", "panicked at main.rs");
+/// # assert_eq!(eve_sdk::testing::Host::new().deployment(api).run(skill).summary(), "api-2");
+/// ```
+pub fn logs(env: impl AsRef<str>, app: impl AsRef<str>, tail: u32) -> Result<Vec<LogLine>, Error> {
+    let lines = platform::deploy::logs(env.as_ref(), app.as_ref(), tail)?;
+    Ok(lines.into_iter().map(LogLine::from).collect())
+}
+
+/// Reads the Kubernetes API for what there is no function for, in the environment's own namespace, with
+/// the rights of a viewer: no Secrets, nothing of others. `path` is as the API has it without the
+/// namespace. The answer is the API's, at most 1 MiB of it; asked as [`logs`] are.
+///
+/// ```
+/// use eve_sdk::prelude::*;
+///
+/// # fn skill(_: Request) -> Result<Outcome, Failure> {
+/// let events = deploy::kubernetes("dev", "api/v1/events?limit=50")?;
+/// let count = events["items"].as_array().map_or(0, Vec::len);
+/// # Ok(Outcome::completed(count.to_string())) }
+/// # let host = eve_sdk::testing::Host::new().environment("dev");
+/// # let host = host.kubernetes(|env, path| {
+/// #     assert_eq!((env, path), ("dev", "api/v1/events?limit=50"));
+/// #     Ok(json!({ "items": [{}, {}] }))
+/// # });
+/// # assert_eq!(host.run(skill).summary(), "2");
+/// ```
+pub fn kubernetes(env: impl AsRef<str>, path: impl AsRef<str>) -> Result<Value, Error> {
+    let answer = platform::deploy::kubernetes(env.as_ref(), path.as_ref())?;
+    serde_json::from_str(&answer)
+        .map_err(|error| Error::Other(format!("the cluster's answer is no JSON: {error}")))
 }
 
 /// Goes back to something that ran.

@@ -1,5 +1,6 @@
 //! Environments and deployments, as the test wants them to stand, and what runs ask for of them.
 
+mod cluster;
 mod fleet;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use crate::DeploymentId;
 use crate::deploy::{Pod, State};
 
 pub use crate::bindings::eve::skill::deploy::Target;
+pub(super) use cluster::Api;
 pub(super) use fleet::Fleet;
 
 /// An environment of the organisation. `"dev".into()` is one that is ready and that skills may deploy
@@ -102,6 +104,8 @@ pub struct Deployment {
     state: State,
     ready: u32,
     pods: Vec<Pod>,
+    /// What its pods have written, by pod.
+    lines: Vec<(String, String)>,
     reason: Option<String>,
     message: Option<String>,
     /// It is to be gone.
@@ -153,6 +157,7 @@ impl Deployment {
             state: State::Deploying,
             ready: 0,
             pods: Vec::new(),
+            lines: Vec::new(),
             reason: None,
             message: None,
             stopping: false,
@@ -259,6 +264,12 @@ impl Deployment {
     /// One more pod.
     pub fn pod(mut self, pod: Pod) -> Self {
         self.pods.push(pod);
+        self
+    }
+
+    /// One more line that a pod has written.
+    pub fn log(mut self, pod: impl Into<String>, line: impl Into<String>) -> Self {
+        self.lines.push((pod.into(), line.into()));
         self
     }
 

@@ -87,7 +87,7 @@ pub(crate) mod db {
 pub(crate) mod deploy {
     use super::with;
     use crate::bindings::eve::skill::deploy::{
-        Deployment, Environment, NewDeployment, Revision, Target,
+        Deployment, Environment, LogLine, NewDeployment, Revision, Target,
     };
     use crate::bindings::eve::skill::types::Error;
 
@@ -114,6 +114,12 @@ pub(crate) mod deploy {
     }
     pub(crate) fn history(env: &str, app: &str, limit: u32) -> Result<Vec<Revision>, Error> {
         with(|run| run.fleet.history(env, app, limit))
+    }
+    pub(crate) fn logs(env: &str, app: &str, tail: u32) -> Result<Vec<LogLine>, Error> {
+        with(|run| run.fleet.logs(env, app, tail, &run.me.worker_type))
+    }
+    pub(crate) fn kubernetes(env: &str, path: &str) -> Result<String, Error> {
+        with(|run| run.fleet.kubernetes(env, path, &run.me.worker_type))
     }
 }
 

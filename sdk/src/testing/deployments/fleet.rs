@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::{Change, Changed, Deployment, Environment, Revision, Settled, Target};
+use super::{Api, Change, Changed, Deployment, Environment, Revision, Settled, Target};
 use crate::DeploymentId;
 use crate::bindings::eve::skill::deploy as contract;
 use crate::bindings::eve::skill::types::Error;
@@ -22,9 +22,11 @@ pub(in crate::testing) struct Fleet {
     apps: BTreeSet<String>,
     /// By environment and app.
     deployments: BTreeMap<(String, String), Deployment>,
+    /// What answers reads of the Kubernetes API.
+    pub api: Api,
 }
 
-fn not_found(what: &str, name: &str) -> Error {
+pub(super) fn not_found(what: &str, name: &str) -> Error {
     let name: String = name.chars().take(64).collect();
     Error::NotFound(validate::storable(&format!("there is no {what} `{name}`")))
 }
@@ -182,6 +184,9 @@ impl Fleet {
     ) -> Result<Vec<contract::Revision>, Error> {
         let limit = validate::deploy::history(limit)?;
         let one = self.seen(env, app)?;
+        if one.committed == 0 {
+            return Err(not_found("deployment", &format!("{app} in {env}")));
+        }
         let committed = one.revisions[..one.committed].iter().enumerate().rev();
         let revision = |(place, revision): (usize, &Revision)| contract::Revision {
             revision: place as u32 + 1,
@@ -199,20 +204,26 @@ impl Fleet {
     }
 
     /// A deployment that somebody looks at; one that was deleted as well.
-    fn seen(&self, env: &str, app: &str) -> Result<&Deployment, Error> {
+    pub(super) fn seen(&self, env: &str, app: &str) -> Result<&Deployment, Error> {
         self.environment(env)?;
         let found = self.deployments.get(&(env.to_owned(), app.to_owned()));
         found.ok_or_else(|| not_found("deployment", &format!("{app} in {env}")))
     }
 
-    /// Whether a worker type's skills may deploy to an environment that is there to stay.
-    pub fn permitted(&self, env: &str, worker_type: &str) -> Result<(), Error> {
+    /// The environment, if it is open to a worker type's skills.
+    pub(super) fn open(&self, env: &str, worker_type: &str) -> Result<&Environment, Error> {
         let environment = self.environment(env)?;
         if !environment.allowed {
             return Err(Error::Denied(format!(
                 "skills of the worker type `{worker_type}` may not deploy to `{env}`"
             )));
         }
+        Ok(environment)
+    }
+
+    /// Whether a worker type's skills may deploy to an environment that is there to stay.
+    pub fn permitted(&self, env: &str, worker_type: &str) -> Result<(), Error> {
+        let environment = self.open(env, worker_type)?;
         if environment.status == "deleting" {
             return Err(Error::Conflict(format!("the environment `{env}` is being deleted")));
         }
@@ -222,14 +233,17 @@ impl Fleet {
     /// A deployment that somebody changes: one that is there.
     fn existing(&mut self, env: &str, app: &str) -> Result<&mut Deployment, Error> {
         let found = self.deployments.get_mut(&(env.to_owned(), app.to_owned()));
-        found.filter(|one| !one.is_gone()).ok_or_else(|| not_found("deployment", app))
+        let gone = || not_found("deployment", &format!("{app} in {env}"));
+        found.filter(|one| !one.is_gone()).ok_or_else(gone)
     }
 
     /// Whether there is the app, or it is to be registered.
     pub fn registered(&self, app: &str, register: bool) -> Result<(), Error> {
-        match register || self.apps.contains(app) {
-            true => Ok(()),
-            false => Err(not_found("app", app)),
+        match (register || self.apps.contains(app), not_found("app", app)) {
+            (false, Error::NotFound(text)) => Err(Error::NotFound(format!(
+                "{text}: register it with `register`, or have a member do it (`eve app create`)"
+            ))),
+            _ => Ok(()),
         }
     }
 
@@ -288,7 +302,9 @@ impl Fleet {
 
     pub fn scale(&mut self, env: &str, app: &str, replicas: u32) -> Result<DeploymentId, Error> {
         let one = self.existing(env, app)?;
-        if let Some(scale) = one.present().settings.get("autoscale") {
+        // What the run itself has asked for is looked at when it is done.
+        let scale = one.present().settings.get("autoscale").filter(|_| !one.changed);
+        if let Some(scale) = scale {
             return Err(Error::Conflict(format!(
                 "`{app}` has {} to {} replicas, as its load wants: deploy it without autoscaling to say \
                  how many",
@@ -320,7 +336,9 @@ impl Fleet {
             Target::Version(wanted) => version(&revision.image) == wanted,
             Target::Revision(wanted) => place + 1 == *wanted as usize,
         };
-        let Some((_, target)) = ran().find(wanted) else {
+        let found = ran().find(wanted).map(|(_, target)| target);
+        // What the run itself has asked for is looked at when it is done.
+        let Some(target) = found.or(one.changed.then(|| one.present())) else {
             let what = match to {
                 Target::Previous => format!("other version of `{app}`"),
                 Target::Version(version) => {
