@@ -48,7 +48,7 @@
 mod change;
 mod standing;
 
-use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::bindings::eve::skill::deploy as contract;
 use crate::error::Error;
@@ -57,7 +57,7 @@ use crate::platform;
 pub use crate::bindings::eve::skill::deploy::State;
 pub use crate::request::DeploymentId;
 pub use change::{NewDeployment, Rollback, app, rollback};
-pub use standing::{Deployment, Environment, Pod, Replicas, Revision};
+pub use standing::{Deployment, Environment, LogLine, Pod, Replicas, Revision};
 
 /// Gives a deployment another number of replicas, 0 to 1,000, and returns its id.
 ///
@@ -123,60 +123,48 @@ pub fn history(
     Ok(revisions.into_iter().map(Revision::from).collect())
 }
 
-/// The last lines that the pods of a deployment have written, `tail` of each: 1 to 1,000. The newest pods
-/// first, at most 20 pods and 1 MiB.
-///
-/// The cluster is asked, which takes a moment: [`Unavailable`](Error::Unavailable) if it does not answer
-/// within 30 seconds.
+/// The last `tail` lines of each of a deployment's pods, 1 to 1,000 of them; the newest pods first, at
+/// most 20 pods and 1 MiB. The cluster is asked, which takes a moment:
+/// [`Unavailable`](Error::Unavailable) if it does not answer within 30 seconds.
 ///
 /// ```
 /// use eve_sdk::prelude::*;
 ///
 /// # fn skill(_: Request) -> Result<Outcome, Failure> {
-/// let last = deploy::logs("dev", "api", 100)?.pop();
-/// # Ok(Outcome::completed(last.map(|line| line.text).unwrap_or_default())) }
-/// # use eve_sdk::testing::{Deployment, Host};
-/// # let api = Deployment::running("dev", "api", "acme/api:v1").log("api-7d4b9c", "listening");
-/// # assert_eq!(Host::new().deployment(api).run(skill).summary(), "listening");
+/// let lines = deploy::logs("dev", "api", 100)?;
+/// let panic = lines.iter().find(|line| line.line.contains("panicked"));
+/// # Ok(Outcome::completed(panic.map_or("", |line| &line.pod))) }
+/// # let api = eve_sdk::testing::Deployment::running("dev", "api", "acme/api:v1");
+/// # let api = api.log("api-1", "listening").log("api-2", "panicked at main.rs");
+/// # assert_eq!(eve_sdk::testing::Host::new().deployment(api).run(skill).summary(), "api-2");
 /// ```
 pub fn logs(env: impl AsRef<str>, app: impl AsRef<str>, tail: u32) -> Result<Vec<LogLine>, Error> {
     let lines = platform::deploy::logs(env.as_ref(), app.as_ref(), tail)?;
-    Ok(lines.into_iter().map(|line| LogLine { pod: line.pod, text: line.line }).collect())
+    Ok(lines.into_iter().map(LogLine::from).collect())
 }
 
-/// Reads the Kubernetes API for what there is no function for, in the environment's own namespace and
-/// with the rights of a viewer: no Secrets, nothing of others.
-///
-/// `path` is as the API has it, without the namespace: `api/v1/pods`,
-/// `apis/apps/v1/replicasets?labelSelector=…`. The answer is the API's, at most 1 MiB of it; it is asked
-/// like [`logs`].
+/// Reads the Kubernetes API for what there is no function for, in the environment's own namespace, with
+/// the rights of a viewer: no Secrets, nothing of others. `path` is as the API has it without the
+/// namespace. The answer is the API's, at most 1 MiB of it; asked as [`logs`] are.
 ///
 /// ```
 /// use eve_sdk::prelude::*;
 ///
 /// # fn skill(_: Request) -> Result<Outcome, Failure> {
-/// let pods: Value = deploy::kubernetes("dev", "api/v1/pods")?;
-/// # Ok(Outcome::completed(pods["kind"].as_str().unwrap_or_default())) }
-/// # use eve_sdk::testing::{Environment, Host};
-/// # let dev = Environment::new("dev").kubernetes("api/v1/pods", json!({ "kind": "PodList" }));
-/// # assert_eq!(Host::new().environment(dev).run(skill).summary(), "PodList");
+/// let events = deploy::kubernetes("dev", "api/v1/events?limit=50")?;
+/// let count = events["items"].as_array().map_or(0, Vec::len);
+/// # Ok(Outcome::completed(count.to_string())) }
+/// # let host = eve_sdk::testing::Host::new().environment("dev");
+/// # let host = host.kubernetes(|env, path| {
+/// #     assert_eq!((env, path), ("dev", "api/v1/events?limit=50"));
+/// #     Ok(json!({ "items": [{}, {}] }))
+/// # });
+/// # assert_eq!(host.run(skill).summary(), "2");
 /// ```
-pub fn kubernetes<T: DeserializeOwned>(
-    env: impl AsRef<str>,
-    path: impl AsRef<str>,
-) -> Result<T, Error> {
+pub fn kubernetes(env: impl AsRef<str>, path: impl AsRef<str>) -> Result<Value, Error> {
     let answer = platform::deploy::kubernetes(env.as_ref(), path.as_ref())?;
     serde_json::from_str(&answer)
-        .map_err(|error| Error::Invalid(format!("the answer is not what was expected: {error}")))
-}
-
-/// A line that a pod has written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogLine {
-    /// The pod's name.
-    pub pod: String,
-    /// At most 16 KiB of it.
-    pub text: String,
+        .map_err(|error| Error::Other(format!("the cluster's answer is no JSON: {error}")))
 }
 
 /// Goes back to something that ran.

@@ -192,6 +192,16 @@ impl Host {
         self
     }
 
+    /// What the Kubernetes API answers to [`deploy::kubernetes`](crate::deploy::kubernetes): called with
+    /// environment and path.
+    pub fn kubernetes(
+        mut self,
+        answers: impl FnMut(&str, &str) -> Result<Value, crate::Error> + Send + 'static,
+    ) -> Self {
+        self.state.fleet.api = deployments::Api::answering(answers);
+        self
+    }
+
     /// What the database answers: called with every statement that the skill sends, of a transaction
     /// one by one. Migrations are taken as applied.
     pub fn database(

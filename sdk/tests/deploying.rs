@@ -185,7 +185,7 @@ fn a_run_sees_what_it_asks_for_as_pending() {
             (web.id, web.state, web.revision, web.version.as_str()),
             (id, State::Pending, 0, "v1")
         );
-        assert!(deploy::history("dev", "web", 5)?.is_empty());
+        assert!(matches!(deploy::history("dev", "web", 5), Err(Error::NotFound(_))));
         deploy::delete("dev", "api")?;
         let api = deploy::status("dev", "api")?;
         assert_eq!((api.state, api.reason.as_deref()), (State::Pending, Some("stopping")));
@@ -222,6 +222,75 @@ fn what_is_not_said_stays_as_it_is() {
         Ok(Outcome::completed("ok"))
     });
     assert_eq!(run.summary(), "ok");
+}
+
+#[test]
+fn clusters_are_asked() {
+    let run = Host::new()
+        .environment(Environment::new("sealed").closed())
+        .deployment(api().log("a", "1").log("b", "2").log("a", "3").log("a", "4"))
+        .kubernetes(|env, path| match path {
+            "api/v1/pods" => Ok(json!({ "env": env })),
+            _ => Err(Error::Denied("a viewer may not read that".into())),
+        })
+        .run(|_| {
+            let lines = deploy::logs("dev", "api", 2)?;
+            let lines: Vec<_> =
+                lines.iter().map(|line| (line.pod.as_str(), line.line.as_str())).collect();
+            assert_eq!(lines, [("b", "2"), ("a", "3"), ("a", "4")]);
+            assert_eq!(deploy::kubernetes("dev", "api/v1/pods")?, json!({ "env": "dev" }));
+            let said = |said: Result<Value, Error>| said.unwrap_err().to_string();
+            let long = format!("api/v1/{}", "x".repeat(4 << 10));
+            let told = [
+                said(deploy::logs("dev", "api", 0).map(|_| json!(0))),
+                said(deploy::logs("dev", "api", 1_001).map(|_| json!(0))),
+                said(deploy::logs("dev", "web", 1).map(|_| json!(0))),
+                said(deploy::logs("sealed", "api", 1).map(|_| json!(0))),
+                said(deploy::kubernetes("moon", "api/v1/pods")),
+                said(deploy::kubernetes("dev", "api/v1/secrets")),
+                said(deploy::kubernetes("dev", "pods")),
+                said(deploy::kubernetes("dev", "api/v1/namespaces/kube-system/pods")),
+                said(deploy::kubernetes("dev", long)),
+            ];
+            Ok(Outcome::completed("").data(&told))
+        });
+    let told: Vec<String> = run.output();
+    for (told, begins) in told.iter().zip([
+        "invalid: tail: 0 is not between 1 and 1000",
+        "invalid: tail: 1001 is not between 1 and 1000",
+        "not found: there is no deployment `web in dev`",
+        "denied: skills of the worker type `general` may not deploy to `sealed`",
+        "not found: there is no environment `moon`",
+        "denied: a viewer may not read that",
+        "invalid: path: begins with neither api/v1/",
+        "invalid: path: names nothing in the namespace",
+        "invalid: path: at most 4096 bytes",
+    ]) {
+        assert!(told.starts_with(begins), "{told}");
+    }
+}
+
+#[test]
+fn a_wake_up_says_where_and_why() {
+    fn skill(request: Request) -> Result<Outcome, Failure> {
+        if request.trigger() == Trigger::Initial {
+            deploy::scale("dev", "api", 5)?;
+            return Ok(Outcome::waiting());
+        }
+        Ok(Outcome::completed("").data(&request.raw_context::<Value>()?))
+    }
+    let mut scaling = Orchestration::new(skill).deployment(api());
+    let id = scaling.start().deployed()[0].id.clone();
+    let run = scaling.settle(&id, Settled::failed("quota", "too many pods")).wake();
+    let told: Value = run.output();
+    assert_eq!(
+        told,
+        json!({
+            "trigger": "deployment_settled", "deployment_id": id, "status": "failed",
+            "reason": "quota", "message": "too many pods", "env": "dev", "app": "api", "revision": 3,
+            "parent_request_id": scaling.id(), "parent_context": {}, "additional_completions": []
+        })
+    );
 }
 
 #[test]

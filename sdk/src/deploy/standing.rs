@@ -186,6 +186,21 @@ impl From<contract::Deployment> for Deployment {
     }
 }
 
+/// A line that a pod has written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// The pod's name.
+    pub pod: String,
+    /// At most 16 KiB of it.
+    pub line: String,
+}
+
+impl From<contract::LogLine> for LogLine {
+    fn from(line: contract::LogLine) -> Self {
+        Self { pod: line.pod, line: line.line }
+    }
+}
+
 /// A change that was asked for, and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revision {

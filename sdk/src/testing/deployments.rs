@@ -1,5 +1,6 @@
 //! Environments and deployments, as the test wants them to stand, and what runs ask for of them.
 
+mod cluster;
 mod fleet;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use crate::DeploymentId;
 use crate::deploy::{Pod, State};
 
 pub use crate::bindings::eve::skill::deploy::Target;
+pub(super) use cluster::Api;
 pub(super) use fleet::Fleet;
 
 /// An environment of the organisation. `"dev".into()` is one that is ready and that skills may deploy
@@ -24,8 +26,6 @@ pub struct Environment {
     message: Option<String>,
     allowed: bool,
     approval: bool,
-    /// What the Kubernetes API answers, by path.
-    answers: BTreeMap<String, Value>,
 }
 
 impl Environment {
@@ -40,14 +40,7 @@ impl Environment {
             super::validate::deploy::is_environment(&name),
             "`{name}` is no environment's name"
         );
-        Self {
-            name,
-            status: "ready",
-            message: None,
-            allowed: true,
-            approval: false,
-            answers: BTreeMap::new(),
-        }
+        Self { name, status: "ready", message: None, allowed: true, approval: false }
     }
 
     /// Skills of the worker type that runs may not deploy to it.
@@ -59,12 +52,6 @@ impl Environment {
     /// A person is asked before what a skill asks for is done.
     pub fn approval(mut self) -> Self {
         self.approval = true;
-        self
-    }
-
-    /// What [`kubernetes`](crate::deploy::kubernetes) answers to a path; any other is not found.
-    pub fn kubernetes(mut self, path: impl Into<String>, answer: Value) -> Self {
-        self.answers.insert(path.into(), answer);
         self
     }
 
@@ -117,8 +104,8 @@ pub struct Deployment {
     state: State,
     ready: u32,
     pods: Vec<Pod>,
-    /// What pods have written, by their names.
-    log: Vec<(String, String)>,
+    /// What its pods have written, by pod.
+    lines: Vec<(String, String)>,
     reason: Option<String>,
     message: Option<String>,
     /// It is to be gone.
@@ -170,7 +157,7 @@ impl Deployment {
             state: State::Deploying,
             ready: 0,
             pods: Vec::new(),
-            log: Vec::new(),
+            lines: Vec::new(),
             reason: None,
             message: None,
             stopping: false,
@@ -282,7 +269,7 @@ impl Deployment {
 
     /// One more line that a pod has written.
     pub fn log(mut self, pod: impl Into<String>, line: impl Into<String>) -> Self {
-        self.log.push((pod.into(), line.into()));
+        self.lines.push((pod.into(), line.into()));
         self
     }
 

@@ -67,10 +67,14 @@ pub const REPLICAS: u32 = 1_000;
 pub const VARIABLES: usize = 500;
 /// `MAX_VARIABLES_BYTES`
 pub const VARIABLES_BYTES: usize = 512 * KIB;
-/// Changes of deployments that a run asks for.
+/// `DEPLOYS` of `runtime::limits`: changes of deployments that a run asks for.
 pub const CHANGES: usize = 100;
 /// Revisions in an answer.
 pub const HISTORY: u32 = 100;
+/// Lines of a pod in an answer.
+pub const TAIL: u32 = 1_000;
+/// `LONGEST_PATH` of `capabilities::deploy::guest`.
+pub const PATH_BYTES: usize = 4 << 10;
 /// Deployments in an answer.
 pub const DEPLOYMENTS: usize = 1_000;
 /// Pods in an answer.

@@ -191,6 +191,15 @@ impl Orchestration {
         self
     }
 
+    /// What the Kubernetes API answers; see [`Host::kubernetes`](super::Host::kubernetes).
+    pub fn kubernetes(
+        mut self,
+        answers: impl FnMut(&str, &str) -> Result<serde_json::Value, crate::Error> + Send + 'static,
+    ) -> Self {
+        self.world.fleet.api = super::deployments::Api::answering(answers);
+        self
+    }
+
     /// The function that runs children which name this skill, when the test says so.
     pub fn skill(mut self, name: impl Into<String>, skill: Skill) -> Self {
         self.skills.insert(name.into(), skill);

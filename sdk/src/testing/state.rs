@@ -217,11 +217,21 @@ impl State {
         if !self.is_woken() {
             return self.me.context.clone();
         }
+        let event = |trigger: &Trigger| self.event(trigger);
         let mut delivered = event(&self.trigger);
         delivered["parent_request_id"] = json!(self.me.id);
         delivered["parent_context"] = self.me.context.clone();
         delivered["additional_completions"] = self.additional_triggers.iter().map(event).collect();
         delivered
+    }
+
+    /// What happened, as a wake-up's context says it: of a deployment also where it is.
+    fn event(&self, trigger: &Trigger) -> Value {
+        let mut said = event(trigger);
+        if let (Trigger::DeploymentSettled(settled), Some(said)) = (trigger, said.as_object_mut()) {
+            said.extend(self.fleet.described(settled));
+        }
+        said
     }
 
     pub fn add(&mut self, mut known: Known) -> RequestId {
@@ -558,7 +568,10 @@ fn event(trigger: &Trigger) -> Value {
             "expired": answer.is_expired(),
         }),
         Trigger::DeploymentSettled(settled) => {
-            json!({ "trigger": "deployment_settled", "deployment_id": settled.deployment_id })
+            json!({
+                "trigger": "deployment_settled", "deployment_id": settled.deployment_id,
+                "status": settled.status, "reason": settled.reason,
+            })
         }
         Trigger::Timer(name) => json!({ "trigger": "timer", "name": name }),
         Trigger::Cron(name) => json!({ "trigger": "cron", "name": name }),

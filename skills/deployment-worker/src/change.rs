@@ -218,7 +218,7 @@ pub fn standing(deployment: &Deployment) -> String {
 fn refused(order: &Order, what: &str, error: Error) -> Failure {
     let (app, env) = (order.deployment(), &order.env);
     let next = match &error {
-        Error::NotFound(text) if text.contains("app") => {
+        Error::NotFound(text) if text.starts_with("there is no app ") => {
             format!(
                 ". `eve app create --name {app}` registers it, as does `\"register\": true` in the context"
             )

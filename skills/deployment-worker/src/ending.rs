@@ -12,20 +12,74 @@ use crate::understood::{Understood, word};
 /// Most deployments that a summary names.
 const NAMED: usize = 20;
 
+/// That something has settled, with what the wake-up's context says besides.
+pub struct News {
+    settlement: Settlement,
+    /// Why, in a sentence.
+    message: Option<String>,
+    /// Environment and app.
+    about: Option<(String, String)>,
+}
+
+/// What a wake-up's context says of a deployment.
+#[derive(Deserialize)]
+struct Described {
+    deployment_id: Option<String>,
+    env: Option<String>,
+    app: Option<String>,
+    message: Option<String>,
+    #[serde(default)]
+    additional_completions: Vec<Described>,
+}
+
+impl News {
+    /// The last that this run is woken with, if it is woken with any.
+    pub fn of(request: &Request) -> Result<Option<News>, Failure> {
+        let settled = |trigger| match trigger {
+            Trigger::DeploymentSettled(settled) => Some(settled),
+            _ => None,
+        };
+        let Some(settlement) = request.triggers().into_iter().filter_map(settled).next_back()
+        else {
+            return Ok(None);
+        };
+        let mut first: Described = request.raw_context()?;
+        let mut described = std::mem::take(&mut first.additional_completions);
+        described.insert(0, first);
+        let is_it =
+            |one: &Described| one.deployment_id.as_deref() == Some(&settlement.deployment_id);
+        let described = described.into_iter().rfind(is_it);
+        let (about, message) = match described {
+            Some(one) => (one.env.zip(one.app), one.message),
+            None => (None, None),
+        };
+        Ok(Some(News { settlement, message, about }))
+    }
+
+    /// Whether it is this deployment that has settled. Its id may be another than was told, if somebody
+    /// else deployed the app first.
+    fn is_of(&self, deployment: &Deployment) -> bool {
+        match &self.about {
+            Some((env, app)) => *env == deployment.env && *app == deployment.app,
+            None => self.settlement.id() == deployment.id,
+        }
+    }
+}
+
 /// Something that was asked for has settled.
-pub fn settled(order: Order, settlement: &Settlement) -> Result<Outcome, Failure> {
+pub fn settled(order: Order, news: &News) -> Result<Outcome, Failure> {
     let changed = match deploy::status(&order.env, order.deployment()) {
-        Err(Error::NotFound(_)) => return unknown(settlement),
+        Err(Error::NotFound(_)) => return unknown(news),
         changed => changed?,
     };
     if order.understood.verb == Verb::Promote {
-        return promoted(&order, settlement, changed);
+        return promoted(&order, news, changed);
     }
-    if changed.id != settlement.id() {
-        return unknown(settlement);
+    if !news.is_of(&changed) {
+        return unknown(news);
     }
-    if settlement.is_failed() {
-        return Err(failed(settlement, &changed));
+    if news.settlement.is_failed() {
+        return Err(failed(news, &changed));
     }
     let summary = match (order.understood.verb, order.understood.canary) {
         (Verb::Deploy, true) => canary_runs(&order, &changed),
@@ -43,14 +97,14 @@ pub fn settled(order: Order, settlement: &Settlement) -> Result<Outcome, Failure
         }
         _ => runs(&changed),
     };
-    Ok(completed(&order, summary, &changed, settlement))
+    Ok(completed(&order, summary, &changed, news))
 }
 
 /// First the app runs the canary's image, then the canary goes.
-fn promoted(order: &Order, settlement: &Settlement, main: Deployment) -> Result<Outcome, Failure> {
-    if main.id == settlement.id() {
-        if settlement.is_failed() {
-            let failure = failed(settlement, &main);
+fn promoted(order: &Order, news: &News, main: Deployment) -> Result<Outcome, Failure> {
+    if news.is_of(&main) {
+        if news.settlement.is_failed() {
+            let failure = failed(news, &main);
             return Err(Failure::permanent(format_args!(
                 "the canary was not promoted, and is still there: {failure}"
             )));
@@ -60,32 +114,27 @@ fn promoted(order: &Order, settlement: &Settlement, main: Deployment) -> Result<
             log::info!("the app runs the canary's image; the canary goes"; deployment = id);
             return Ok(change::waiting(order));
         }
-    } else if settlement.is_failed() {
+    } else if news.settlement.is_failed() {
         let canary = deploy::status(&order.env, order.canary())?;
-        let failure = failed(settlement, &canary);
+        let failure = failed(news, &canary);
         return Err(Failure::permanent(format_args!(
             "{} runs {}, but the canary was not deleted: {failure}",
             main.app, main.image
         )));
     }
     let summary = format!("the canary is promoted and gone: {}", runs(&main));
-    Ok(completed(order, summary, &main, settlement))
+    Ok(completed(order, summary, &main, news))
 }
 
-fn completed(
-    order: &Order,
-    mut summary: String,
-    changed: &Deployment,
-    settlement: &Settlement,
-) -> Outcome {
+fn completed(order: &Order, mut summary: String, changed: &Deployment, news: &News) -> Outcome {
     for note in &order.notes {
         summary.push_str(&format!("; {note}"));
     }
     let mut data = of(changed);
     data["action"] = json!(action(&order.understood));
     // Of a promotion the app counts, not the canary that went last.
-    if changed.id == settlement.id() {
-        data["status"] = json!(settlement.status);
+    if news.is_of(changed) {
+        data["status"] = json!(news.settlement.status);
     }
     if order.understood.canary {
         data["canary"] = json!({ "of": order.app, "percent": order.understood.percent });
@@ -141,8 +190,9 @@ fn canary_runs(order: &Order, canary: &Deployment) -> String {
 }
 
 /// Why a change did not come to be, and what to do next.
-fn failed(settlement: &Settlement, deployment: &Deployment) -> Failure {
+fn failed(news: &News, deployment: &Deployment) -> Failure {
     let Deployment { app, env, .. } = deployment;
+    let News { settlement, message, .. } = news;
     if settlement.is_superseded() {
         return Failure::permanent(format_args!(
             "{app} in {env}: superseded: something else was asked for before this was there; `eve deploy \
@@ -151,9 +201,15 @@ fn failed(settlement: &Settlement, deployment: &Deployment) -> Failure {
     }
     let reason = settlement.reason.as_deref().unwrap_or("failed");
     // Something else may have happened since.
-    let message =
-        deployment.message.as_deref().filter(|_| deployment.reason.as_deref() == Some(reason));
+    let is_same = deployment.reason.as_deref() == Some(reason);
+    let message = message.as_deref().or(deployment.message.as_deref().filter(|_| is_same));
     let message = message.map_or_else(String::new, |message| format!(": {message}"));
+    if let "rejected" | "not_approved" | "not_found" | "forbidden" | "conflict" | "invalid" = reason
+    {
+        return Failure::permanent(format_args!(
+            "nothing was changed of {app} in {env}: {reason}{message}"
+        ));
+    }
     let logs = format!("`eve deploy logs --app {app} --env {env}` shows what it wrote");
     let next = match reason {
         "image_pull" => {
@@ -178,25 +234,29 @@ fn failed(settlement: &Settlement, deployment: &Deployment) -> Failure {
 
 /// Something that was asked for has settled, and what it was cannot be found out any more: the
 /// environments are others now.
-pub fn unknown(settlement: &Settlement) -> Result<Outcome, Failure> {
-    let found = deploy::list()?.into_iter().find(|one| one.id == settlement.id());
-    match found {
-        Some(found) if settlement.is_failed() => Err(failed(settlement, &found)),
-        Some(found) => {
-            let mut data = of(&found);
-            data["status"] = json!(settlement.status);
-            let summary = format!("{} in {} is {}", found.app, found.env, settlement.status);
-            Ok(Outcome::completed(summary).data(&data))
-        }
-        None if settlement.is_failed() => {
-            let reason = settlement.reason.as_deref().unwrap_or("failed");
-            Err(Failure::permanent(format_args!("the deployment failed: {reason}")))
-        }
-        None => {
-            let data = json!({ "deployment_id": settlement.id(), "status": settlement.status });
-            Ok(Outcome::completed(format!("the deployment is {}", settlement.status)).data(&data))
+pub fn unknown(news: &News) -> Result<Outcome, Failure> {
+    let News { settlement, message, about } = news;
+    let found = deploy::list()?.into_iter().find(|one| news.is_of(one));
+    if let Some(found) = &found {
+        if settlement.is_failed() {
+            return Err(failed(news, found));
         }
     }
+    let name = match about {
+        Some((env, app)) => format!("{app} in {env}"),
+        None => "the deployment".to_owned(),
+    };
+    if settlement.is_failed() {
+        let reason = settlement.reason.as_deref().unwrap_or("failed");
+        let message = message.as_ref().map_or_else(String::new, |message| format!(": {message}"));
+        return Err(Failure::permanent(format_args!("{name} failed: {reason}{message}")));
+    }
+    let mut data = match &found {
+        Some(found) => of(found),
+        None => json!({ "deployment_id": settlement.deployment_id }),
+    };
+    data["status"] = json!(settlement.status);
+    Ok(Outcome::completed(format!("{name} is {}", settlement.status)).data(&data))
 }
 
 /// How things stand: of an app in an environment, of an app, of an environment, or of everything.

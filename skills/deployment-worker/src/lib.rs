@@ -20,7 +20,7 @@ mod prompt;
 mod tests;
 mod understood;
 
-use eve_sdk::Settlement;
+use ending::News;
 use eve_sdk::prelude::*;
 use order::Order;
 use prompt::Verb;
@@ -43,17 +43,13 @@ fn first(request: &Request) -> Result<Outcome, Failure> {
 }
 
 fn woken(request: &Request) -> Result<Outcome, Failure> {
-    let of = |trigger| match trigger {
-        Trigger::DeploymentSettled(settled) => Some(settled),
-        _ => None,
-    };
-    let settled: Vec<Settlement> = request.triggers().into_iter().filter_map(of).collect();
+    let news = News::of(request)?;
     let order = Understood::of(request).and_then(Order::of);
-    match (settled.last(), order) {
-        (Some(settled), Ok(order)) => ending::settled(order, settled),
-        (Some(settled), Err(Failure::Permanent(why))) => {
+    match (news, order) {
+        (Some(news), Ok(order)) => ending::settled(order, &news),
+        (Some(news), Err(Failure::Permanent(why))) => {
             log::warn!("what was asked for cannot be read any more"; why = why);
-            ending::unknown(settled)
+            ending::unknown(&news)
         }
         (_, Err(Failure::Retryable(why))) => Err(Failure::Retryable(why)),
         // Something else woke it. What it waits for goes on.

@@ -33,8 +33,13 @@ impl Order {
         let mut app = app(&understood, &mut notes)?;
         if understood.canary {
             // `api-canary` is said where `api` is meant.
-            if let Some(main) = app.strip_suffix("-canary") {
-                app = main.to_owned();
+            match app.strip_suffix("-canary") {
+                Some(main) => app = main.to_owned(),
+                None if understood.implies_canary => {
+                    let problem = "what is promoted or aborted is a canary: say so".to_owned();
+                    return Err(understood.unclear(problem).into());
+                }
+                None => {}
             }
             if !is_app(&canary_of(&app)) {
                 let problem =
@@ -129,8 +134,9 @@ impl Order {
     }
 }
 
-/// The app that is named; none if there is none. A word is an app's name if something of that name is
-/// deployed somewhere, else if it stands where one stands.
+/// The app that is named; none if there is none. A word may be an app's name if something of that name
+/// is deployed somewhere, or if it stands where one stands. Who wants to change something has to be
+/// clear: `Delete thing from dev, says web` is not. Who only wants to know means what there is.
 pub fn named(understood: &Understood) -> Result<Option<String>, Failure> {
     if understood.app.is_some() || understood.candidates.is_empty() {
         return Ok(understood.app.clone());
@@ -143,9 +149,9 @@ pub fn named(understood: &Understood) -> Result<Option<String>, Failure> {
         let joined = candidates.iter().filter(|other| other.group == candidate.group);
         found.extend(joined.map(|other| other.name.as_str()));
     }
-    if found.is_empty() {
+    if found.is_empty() || understood.verb != Verb::Status {
         let expected = candidates.iter().filter(|candidate| candidate.expected);
-        found = expected.map(|candidate| candidate.name.as_str()).collect();
+        found.extend(expected.map(|candidate| candidate.name.as_str()));
     }
     found.sort_unstable();
     found.dedup();

@@ -11,7 +11,9 @@ mod words;
 mod tests;
 
 use crate::image::{Image, is_app, is_tag, is_version};
-use words::{Kind, Word, cut, is_determiner, kind, number_word};
+use words::{
+    Kind, Word, cut, is_determiner, is_greeting, is_question, kind, number_word, performs,
+};
 
 /// Longest prompt that is read, in characters. Who writes more does not give an order.
 pub const LONGEST: usize = 2_000;
@@ -101,8 +103,8 @@ struct Reader<'a> {
     envs: &'a [String],
     at: usize,
     said: Said,
-    /// Verbs that stand where a noun stands: `the deploy`.
-    nouns: Vec<Verb>,
+    /// Whether it asks how things stand, as far as nothing else is asked for.
+    looks: bool,
     /// What stands where an environment stands, and is none.
     unknown: Vec<String>,
     /// Whether an environment stands behind `to`.
@@ -111,6 +113,8 @@ struct Reader<'a> {
     loose: Vec<u64>,
     /// Whether it speaks of replicas.
     counts: bool,
+    /// Whether something is to be set.
+    sets: bool,
     /// An app's name is expected here.
     expects: bool,
     /// The group of the candidate just before, if `and` may join another to it.
@@ -137,6 +141,12 @@ impl Reader<'_> {
             at += 1;
         }
         at
+    }
+
+    /// The place of the first word behind what is said for courtesy.
+    fn past_greetings(&self) -> usize {
+        let says = |word: &Word| !is_greeting(&word.lower);
+        self.words.iter().position(says).unwrap_or_default()
     }
 
     /// A word that is a name, and not one of those that mean something else.
@@ -190,12 +200,18 @@ impl Reader<'_> {
             Some(Kind::Unless) => {
                 let word = self.lower(at).to_owned();
                 self.doubt(format!(
-                    "`{word}`: conditions, times and exceptions are not understood"
+                    "`{word}`: conditions, times and what shall not be done are not understood"
                 ));
             }
             Some(Kind::Everything) => {
                 let word = self.lower(at).to_owned();
                 self.doubt(format!("`{word}`: a request is about one app"));
+            }
+            Some(Kind::Setting) => {
+                let word = self.lower(at).to_owned();
+                self.doubt(format!(
+                    "`{word}`: how it is to run is said in the context, as `settings`"
+                ));
             }
             Some(Kind::Filler) => self.pair_of_words(at),
             Some(Kind::Previous | Kind::Percent | Kind::By | Kind::More) => {}
@@ -204,14 +220,23 @@ impl Reader<'_> {
     }
 
     fn verb(&mut self, verb: Verb, at: usize) {
-        let before = at.checked_sub(1).map_or("", |before| self.lower(before));
-        let is_noun = is_determiner(before) || self.lower(at + 1) == "of";
-        // `status` and `is` ask for nothing where something else is asked for.
-        match is_noun || verb == Verb::Status {
-            true => once(&mut self.nouns, verb),
-            false => once(&mut self.said.verbs, verb),
-        }
         self.expects = true;
+        // `status` and `is` ask for nothing where something else is asked for.
+        if verb == Verb::Status {
+            self.looks = true;
+        } else if !self.is_noun(at) {
+            once(&mut self.said.verbs, verb);
+        }
+    }
+
+    /// `the deploy`, `that rollback of api`: it is spoken of, not asked for, unless somebody is to do it.
+    fn is_noun(&self, at: usize) -> bool {
+        let word = |back: usize| at.checked_sub(back).map_or("", |at| self.lower(at));
+        let of = self.lower(at + 1) == "of";
+        match is_determiner(word(1)) {
+            true => !performs(word(2)),
+            false => of && self.past_greetings() != at,
+        }
     }
 
     /// `roll out`, `take down`.
@@ -219,6 +244,14 @@ impl Reader<'_> {
         let verb = match (self.lower(at), self.lower(at + 1)) {
             ("roll" | "rolling", "out") => Verb::Deploy,
             ("take" | "tear", "down") => Verb::Delete,
+            (
+                "set" | "increase" | "decrease" | "raise" | "lower" | "reduce" | "change"
+                | "adjust",
+                _,
+            ) => {
+                self.sets = true;
+                return;
+            }
             ("roll" | "rolling" | "rolled", _) => {
                 self.expects = true;
                 return;
@@ -381,7 +414,11 @@ impl Reader<'_> {
     }
 
     fn quantity(&mut self, at: usize, number: u64) {
-        let by = at.checked_sub(1).is_some_and(|before| self.kind(before) == Some(Kind::By));
+        let before = at.checked_sub(1).map_or("", |before| self.lower(before));
+        if before == "from" {
+            return;
+        }
+        let by = kind(before) == Some(Kind::By);
         if by || self.kind(at + 1) == Some(Kind::More) {
             let doubt = format!("`{number}`: say how many there shall be, not how many more");
             return self.doubt(doubt);
@@ -395,16 +432,21 @@ impl Reader<'_> {
     }
 
     fn finish(mut self) -> Said {
-        if self.said.verbs.is_empty() {
-            // `do a rollback of api` is one.
-            let strong: Vec<Verb> =
-                self.nouns.iter().copied().filter(|verb| *verb != Verb::Status).collect();
-            self.said.verbs = if strong.is_empty() { self.nouns } else { strong };
+        let said = &mut self.said;
+        if said.verbs.is_empty() && !self.looks {
+            let is_canary = said.canary && !said.images.is_empty() && !said.percents.is_empty();
+            said.verbs.extend(is_canary.then_some(Verb::Deploy));
         }
         // `set replicas of api to 5`.
         let counts = !self.said.replicas.is_empty() || (self.counts && !self.loose.is_empty());
-        if counts && self.said.verbs.is_empty() {
+        if counts && self.sets && self.said.verbs.is_empty() {
             self.said.verbs.push(Verb::Scale);
+        }
+        // Whoever asks `is the rollback of api done?` wants to know, not to have it done.
+        let first = self.lower(self.past_greetings()).to_owned();
+        let looks = self.looks && self.said.verbs.is_empty();
+        if looks || is_question(&first) {
+            self.said.verbs = vec![Verb::Status];
         }
         if self.said.envs.is_empty() {
             self.said.envs = self.unknown.clone();

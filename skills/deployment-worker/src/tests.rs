@@ -234,7 +234,10 @@ fn a_failure_says_why_and_what_to_do() {
         ),
         (Settled::failed("crash_loop", "exit code 1"), &["`eve deploy logs --app api --env prod`"]),
         (Settled::failed("quota", "pods"), &["fewer replicas"]),
-        (Settled::failed("refused", "by Ada: not today"), &["refused: by Ada: not today"]),
+        (
+            Settled::failed("rejected", "by Ada: not today"),
+            &["nothing was changed of api in prod: rejected: by Ada: not today"],
+        ),
         (Settled::superseded(), &["api in prod: superseded: something else was asked for"]),
     ] {
         let mut orders = acme().prompt("Deploy acme/api:v3 to prod");
@@ -322,6 +325,9 @@ fn what_is_unclear_changes_nothing_and_is_explained() {
             json!({}),
             &["`web` is not deployed there. Deploy it first"],
         ),
+        ("Delete thing from dev for web", json!({}), &["which app, `thing` or `web`"]),
+        ("Promote api in prod", json!({}), &["is a canary: say so"]),
+        ("Abort the rollback of api in prod", json!({}), &["is a canary: say so"]),
         ("Promote canary of api in prod", json!({}), &["there is no canary of `api` in `prod`"]),
         ("Abort canary of api in prod", json!({}), &["there is no canary of `api` in `prod`"]),
         ("Delete ghost from dev", json!({}), &["could not delete, `ghost` in `dev`: not found"]),

@@ -15,6 +15,8 @@ use crate::prompt::{self, Candidate, Verb};
 pub struct Understood {
     pub verb: Verb,
     pub canary: bool,
+    /// It has to be about a canary, and does not say so.
+    pub implies_canary: bool,
     pub percent: Option<u64>,
     pub env: Option<String>,
     /// Every environment that there is.
@@ -75,6 +77,7 @@ impl Understood {
             // Until it is known: what examples are made of.
             verb: Verb::Deploy,
             canary: fields.canary.unwrap_or(said.canary),
+            implies_canary: false,
             percent: fields.percent.map(u64::from),
             env: fields.env.map(|env| prompt::environment(&env, &names).unwrap_or(env)),
             envs,
@@ -121,7 +124,10 @@ impl Understood {
         if understood.canary && matches!(understood.verb, Verb::Delete | Verb::Rollback) {
             understood.verb = Verb::Abort;
         }
-        understood.canary |= matches!(understood.verb, Verb::Promote | Verb::Abort);
+        if matches!(understood.verb, Verb::Promote | Verb::Abort) {
+            understood.implies_canary = !understood.canary;
+            understood.canary = true;
+        }
         // The context gives an order without doubts.
         if fields.verb.is_none() && understood.verb != Verb::Status {
             if let Some(doubt) = said.doubts.first() {

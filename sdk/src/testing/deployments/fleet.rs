@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::{Change, Changed, Deployment, Environment, Revision, Settled, Target};
+use super::{Api, Change, Changed, Deployment, Environment, Revision, Settled, Target};
 use crate::DeploymentId;
 use crate::bindings::eve::skill::deploy as contract;
 use crate::bindings::eve::skill::types::Error;
@@ -22,9 +22,11 @@ pub(in crate::testing) struct Fleet {
     apps: BTreeSet<String>,
     /// By environment and app.
     deployments: BTreeMap<(String, String), Deployment>,
+    /// What answers reads of the Kubernetes API.
+    pub api: Api,
 }
 
-fn not_found(what: &str, name: &str) -> Error {
+pub(super) fn not_found(what: &str, name: &str) -> Error {
     let name: String = name.chars().take(64).collect();
     Error::NotFound(validate::storable(&format!("there is no {what} `{name}`")))
 }
@@ -182,6 +184,9 @@ impl Fleet {
     ) -> Result<Vec<contract::Revision>, Error> {
         let limit = validate::deploy::history(limit)?;
         let one = self.seen(env, app)?;
+        if one.committed == 0 {
+            return Err(not_found("deployment", &format!("{app} in {env}")));
+        }
         let committed = one.revisions[..one.committed].iter().enumerate().rev();
         let revision = |(place, revision): (usize, &Revision)| contract::Revision {
             revision: place as u32 + 1,
@@ -199,70 +204,46 @@ impl Fleet {
     }
 
     /// A deployment that somebody looks at; one that was deleted as well.
-    fn seen(&self, env: &str, app: &str) -> Result<&Deployment, Error> {
+    pub(super) fn seen(&self, env: &str, app: &str) -> Result<&Deployment, Error> {
         self.environment(env)?;
         let found = self.deployments.get(&(env.to_owned(), app.to_owned()));
         found.ok_or_else(|| not_found("deployment", &format!("{app} in {env}")))
     }
 
-    /// Whether a worker type's skills may deploy to an environment that is there to stay.
-    pub fn permitted(&self, env: &str, worker_type: &str) -> Result<(), Error> {
+    /// The environment, if it is open to a worker type's skills.
+    pub(super) fn open(&self, env: &str, worker_type: &str) -> Result<&Environment, Error> {
         let environment = self.environment(env)?;
         if !environment.allowed {
             return Err(Error::Denied(format!(
                 "skills of the worker type `{worker_type}` may not deploy to `{env}`"
             )));
         }
+        Ok(environment)
+    }
+
+    /// Whether a worker type's skills may deploy to an environment that is there to stay.
+    pub fn permitted(&self, env: &str, worker_type: &str) -> Result<(), Error> {
+        let environment = self.open(env, worker_type)?;
         if environment.status == "deleting" {
             return Err(Error::Conflict(format!("the environment `{env}` is being deleted")));
         }
         Ok(())
     }
 
-    pub fn logs(
-        &self,
-        env: &str,
-        app: &str,
-        tail: u32,
-        worker_type: &str,
-    ) -> Result<Vec<contract::LogLine>, Error> {
-        let tail = validate::deploy::tail(tail)?;
-        self.permitted(env, worker_type)?;
-        let one = self.seen(env, app)?;
-        let mut left: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut kept: Vec<_> = one
-            .log
-            .iter()
-            .rev()
-            .filter(|(pod, _)| {
-                let seen = left.entry(pod).or_default();
-                *seen += 1;
-                *seen <= tail
-            })
-            .map(|(pod, line)| contract::LogLine { pod: pod.clone(), line: line.clone() })
-            .collect();
-        kept.reverse();
-        Ok(kept)
-    }
-
-    pub fn kubernetes(&self, env: &str, path: &str, worker_type: &str) -> Result<String, Error> {
-        self.permitted(env, worker_type)?;
-        validate::deploy::path(path)?;
-        let answers = &self.environment(env)?.answers;
-        answers.get(path).map(Value::to_string).ok_or_else(|| not_found("object", path))
-    }
-
     /// A deployment that somebody changes: one that is there.
     fn existing(&mut self, env: &str, app: &str) -> Result<&mut Deployment, Error> {
         let found = self.deployments.get_mut(&(env.to_owned(), app.to_owned()));
-        found.filter(|one| !one.is_gone()).ok_or_else(|| not_found("deployment", app))
+        let gone = || not_found("deployment", &format!("{app} in {env}"));
+        found.filter(|one| !one.is_gone()).ok_or_else(gone)
     }
 
     /// Whether there is the app, or it is to be registered.
     pub fn registered(&self, app: &str, register: bool) -> Result<(), Error> {
-        match register || self.apps.contains(app) {
-            true => Ok(()),
-            false => Err(not_found("app", app)),
+        match (register || self.apps.contains(app), not_found("app", app)) {
+            (false, Error::NotFound(text)) => Err(Error::NotFound(format!(
+                "{text}: register it with `register`, or have a member do it (`eve app create`)"
+            ))),
+            _ => Ok(()),
         }
     }
 
@@ -321,7 +302,9 @@ impl Fleet {
 
     pub fn scale(&mut self, env: &str, app: &str, replicas: u32) -> Result<DeploymentId, Error> {
         let one = self.existing(env, app)?;
-        if let Some(scale) = one.present().settings.get("autoscale") {
+        // What the run itself has asked for is looked at when it is done.
+        let scale = one.present().settings.get("autoscale").filter(|_| !one.changed);
+        if let Some(scale) = scale {
             return Err(Error::Conflict(format!(
                 "`{app}` has {} to {} replicas, as its load wants: deploy it without autoscaling to say \
                  how many",
@@ -353,7 +336,9 @@ impl Fleet {
             Target::Version(wanted) => version(&revision.image) == wanted,
             Target::Revision(wanted) => place + 1 == *wanted as usize,
         };
-        let Some((_, target)) = ran().find(wanted) else {
+        let found = ran().find(wanted).map(|(_, target)| target);
+        // What the run itself has asked for is looked at when it is done.
+        let Some(target) = found.or(one.changed.then(|| one.present())) else {
             let what = match to {
                 Target::Previous => format!("other version of `{app}`"),
                 Target::Version(version) => {
@@ -442,6 +427,22 @@ impl Fleet {
             status: how.state.as_str().to_owned(),
             reason: how.reason.clone(),
         }
+    }
+
+    /// What a wake-up's context says of a deployment that has settled.
+    pub fn described(&self, settled: &Settlement) -> Settings {
+        let mut deployments = self.deployments.values();
+        let found = deployments.find(|one| one.id.as_str() == settled.deployment_id);
+        let Some(one) = found else { return Settings::new() };
+        let same = |revision: &&Revision| revision.reason == settled.reason;
+        let message = one.revisions.iter().rev().find(same).and_then(|one| one.message.clone());
+        let said = [
+            ("env", json!(one.env)),
+            ("app", json!(one.app)),
+            ("revision", json!(one.committed)),
+            ("message", json!(message.filter(|_| settled.reason.is_some()))),
+        ];
+        said.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     /// What whoever asked for a deployment before is told when a run has asked for this.

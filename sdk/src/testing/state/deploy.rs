@@ -44,6 +44,7 @@ impl State {
         app: &str,
         to: &contract::Target,
     ) -> Result<DeploymentId, Error> {
+        validate::deploy::target(to)?;
         let bytes = weight::change(env, app);
         self.afford_change(bytes)?;
         self.fleet.permitted(env, &self.me.worker_type)?;
@@ -62,7 +63,7 @@ impl State {
     fn afford_change(&self, bytes: usize) -> Result<(), Error> {
         if self.changes.len() >= limits::CHANGES {
             let most = limits::CHANGES;
-            return Err(Error::Limit(format!("a run changes deployments at most {most} times")));
+            return Err(Error::Limit(format!("a run asks for at most {most} changes")));
         }
         self.afford(bytes)
     }

@@ -67,6 +67,52 @@ pub(in crate::testing) fn replicas(count: u32) -> Result<(), Error> {
     Ok(())
 }
 
+/// What to go back to.
+pub(in crate::testing) fn target(to: &contract::Target) -> Result<(), Error> {
+    match to {
+        contract::Target::Version(version) if version.is_empty() || version.len() > 128 => {
+            Err(invalid("to", "a version has 1 to 128 characters"))
+        }
+        contract::Target::Revision(revision) if i32::try_from(*revision).is_err() => {
+            Err(invalid("to", format_args!("there is no revision {revision}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How many lines of each pod may be asked for.
+pub(in crate::testing) fn tail(tail: u32) -> Result<(), Error> {
+    let most = limits::TAIL;
+    if tail == 0 || tail > most {
+        return Err(invalid("tail", format_args!("{tail} is not between 1 and {most}")));
+    }
+    Ok(())
+}
+
+/// A path of the Kubernetes API without its namespace, as far as its first parts.
+pub(in crate::testing) fn path(path: &str) -> Result<(), Error> {
+    let most = limits::PATH_BYTES;
+    if path.len() > most || path.contains('\0') {
+        let problem = format_args!("at most {most} bytes, none of them U+0000");
+        return Err(invalid("path", problem));
+    }
+    let plain = path.split('?').next().unwrap_or_default();
+    let rest = match plain.split('/').collect::<Vec<_>>()[..] {
+        ["api", "v1", ref rest @ ..] | ["apis", _, _, ref rest @ ..] => rest.to_vec(),
+        _ => {
+            let problem =
+                "begins with neither api/v1/ nor apis/GROUP/VERSION/, such as api/v1/pods";
+            return Err(invalid("path", problem));
+        }
+    };
+    match rest.first() {
+        None | Some(&"namespaces") => {
+            Err(invalid("path", "names nothing in the namespace, such as api/v1/pods"))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
 /// How many revisions a history may have.
 pub(in crate::testing) fn history(limit: u32) -> Result<usize, Error> {
     let most = limits::HISTORY;
@@ -182,7 +228,7 @@ fn variables(given: &[(String, String)]) -> Result<BTreeMap<String, String>, Err
             return wrong(format!("{name}: may not contain the character U+0000"));
         }
         if variables.insert(name.clone(), value.clone()).is_some() {
-            return wrong(format!("`{name}` stands there twice"));
+            return Err(invalid("env-vars", "a name is there twice"));
         }
     }
     Ok(variables)
@@ -290,25 +336,4 @@ fn quantity(text: &str, units: &[&str]) -> bool {
     number.len() <= 12
         && number.parse::<f64>().is_ok_and(|number| number > 0.0)
         && units.contains(&unit)
-}
-
-/// How many lines of each pod.
-pub fn tail(lines: u32) -> Result<usize, Error> {
-    match lines {
-        1..=1_000 => Ok(lines as usize),
-        _ => Err(Error::Invalid(format!("tail: {lines} is not between 1 and 1000"))),
-    }
-}
-
-/// Whether a path can be one of the Kubernetes API without its namespace. The platform looks closer.
-pub fn path(path: &str) -> Result<(), Error> {
-    let segments: Vec<&str> = path.split('?').next().unwrap_or_default().split('/').collect();
-    let why = match segments.as_slice() {
-        ["api", "v1", rest @ ..] | ["apis", _, _, rest @ ..] => match rest.first() {
-            None | Some(&"namespaces") => "names nothing in the namespace, such as api/v1/pods",
-            Some(_) => return Ok(()),
-        },
-        _ => "begins with neither api/v1/ nor apis/GROUP/VERSION/, such as api/v1/pods",
-    };
-    Err(Error::Invalid(format!("path: {why}")))
 }

@@ -35,6 +35,8 @@ pub enum Kind {
     Unless,
     /// `everything`: more than one app.
     Everything,
+    /// How it is to run: that is said in the context.
+    Setting,
     /// Says nothing.
     Filler,
 }
@@ -75,10 +77,14 @@ pub fn kind(word: &str) -> Option<Kind> {
         "canary" | "canaries" => Kind::Canary,
         "previous" | "prior" | "last" | "before" => Kind::Previous,
         "not" | "dont" | "doesnt" | "never" | "except" | "unless" | "if" | "until" | "when"
-        | "while" | "after" | "later" | "tomorrow" | "tonight" | "cannot" | "cant" | "without" => {
-            Kind::Unless
-        }
+        | "while" | "after" | "later" | "tomorrow" | "tonight" | "cannot" | "cant" | "without"
+        | "stop" | "cancel" | "halt" | "pause" | "prevent" | "avoid" | "skip" | "wait" | "hold"
+        | "second" | "seconds" | "minute" | "minutes" | "hour" | "hours" | "day" | "days"
+        | "week" | "weeks" | "midnight" | "noon" | "weekend" => Kind::Unless,
         "everything" | "all" | "both" | "every" | "each" | "any" | "them" => Kind::Everything,
+        "port" | "memory" | "ram" | "cpu" | "cores" | "host" | "hostname" | "domain"
+        | "variable" | "variables" | "secret" | "secrets" | "autoscale" | "autoscaling"
+        | "command" => Kind::Setting,
         _ if FILLERS.contains(&word) => Kind::Filler,
         _ => return None,
     })
@@ -87,6 +93,7 @@ pub fn kind(word: &str) -> Option<Kind> {
 const FILLERS: &[&str] = &[
     "a",
     "action",
+    "adjust",
     "again",
     "ahead",
     "also",
@@ -102,13 +109,17 @@ const FILLERS: &[&str] = &[
     "could",
     "current",
     "currently",
+    "decrease",
     "deployment",
     "deployments",
+    "did",
     "do",
+    "does",
     "down",
     "exactly",
     "first",
     "go",
+    "has",
     "have",
     "hello",
     "hey",
@@ -127,9 +138,12 @@ const FILLERS: &[&str] = &[
     "lets",
     "like",
     "live",
+    "lower",
     "make",
+    "many",
     "me",
     "move",
+    "much",
     "must",
     "my",
     "need",
@@ -146,6 +160,7 @@ const FILLERS: &[&str] = &[
     "please",
     "put",
     "quickly",
+    "raise",
     "reduce",
     "requests",
     "right",
@@ -175,7 +190,10 @@ const FILLERS: &[&str] = &[
     "using",
     "via",
     "want",
+    "was",
     "we",
+    "were",
+    "why",
     "will",
     "with",
     "would",
@@ -187,6 +205,30 @@ const DETERMINERS: [&str; 13] = [
     "the", "a", "an", "this", "that", "last", "latest", "previous", "prior", "our", "my", "bad",
     "failed",
 ];
+
+/// Words that make a verb of a noun: `do the deploy`.
+const PERFORMS: [&str; 9] =
+    ["do", "perform", "start", "begin", "make", "run", "execute", "trigger", "initiate"];
+
+/// Whether a noun behind this word, and a determiner, is a verb after all.
+pub fn performs(word: &str) -> bool {
+    PERFORMS.contains(&word)
+}
+
+/// Whether this is said for courtesy.
+pub fn is_greeting(word: &str) -> bool {
+    matches!(word, "please" | "kindly" | "hey" | "hi" | "hello" | "ok" | "so" | "and")
+}
+
+/// Whether a sentence that begins with this word is a question.
+pub fn is_question(word: &str) -> bool {
+    const QUESTIONS: &[&str] = &[
+        "what", "whats", "which", "how", "hows", "why", "whys", "who", "whos", "where", "wheres",
+        "when", "whens", "is", "are", "was", "were", "did", "does", "has", "had", "should", "isnt",
+        "didnt",
+    ];
+    QUESTIONS.contains(&word)
+}
 
 /// Whether a verb behind this word is a noun.
 pub fn is_determiner(word: &str) -> bool {
