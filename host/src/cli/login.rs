@@ -33,8 +33,8 @@ pub struct Login {
     #[arg(long)]
     name: Option<String>,
     /// What the server's certificate is verified by, PEM; kept in the context [default: that of a context
-    /// of the same server, else what this machine trusts]
-    #[arg(long, env = "EVE_CA_FILE", value_name = "FILE")]
+    /// of the same server, else what this machine trusts] [env: EVE_CA_FILE]
+    #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
 }
 
@@ -79,8 +79,8 @@ pub async fn run(command: Login, globals: &Globals, out: &Output) -> Result<Exit
     let url = context::address(url)?;
     let path = default_path()?;
     let mut contexts = Contexts::load(&path)?;
-    let certificate_authority = match &command.ca_file {
-        Some(file) => Some(context::read_authority(file)?),
+    let certificate_authority = match command.ca_file.or_else(context::authority_file) {
+        Some(file) => Some(context::read_authority(&file)?),
         None => contexts.authority_of(&url),
     };
     let token = match &globals.token {

@@ -82,7 +82,7 @@ async fn a_kubeconfig_of_eve_dev_works_by_itself() -> Result<()> {
         std::env::var("EVE_TEST_KUBECONFIG")?,
         token.display()
     );
-    let went = async {
+    let went: Result<()> = async {
         let output = eve.bash_for(ROLLOUT, &script).await?;
         ensure!(output.status.success(), "{output}");
         tools(&eve, folder.path(), "").await.context("with what eve dev writes")?;

@@ -29,9 +29,9 @@ pub enum Provider {
     Gke,
     /// Microsoft's Kubernetes.
     Aks,
-    /// Amazon's own orchestrator.
+    /// Amazon's own orchestrator; not supported yet.
     Ecs,
-    /// A Docker on one machine.
+    /// A Docker on one machine; not supported yet.
     Docker,
 }
 

@@ -172,7 +172,7 @@ impl Stream {
     /// Sends what is small at once: keys that somebody presses in a terminal.
     pub fn without_delay(&mut self) {
         let stream = match self {
-            Stream::Plain(stream) => stream,
+            Stream::Plain(stream) => &*stream,
             Stream::Tls(stream) => stream.get_ref().0,
         };
         // Only a connection that is gone already refuses; whoever reads from it will hear of that.

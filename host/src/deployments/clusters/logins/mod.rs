@@ -182,7 +182,7 @@ impl LoginTokens {
         let mut held = self.held.lock().await;
         match &*held {
             Held::Token(token, until) if Instant::now() < *until => {
-                return Ok(token.expose_secret().to_owned().into());
+                return Ok(token.clone());
             }
             Held::Failed(error, until) if Instant::now() < *until => return Err(error.clone()),
             _ => {}
@@ -190,7 +190,7 @@ impl LoginTokens {
         match self.login.ask(&self.hosts).await {
             Ok(Token { token, lasts }) => {
                 let until = Instant::now() + lasts.saturating_sub(LEFT);
-                *held = Held::Token(token.expose_secret().to_owned().into(), until);
+                *held = Held::Token(token.clone(), until);
                 Ok(token)
             }
             Err(error) => {

@@ -63,9 +63,9 @@ async fn a_login_is_a_door_to_the_platforms_own_account() {
     let text = std::fs::read_to_string(file).expect("a kubeconfig");
     let read: Kubeconfig = serde_saphyr::from_str(&text).expect("a kubeconfig");
     let options = KubeConfigOptions::default();
-    let config = Config::from_custom_kubeconfig(read, &options).await.expect("a kubeconfig");
+    let mut config = Config::from_custom_kubeconfig(read, &options).await.expect("a kubeconfig");
     let admin = Client::try_from(config.clone()).expect("a client");
-    let config = Config { auth_info: Default::default(), ..config };
+    config.auth_info = Default::default();
 
     let named = |name: &str| json!({ "metadata": { "name": name } });
     make(&Api::<Namespace>::all(admin.clone()), named(PLATFORM)).await;
