@@ -42,7 +42,8 @@ pub enum Command {
 ///
 /// There is no token in it: whoever uses it asks this program for yours, which has to be logged in. What
 /// you may do is what you may do with `eve kubectl`. It takes a server with https, because clients of
-/// Kubernetes send no token without.
+/// Kubernetes send no token without; the certificates that its own is verified by are in the file, if the
+/// context has them.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -205,8 +206,8 @@ async fn kubeconfig(command: Kubeconfig, globals: &Globals, out: &Output) -> Res
         return Err(Error::usage_hint(
             format!("clients of Kubernetes send no token to {}, which is not https", client.url()),
             format!(
-                "`eve kubectl --env {}` works without; a server with https is one behind a proxy that \
-                 has a certificate",
+                "`eve kubectl --env {}` works without; `eve dev` speaks https at the same address, and \
+                 `eve serve` with --tls-cert and --tls-key, or behind a proxy that does",
                 command.name
             ),
         ));
@@ -216,6 +217,7 @@ async fn kubeconfig(command: Kubeconfig, globals: &Globals, out: &Output) -> Res
     let org = me.org.ok_or_else(|| Error::usage("name the organisation: --org"))?.slug;
     let text = super::kubectl::kubeconfig::direct(
         client.url(),
+        client.certificate_authority(),
         &org,
         &environment.name,
         &environment.namespace,

@@ -4,7 +4,7 @@
 //! Flow: [`wall`] installs the manifests and waits until they are in force, [`environment`] makes two
 //! environments with the control plane's own account, as the platform does. [`attacks`] then runs the
 //! tables in `attacks/`, which [`table`] reads; [`sweep`] asks about every verb on every resource.
-//! [`kubectl`] does the same through the platform's own door.
+//! [`kubectl`] does the same through the platform's own door, and [`tls`] is what other tools go through.
 //!
 //! [`stage`] is the whole platform on that cluster, registered as an operator would; [`environments`],
 //! [`deploying`] and [`many`] use it as members do.
@@ -26,4 +26,5 @@ mod skills;
 mod stage;
 mod sweep;
 mod table;
+mod tls;
 mod wall;

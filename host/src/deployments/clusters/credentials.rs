@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Provider;
+use super::logins::{AwsLogin, AzureLogin, GoogleLogin, Login};
 use crate::deployments::names;
 use crate::requests::Invalid;
 
@@ -41,6 +42,16 @@ pub struct NewCluster {
     #[serde(default)]
     #[schema(value_type = Option<String>, write_only)]
     pub client_key: Option<SecretString>,
+    /// A login at AWS instead of a token, for EKS: the control plane asks the cluster with it for tokens of its
+    /// account, and for nothing else.
+    #[serde(default)]
+    pub aws: Option<AwsLogin>,
+    /// The same at Google Cloud, for GKE: the key of a service account.
+    #[serde(default)]
+    pub google: Option<GoogleLogin>,
+    /// The same at Azure, for AKS with Entra ID: the secret of an application.
+    #[serde(default)]
+    pub azure: Option<AzureLogin>,
     /// What the host names of its environments end with: `apps.example.com` gives the environment `dev` of
     /// `acme` the suffix `.dev.acme.apps.example.com`. Without it nothing is reached from outside.
     #[serde(default)]
@@ -66,6 +77,8 @@ pub enum Credentials {
     Token(SecretString),
     /// A client certificate and its key, PEM.
     Certificate(String, SecretString),
+    /// A login at a cloud.
+    Login(Login),
 }
 
 /// As it is sealed.
@@ -78,6 +91,8 @@ struct Sealed {
     client_certificate: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     client_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    login: Option<Login>,
 }
 
 impl NewCluster {
@@ -93,7 +108,7 @@ impl NewCluster {
             return Err(Invalid::new(
                 "provider",
                 format_args!(
-                    "nothing can be deployed to `{}` yet; to these it can: local, eks, gke, aks",
+                    "`{}` is not supported yet: nothing could be deployed there; these are: local, eks, gke, aks",
                     self.provider.as_str()
                 ),
             ));
@@ -138,6 +153,7 @@ impl NewCluster {
                 "must be a bearer token: visible characters without spaces",
             ));
         }
+        self.check_login()?;
         match (&self.token, &self.client_certificate, &self.client_key) {
             (_, None, None) => {}
             (None, Some(certificate), Some(_)) => {
@@ -165,6 +181,40 @@ impl NewCluster {
         Ok(())
     }
 
+    /// The login at a cloud, if there is one.
+    fn login(&self) -> Option<Login> {
+        let aws = self.aws.clone().map(Login::Aws);
+        let google = self.google.clone().map(Login::Google);
+        aws.or(google).or(self.azure.clone().map(Login::Azure))
+    }
+
+    fn check_login(&self) -> Result<(), Invalid> {
+        let Some(login) = self.login() else { return Ok(()) };
+        let (field, provider) = (login.field(), login.provider());
+        let others = [
+            self.aws.is_some(),
+            self.google.is_some(),
+            self.azure.is_some(),
+            self.token.is_some(),
+            self.client_certificate.is_some() || self.client_key.is_some(),
+        ];
+        if others.into_iter().filter(|given| *given).count() > 1 {
+            let message = "give one credential: a login, a token or a client certificate";
+            return Err(Invalid::new(field, message));
+        }
+        if self.provider != provider {
+            return Err(Invalid::new(
+                field,
+                format_args!(
+                    "is for clusters of `{}`, and this one is of `{}`",
+                    provider.as_str(),
+                    self.provider.as_str()
+                ),
+            ));
+        }
+        login.check()
+    }
+
     /// What is no secret.
     pub(in crate::deployments) fn config(&self) -> ClusterConfig {
         ClusterConfig {
@@ -182,8 +232,10 @@ impl NewCluster {
             token: exposed(&self.token),
             client_certificate: self.client_certificate.clone(),
             client_key: exposed(&self.client_key),
+            login: self.login(),
         };
-        let any = sealed.token.is_some() || sealed.client_certificate.is_some();
+        let any =
+            sealed.token.is_some() || sealed.client_certificate.is_some() || sealed.login.is_some();
         any.then(|| serde_json::to_string(&sealed).expect("texts always serialise").into())
     }
 }
@@ -197,6 +249,7 @@ impl Credentials {
             Sealed { client_certificate: Some(certificate), client_key: Some(key), .. } => {
                 Some(Credentials::Certificate(certificate, key.into()))
             }
+            Sealed { login: Some(login), .. } => Some(Credentials::Login(login)),
             _ => None,
         }
     }
@@ -256,6 +309,7 @@ mod tests {
             (json!({"id": "A"}), "id"),
             (json!({"id": "../a"}), "id"),
             (json!({"provider": "ecs"}), "provider"),
+            (json!({"provider": "docker"}), "not supported yet"),
             (json!({"provider": "nomad"}), "nomad"),
             (json!({"provider": "eks", "endpoint": null}), "endpoint"),
             (json!({"endpoint": "http://10.0.0.1"}), "https"),
@@ -277,6 +331,51 @@ mod tests {
             let refused = check(bad.clone()).expect_err(&bad.to_string());
             assert!(refused.contains(word), "{bad}: {refused}");
         }
+    }
+
+    #[test]
+    fn a_login_goes_with_its_cloud_and_with_nothing_else() {
+        let aws = json!({
+            "access_key_id": "AKIAIOSFODNN7EXAMPLE", "secret_access_key": "hush",
+            "region": "eu-central-1", "cluster_name": "prod",
+        });
+        let azure = json!({
+            "tenant_id": "01990000-0000-7000-8000-000000000001",
+            "client_id": "01990000-0000-7000-8000-000000000002", "client_secret": "hush",
+        });
+        for good in
+            [json!({"provider": "eks", "aws": aws}), json!({"provider": "aks", "azure": azure})]
+        {
+            assert_eq!(check(good.clone()), Ok(()), "{good}");
+        }
+        let with = |key: &str, value: serde_json::Value| {
+            let mut changed = aws.clone();
+            changed[key] = value;
+            json!({"provider": "eks", "aws": changed})
+        };
+        let mut elsewhere = azure.clone();
+        elsewhere["tenant_id"] = json!("evil.example");
+        for (bad, word) in [
+            (json!({"provider": "gke", "aws": aws}), "clusters of `eks`"),
+            (json!({"aws": aws}), "clusters of `eks`"),
+            (json!({"provider": "eks", "aws": aws, "token": "a"}), "one credential"),
+            (json!({"provider": "eks", "aws": aws, "azure": azure}), "one credential"),
+            (json!({"provider": "aks", "azure": elsewhere}), "UUID"),
+            (with("region", json!("eu-central-1.evil.example")), "aws.region"),
+            (with("endpoint_url", json!("https://evil.example")), "endpoint_url"),
+            (with("credential_process", json!("sh")), "credential_process"),
+            (with("role_arn", json!("arn:aws:iam::1:role/x")), "role_arn"),
+        ] {
+            let refused = check(bad.clone()).expect_err(&bad.to_string());
+            assert!(refused.contains(word), "{bad}: {refused}");
+        }
+        let whole = json!({"id": "a", "provider": "eks", "endpoint": "https://h", "aws": aws});
+        let cluster: NewCluster = serde_json::from_value(whole).expect("a cluster");
+        assert!(!format!("{cluster:?}").contains("hush"));
+        let secret = cluster.secret().expect("a secret");
+        let opened = Credentials::parse(secret.expose_secret().as_bytes());
+        let Some(Credentials::Login(Login::Aws(login))) = opened else { panic!("a login") };
+        assert_eq!(login.secret_access_key.expose_secret(), "hush");
     }
 
     #[test]

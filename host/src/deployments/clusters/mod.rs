@@ -2,10 +2,11 @@
 //!
 //! Invariants:
 //! - What a cluster is entered with is sealed before it is stored, and never shown again.
-//! - It is a token or a certificate: whatever would have the control plane run a program, read a file, or
-//!   talk through somebody else is refused.
+//! - It is a token, a certificate or a login at a cloud ([`logins`]): whatever would have the control plane run
+//!   a program, read a file, or talk through somebody else is refused.
 
 mod credentials;
+pub mod logins;
 mod store;
 
 use chrono::{DateTime, Utc};
@@ -28,9 +29,9 @@ pub enum Provider {
     Gke,
     /// Microsoft's Kubernetes.
     Aks,
-    /// Amazon's own orchestrator.
+    /// Amazon's own orchestrator; not supported yet.
     Ecs,
-    /// A Docker on one machine.
+    /// A Docker on one machine; not supported yet.
     Docker,
 }
 
