@@ -12,5 +12,6 @@ mod rates;
 mod reading;
 mod release_notes;
 mod schedules;
+mod secrets;
 mod skills;
 mod tree;

@@ -230,6 +230,8 @@ pub async fn furnish(session: &mut PgConnection, org: Uuid) -> Result<()> {
               VALUES ('{id}', 1, '{org}', 'created', 1, 'api:1', 1, '{{}}', '{{}}');
          INSERT INTO eve.deployment_events (id, deployment_id, org_id, event_type)
               VALUES ('{id}', '{id}', '{org}', 'created');
+         INSERT INTO eve.environment_secrets (org_id, environment_id, name, value, created_by, updated_by)
+              VALUES ('{org}', '{id}', 'API_KEY', '{{}}', '{{}}', '{{}}');
          INSERT INTO eve.audit_log (id, org_id, actor, action, target)
               VALUES ('{id}', '{org}', '{{}}', 'look', 'wall');"
     );

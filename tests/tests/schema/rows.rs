@@ -39,6 +39,7 @@ const SIGHTS: &[(&str, Sight, &[&str])] = &[
             "deployment_events",
             "deployment_revisions",
             "deployments",
+            "environment_secrets",
             "environments",
             "hitl_requests",
             "idempotency_keys",

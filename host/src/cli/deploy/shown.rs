@@ -100,7 +100,7 @@ impl Render for History {
                 outcome(item.outcome),
                 cell(item.replicas.to_string()),
                 cell(view.ago(item.created_at)),
-                optional(item.message.as_ref()),
+                optional(item.message.as_ref().or(item.cause.as_ref())),
             ]
         });
         view.table(
