@@ -14,7 +14,7 @@ use super::{
 };
 use crate::db::{Scope, Tx};
 use crate::deployments::desired::{self, permitted_alone};
-use crate::deployments::environments::{self, EnvironmentConfig, Locked};
+use crate::deployments::environments::{EnvironmentConfig, Locked};
 use crate::deployments::{DeployError, Deployer, Deployments, names};
 use crate::tenancy::{Tenant, audit};
 
@@ -96,7 +96,7 @@ impl Deployments {
         let mut tx = self.db.begin(Scope::Tenant(tenant)).await.map_err(failed)?;
         let mut uses = uses(&mut tx, tenant, environment.id).await?;
         if let Some(store) = environment.config.0.secret_store {
-            let elsewhere = |(name, apps)| EnvironmentSecret {
+            let elsewhere = |(name, apps): (String, Vec<SecretUse>)| EnvironmentSecret {
                 key: Some(store.key(&name)),
                 name,
                 version: None,
@@ -396,5 +396,5 @@ pub(in crate::deployments) fn settled(
         ));
     }
     let store: SecretStore = store.of(org, env)?;
-    Ok(environments::EnvironmentConfig { secret_store: Some(store), ..config.clone() })
+    Ok(EnvironmentConfig { secret_store: Some(store), ..config.clone() })
 }
