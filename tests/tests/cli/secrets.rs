@@ -171,7 +171,7 @@ async fn what_is_no_secret_is_refused_and_changes_nothing() -> Result<()> {
         ("printf '\\377' | eve secret set API_KEY --env dev".into(), 2, &["not text"]),
         ("head -c 65537 /dev/zero | tr '\\0' x | eve secret set A --env dev".into(), 2, &["65536"]),
         ("yes | head -c 99999999 | eve secret set A --env dev".into(), 2, &["65536"]),
-        ("eve secret set API_KEY --env dev --from-file /nowhere".into(), 1, &["/nowhere"]),
+        ("eve secret set API_KEY --env dev --from-file /nowhere".into(), 2, &["/nowhere"]),
         ("echo a | eve secret set API-KEY --env dev".into(), 2, &["API-KEY", "digit"]),
         ("echo a | eve secret set 1A --env dev".into(), 2, &["1A"]),
         (format!("echo a | eve secret set {long} --env dev"), 2, &["63"]),
@@ -313,11 +313,14 @@ const SECOND: &str = "HRwbGhkYFxYVFBMSERAPDg0MCwoJCAcGBQQDAgEAHh8=";
 #[tokio::test]
 async fn sealing_keys_take_turns() -> Result<()> {
     let database = Database::fresh().await?;
-    let with = async |key: &str, old: &str| {
-        let eve = Eve::on(&database)?.env("EVE_SEALING_KEY", key).env("EVE_OLD_SEALING_KEYS", old);
+    let with = async |key: &str, old: Option<&str>| {
+        let mut eve = Eve::on(&database)?.env("EVE_SEALING_KEY", key);
+        if let Some(old) = old {
+            eve = eve.env("EVE_OLD_SEALING_KEYS", old);
+        }
         Platform::of(eve, database.url(), &[]).await
     };
-    let before = with(FIRST, "").await?;
+    let before = with(FIRST, None).await?;
     furnish(&before).await?;
     for name in ["A", "B"] {
         run(&before, &format!("echo hush | eve secret set {name} --env dev")).await?;
@@ -326,14 +329,14 @@ async fn sealing_keys_take_turns() -> Result<()> {
     drop(before);
 
     // The new key seals, the old one opens: nobody is restarted, whatever is set anew.
-    let between = with(SECOND, FIRST).await?;
+    let between = with(SECOND, Some(FIRST)).await?;
     let same = answer(&between, "echo hush | eve secret set A --env dev").await?;
     assert_eq!((&same["changed"], &same["restarted"]), (&json!(false), &json!([])), "{same}");
     run(&between, "eve deploy scale --app api --env dev --replicas 2").await?;
     drop(between);
 
     // Without the old one, what was not set anew is said to be lost, and can be.
-    let after = with(SECOND, "").await?;
+    let after = with(SECOND, None).await?;
     let words = ["the secret B cannot be opened; set it again", "EVE_OLD_SEALING_KEYS"];
     refused(&after.eve().bash(DEPLOY).await?, 1, &words);
     refused(&after.eve().bash("echo new | eve secret set A --env dev").await?, 1, &words);
