@@ -136,7 +136,7 @@ async fn a_file_has_what_was_set() -> Result<()> {
         format!("{}/scripts/cluster image acme/tail:test $(command -v tail)=/tail", root.display());
     stage.run(&image).await?;
     stage.apps(&["api"]).await?;
-    stage.run("printf 'one\\ntwo' | eve secret set TLS_KEY --env dev --from-file -").await?;
+    stage.run("printf 'one\\ntwo\\n' | eve secret set TLS_KEY --env dev --from-file -").await?;
     let deploy =
         "eve deploy create --app api --env dev --image acme/tail:test --cpu 5m --run-as-user 1000";
     let file = "--secret-file /etc/tls/key.pem=TLS_KEY";
