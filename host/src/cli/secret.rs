@@ -44,8 +44,8 @@ Examples:
   eve secret set TLS_KEY --env prod --from-file key.pem
   eve secret set API_KEY --env prod --no-restart < api-key.txt
 
-A value is 1 byte to 64 KiB of text; what is binary is encoded first, such as with base64. An environment has
-at most 100 secrets.")]
+A value is 1 byte to 64 KiB of text; what is binary is encoded first, such as with base64.
+An environment has at most 100 secrets.")]
 pub struct Set {
     /// Its name: letters, digits and _, no digit first, at most 63
     name: String,
