@@ -732,7 +732,7 @@ async fn settle(tx: &mut Tx, row: &Locked, outcome: Outcome) -> Result<(), sqlx:
     Ok(())
 }
 
-pub(super) async fn event(
+async fn event(
     tx: &mut Tx,
     deployer: &Deployer,
     id: Uuid,

@@ -174,17 +174,22 @@ impl Deployments {
         }
         let (tenant, actor) = (deployer.tenant, &deployer.actor);
         let details = json!({ "force": force, "apps": apps });
-        for referrer in &referrers {
-            let Some(row) =
-                desired::lock(&mut tx, deployer, environment.id, referrer.app_id).await?
-            else {
-                continue;
-            };
-            let told = json!({ "secret": name });
-            desired::event(&mut tx, deployer, row.id, "secret_deleted", row.revision, told)
-                .await
-                .map_err(failed)?;
-        }
+        let ids: Vec<Uuid> = referrers.iter().map(|_| Uuid::now_v7()).collect();
+        let deployments: Vec<Uuid> = referrers.iter().map(|referrer| referrer.id).collect();
+        sqlx::query!(
+            "INSERT INTO eve.deployment_events
+                    (id, deployment_id, org_id, event_type, revision, details, actor)
+             SELECT told.id, d.id, d.org_id, 'secret_deleted', d.revision, $3, $4
+               FROM unnest($1::uuid[], $2::uuid[]) AS told (id, deployment_id)
+               JOIN eve.deployments d ON d.id = told.deployment_id",
+            &ids,
+            &deployments,
+            json!({ "secret": name }),
+            actor.to_json(),
+        )
+        .execute(&mut *tx)
+        .await
+        .map_err(failed)?;
         let target = format!("{env}/{name}");
         audit::record_details(&mut tx, tenant, actor, "secret.delete", &target, details)
             .await
@@ -313,7 +318,7 @@ impl Deployments {
     }
 }
 
-/// Those that refer to a secret and are there, or shall be, locked; by app.
+/// Those that refer to a secret and are there, or shall be; by app.
 async fn referrers(
     tx: &mut Tx,
     tenant: Tenant,
