@@ -120,6 +120,12 @@ impl Client {
         self.send(self.request(Method::DELETE, path).timeout(ANSWER)).await.map(drop)
     }
 
+    /// The same with query parameters.
+    pub async fn remove_where(&self, path: &[&str], query: &[(&str, String)]) -> Result<(), Error> {
+        let request = self.request(Method::DELETE, path).query(query).timeout(ANSWER);
+        self.send(request).await.map(drop)
+    }
+
     /// DELETE, for an answer: what is not gone at once.
     pub async fn delete_where<T: DeserializeOwned>(
         &self,

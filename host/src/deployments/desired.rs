@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::apps::{self, NewApp};
-use super::environments::{EnvironmentStatus, share};
+use super::environments::{self, EnvironmentStatus, alone, share};
 use super::orders::taken;
+use super::secrets::{Held, Place, Resolved};
 use super::settings::{self, Settings, Variables};
 use super::{
     DeployError, Deployer, Deployment, Deployments, Image, NewDeployment, Outcome, RevisionKind,
@@ -19,16 +20,16 @@ use crate::sealing::{Envelope, SealingError};
 use crate::tenancy::{Actor, audit};
 
 /// A deployment's row, locked.
-struct Locked {
-    id: Uuid,
-    revision: i32,
+pub(super) struct Locked {
+    pub id: Uuid,
+    pub revision: i32,
     settled: i32,
     /// Nothing of it is there, or shall be.
     gone: bool,
 }
 
 /// What a revision asks for.
-struct Asked {
+pub(super) struct Asked {
     kind: RevisionKind,
     /// The revision whose pods it has; its own if none.
     template: Option<i32>,
@@ -39,18 +40,50 @@ struct Asked {
     replicas: i32,
     config: Value,
     variables: Option<Value>,
+    secrets: Values,
+    /// Why, if nobody deploys.
+    cause: Option<String>,
+}
+
+/// The values of secrets that pods have.
+enum Values {
+    /// Those that they have: their template stays.
+    Kept,
+    /// Those of now, sealed; none if the app refers to none.
+    Now(Option<Value>),
 }
 
 /// A revision as it is stored.
-struct Stored {
+pub(super) struct Stored {
     revision: i32,
     template: i32,
     image: String,
     digest: Option<String>,
     pinned: bool,
     replicas: i32,
-    config: Value,
+    pub config: Value,
     variables: Option<Value>,
+}
+
+impl Asked {
+    /// The same once more, with the secrets of now. The image is the one that ran, whatever its name means by
+    /// now: another secret is no other version.
+    pub fn again(before: Stored, settings: &Settings, resolved: Resolved, cause: String) -> Asked {
+        let names = variable_names(&before.config);
+        Asked {
+            kind: RevisionKind::Updated,
+            template: None,
+            origin: None,
+            config: config(settings, names.iter().collect(), &resolved),
+            image: before.image,
+            pinned: before.digest.is_some(),
+            digest: before.digest,
+            replicas: before.replicas,
+            variables: before.variables,
+            secrets: Values::Now(resolved.sealed),
+            cause: Some(cause),
+        }
+    }
 }
 
 const UNREADABLE: &str = "the environment variables cannot be opened; deploy again with --env-vars";
@@ -65,15 +98,38 @@ pub(super) fn settings_of(config: &Value) -> Settings {
     let mut config = config.clone();
     if let Some(object) = config.as_object_mut() {
         object.remove("variables");
+        object.remove("secret_versions");
     }
     serde_json::from_value(config).unwrap_or_default()
 }
 
-/// A config to store: how it is to run, and the names of variables.
-fn config(settings: &Settings, variables: Vec<&String>) -> Value {
+/// A config to store: how it is to run, the names of variables, and which secrets it has.
+fn config(settings: &Settings, variables: Vec<&String>, resolved: &Resolved) -> Value {
     let mut config = serde_json::to_value(settings).expect("settings always serialise");
     config["variables"] = json!(variables);
+    if !resolved.versions.is_empty() {
+        config["secret_versions"] = json!(resolved.versions);
+    }
     config
+}
+
+/// A variable has one value.
+fn distinct(settings: &Settings, variables: &[String]) -> Result<(), Invalid> {
+    for reference in settings.secrets.iter().flatten() {
+        if let Place::Variable(variable) = reference.place()
+            && variables.iter().any(|name| name == variable)
+        {
+            return Err(Invalid::new(
+                "settings.secrets",
+                format_args!(
+                    "the variable {variable} is in env_vars already: give the others there without it, or give \
+                     the secret {} another variable",
+                    reference.name
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 impl Deployments {
@@ -94,12 +150,12 @@ impl Deployments {
             apps::register(&mut tx, deployer.tenant, &deployer.actor, &app).await?;
         }
         let app = app(&mut tx, deployer, &new.app).await?;
-        let row = match lock(&mut tx, deployer, environment, app).await? {
+        let row = match lock(&mut tx, deployer, environment.id, app).await? {
             Some(row) => row,
             None => {
-                first(&mut tx, deployer, environment, app, &image).await?;
+                first(&mut tx, deployer, environment.id, app, &image).await?;
                 // Two who deploy it first at once: the later one has waited, and finds the other's.
-                let row = lock(&mut tx, deployer, environment, app).await?;
+                let row = lock(&mut tx, deployer, environment.id, app).await?;
                 row.ok_or_else(|| DeployError::not_found("deployment", &new.app))?
             }
         };
@@ -131,6 +187,11 @@ impl Deployments {
                 .map(|before| (before.variables.clone(), variable_names(&before.config)))
                 .unwrap_or_default(),
         };
+        distinct(&settings, &names)?;
+        let references = settings.secrets.as_deref().unwrap_or_default();
+        let resolved = self
+            .resolve(&mut tx, deployer.tenant, &environment, row.id, references, Held::default())
+            .await?;
         let floor = settings.autoscale.map(|scale| scale.min);
         let asked = Asked {
             kind: if before.is_none() { RevisionKind::Created } else { RevisionKind::Updated },
@@ -143,8 +204,10 @@ impl Deployments {
                 .or(before.as_ref().map(|before| before.replicas))
                 .or(floor)
                 .unwrap_or(1),
-            config: config(&settings, names.iter().collect()),
+            config: config(&settings, names.iter().collect(), &resolved),
             variables,
+            secrets: Values::Now(resolved.sealed),
+            cause: None,
         };
         self.revise(tx, deployer, env, &new.app, row, asked).await
     }
@@ -158,7 +221,7 @@ impl Deployments {
         scale: Scale,
     ) -> Result<Deployment, DeployError> {
         let replicas = settings::replicas(scale.replicas)?;
-        let (mut tx, row) = self.existing(deployer, env, app_name, "scaling").await?;
+        let (mut tx, _, row) = self.existing(deployer, env, app_name, "scaling").await?;
         let failed = DeployError::database("scaling");
         let before = stored(&mut tx, row.id, row.revision)
             .await
@@ -176,11 +239,13 @@ impl Deployments {
             replicas,
             config: before.config,
             variables: before.variables,
+            secrets: Values::Kept,
+            cause: None,
         };
         self.revise(tx, deployer, env, app_name, row, asked).await
     }
 
-    /// Goes back to what once ran: its image, by digest, and its configuration.
+    /// Goes back to what once ran: its image, by digest, and its configuration; secrets have the values of now.
     pub async fn rollback(
         &self,
         deployer: &Deployer,
@@ -189,7 +254,8 @@ impl Deployments {
         rollback: &Rollback,
     ) -> Result<Deployment, DeployError> {
         rollback.check()?;
-        let (mut tx, row) = self.existing(deployer, env, app_name, "rolling back").await?;
+        let (mut tx, environment, row) =
+            self.existing(deployer, env, app_name, "rolling back").await?;
         let failed = DeployError::database("rolling back");
         let now = stored(&mut tx, row.id, row.revision)
             .await
@@ -200,6 +266,19 @@ impl Deployments {
             .await
             .map_err(failed)?
             .ok_or_else(|| DeployError::not_found("deployment", app_name))?;
+        let settings = settings_of(&target.config);
+        let references = settings.secrets.as_deref().unwrap_or_default();
+        let resolved = self
+            .resolve(&mut tx, deployer.tenant, &environment, row.id, references, Held::default())
+            .await
+            .map_err(|error| match error {
+                DeployError::Invalid { message, .. } => {
+                    let revision = target.revision;
+                    DeployError::Conflict(format!("revision {revision} of `{app_name}`: {message}"))
+                }
+                error => error,
+            })?;
+        let names = variable_names(&target.config);
         let asked = Asked {
             kind: RevisionKind::RolledBack,
             template: None,
@@ -208,8 +287,10 @@ impl Deployments {
             pinned: target.digest.is_some(),
             digest: target.digest,
             replicas: now.replicas,
-            config: target.config,
+            config: config(&settings, names.iter().collect(), &resolved),
             variables: target.variables,
+            secrets: Values::Now(resolved.sealed),
+            cause: None,
         };
         self.revise(tx, deployer, env, app_name, row, asked).await
     }
@@ -221,14 +302,14 @@ impl Deployments {
         env: &str,
         app_name: &str,
     ) -> Result<Deployment, DeployError> {
-        let (mut tx, row) = self.existing(deployer, env, app_name, "deleting").await?;
+        let (mut tx, _, row) = self.existing(deployer, env, app_name, "deleting").await?;
         let failed = DeployError::database("deleting a deployment");
         settle(&mut tx, &row, Outcome::Stopped).await.map_err(failed)?;
         sqlx::query!(
             "UPDATE eve.deployments
                 SET stopping = true, settled_revision = revision, status = 'deploying',
                     reason = 'stopping', message = 'it is being deleted', underway_since = now(),
-                    updated_at = now()
+                    secrets = NULL, updated_at = now()
               WHERE id = $1",
             row.id
         )
@@ -256,16 +337,16 @@ impl Deployments {
         env: &str,
         app_name: &str,
         doing: &'static str,
-    ) -> Result<(Tx, Locked), DeployError> {
+    ) -> Result<(Tx, environments::Locked, Locked), DeployError> {
         let failed = DeployError::database(doing);
         let unknown = || DeployError::not_found("deployment", app_name);
         names::app("app", app_name).map_err(|_| unknown())?;
         let mut tx = self.db.begin(Scope::Tenant(deployer.tenant)).await.map_err(failed)?;
         let environment = permitted(&mut tx, deployer, env).await?;
         let app = app(&mut tx, deployer, app_name).await.map_err(|_| unknown())?;
-        let row = lock(&mut tx, deployer, environment, app).await?;
+        let row = lock(&mut tx, deployer, environment.id, app).await?;
         match row {
-            Some(row) if !row.gone => Ok((tx, row)),
+            Some(row) if !row.gone => Ok((tx, environment, row)),
             _ => Err(unknown()),
         }
     }
@@ -281,7 +362,25 @@ impl Deployments {
         asked: Asked,
     ) -> Result<Deployment, DeployError> {
         let failed = DeployError::database("writing a revision");
-        settle(&mut tx, &row, Outcome::Superseded).await.map_err(failed)?;
+        self.write(&mut tx, deployer, env, app_name, &row, asked).await?;
+        let made = read::one(&mut tx, deployer.tenant, env, app_name).await.map_err(failed)?;
+        tx.commit().await.map_err(failed)?;
+        self.bell.deployments();
+        made.ok_or_else(|| DeployError::not_found("deployment", app_name))
+    }
+
+    /// The same as a part of something larger, whose end rings the bell.
+    pub(super) async fn write(
+        &self,
+        tx: &mut Tx,
+        deployer: &Deployer,
+        env: &str,
+        app_name: &str,
+        row: &Locked,
+        asked: Asked,
+    ) -> Result<(), DeployError> {
+        let failed = DeployError::database("writing a revision");
+        settle(tx, row, Outcome::Superseded).await.map_err(failed)?;
         let revision = row.revision + 1;
         let request = match deployer.actor {
             Actor::Run { request, .. } => Some(request.0),
@@ -291,8 +390,8 @@ impl Deployments {
         sqlx::query!(
             "INSERT INTO eve.deployment_revisions
                     (deployment_id, revision, org_id, kind, template, origin, image, digest, pinned,
-                     replicas, config, variables, created_by, request_id)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+                     replicas, config, variables, created_by, request_id, cause)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
             row.id,
             revision,
             deployer.tenant.org().0,
@@ -307,15 +406,21 @@ impl Deployments {
             asked.variables,
             creator,
             request,
+            asked.cause,
         )
-        .execute(&mut *tx)
+        .execute(&mut **tx)
         .await
         .map_err(failed)?;
+        let (keeps, secrets) = match asked.secrets {
+            Values::Kept => (true, None),
+            Values::Now(sealed) => (false, sealed),
+        };
         sqlx::query!(
             "UPDATE eve.deployments
                 SET revision = $2, stopping = false, status = 'pending', image = $3, replicas = $4,
                     config = $5, reason = NULL, message = NULL, underway_since = now(),
-                    updated_at = now(), deployed_by = $6, request_id = $7
+                    updated_at = now(), deployed_by = $6, request_id = $7,
+                    secrets = CASE WHEN $8 THEN secrets ELSE $9 END
               WHERE id = $1",
             row.id,
             revision,
@@ -324,15 +429,20 @@ impl Deployments {
             asked.config,
             deployer.actor.user().map(|user| user.0),
             request,
+            keeps,
+            secrets,
         )
-        .execute(&mut *tx)
+        .execute(&mut **tx)
         .await
         .map_err(failed)?;
-        let details = json!({
+        let mut details = json!({
             "image": asked.image, "digest": asked.digest, "replicas": asked.replicas,
             "config": asked.config, "origin": asked.origin,
         });
-        event(&mut tx, deployer, row.id, asked.kind.as_str(), revision, details.clone())
+        if let Some(cause) = asked.cause {
+            details["cause"] = json!(cause);
+        }
+        event(tx, deployer, row.id, asked.kind.as_str(), revision, details.clone())
             .await
             .map_err(failed)?;
         let action = match asked.kind {
@@ -341,14 +451,10 @@ impl Deployments {
             RevisionKind::RolledBack => "deployment.rollback",
         };
         let target = format!("{env}/{app_name}");
-        audit::record_details(&mut tx, deployer.tenant, &deployer.actor, action, &target, details)
+        audit::record_details(tx, deployer.tenant, &deployer.actor, action, &target, details)
             .await
             .map_err(failed)?;
-        taken(&mut tx, deployer, row.id, revision).await?;
-        let made = read::one(&mut tx, deployer.tenant, env, app_name).await.map_err(failed)?;
-        tx.commit().await.map_err(failed)?;
-        self.bell.deployments();
-        made.ok_or_else(|| DeployError::not_found("deployment", app_name))
+        taken(tx, deployer, row.id, revision).await
     }
 
     fn seal(&self, deployment: Uuid, variables: &Variables) -> Result<Value, DeployError> {
@@ -470,6 +576,7 @@ fn merged(before: &Settings, now: &Settings) -> Settings {
         autoscale: now.autoscale.or(before.autoscale),
         run_as_user: now.run_as_user.or(before.run_as_user),
         deadline_s: now.deadline_s.or(before.deadline_s),
+        secrets: now.secrets.or(before.secrets),
     }
 }
 
@@ -478,13 +585,37 @@ fn variable_names(config: &Value) -> Vec<String> {
 }
 
 /// The environment, if this deployer may deploy to it and it is not being deleted.
-async fn permitted(tx: &mut Tx, deployer: &Deployer, env: &str) -> Result<Uuid, DeployError> {
+async fn permitted(
+    tx: &mut Tx,
+    deployer: &Deployer,
+    env: &str,
+) -> Result<environments::Locked, DeployError> {
     let environment = share(tx, deployer.tenant, env).await?;
+    allow(deployer, env, &environment)?;
+    Ok(environment)
+}
+
+/// As [`permitted`], while nobody else deploys to it.
+pub(super) async fn permitted_alone(
+    tx: &mut Tx,
+    deployer: &Deployer,
+    env: &str,
+) -> Result<environments::Locked, DeployError> {
+    let environment = alone(tx, deployer.tenant, env).await?;
+    allow(deployer, env, &environment)?;
+    Ok(environment)
+}
+
+fn allow(
+    deployer: &Deployer,
+    env: &str,
+    environment: &environments::Locked,
+) -> Result<(), DeployError> {
     environment.config.permits(&deployer.authority, env)?;
     if environment.status == EnvironmentStatus::Deleting {
         return Err(deleting(env));
     }
-    Ok(environment.id)
+    Ok(())
 }
 
 /// The app, which is not deleted while this lasts.
@@ -527,7 +658,7 @@ async fn first(
     Ok(())
 }
 
-async fn lock(
+pub(super) async fn lock(
     tx: &mut Tx,
     deployer: &Deployer,
     environment: Uuid,
@@ -560,7 +691,11 @@ async fn lock(
 }
 
 /// One revision.
-async fn stored(tx: &mut Tx, id: Uuid, revision: i32) -> Result<Option<Stored>, sqlx::Error> {
+pub(super) async fn stored(
+    tx: &mut Tx,
+    id: Uuid,
+    revision: i32,
+) -> Result<Option<Stored>, sqlx::Error> {
     sqlx::query_as!(
         Stored,
         "SELECT revision, template, image, digest, pinned, replicas, config, variables

@@ -123,7 +123,7 @@ impl Deployments {
         let mut tx = self.db.begin(scope).await.map_err(failed)?;
         let rows = sqlx::query!(
             r#"SELECT revision, kind AS "kind: RevisionKind", image, digest, replicas, origin,
-                      outcome AS "outcome: Outcome", reason, message,
+                      outcome AS "outcome: Outcome", reason, message, cause,
                       created_by AS "created_by: Json<Actor>", request_id, created_at, settled_at
                  FROM eve.deployment_revisions
                 WHERE deployment_id = $1 AND ($2::int IS NULL OR revision < $2)
@@ -147,6 +147,7 @@ impl Deployments {
             outcome: row.outcome,
             reason: row.reason,
             message: row.message,
+            cause: row.cause,
             created_by: row.created_by,
             request_id: row.request_id.map(RequestId),
             created_at: row.created_at,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::secrets::{self, SecretReference};
 use crate::requests::Invalid;
 
 /// Most replicas of a deployment.
@@ -57,6 +58,10 @@ pub struct Settings {
     /// How long a change may take to be there before it has failed, in seconds: 5 to 3600; 600 when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline_s: Option<u32>,
+    /// The secrets of the environment that it refers to, all of them: those of before are forgotten. At most
+    /// 100, and 786432 bytes of values together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<Vec<SecretReference>>,
 }
 
 /// A number of replicas that follows the load.
@@ -139,7 +144,7 @@ impl Settings {
         if !(5..=MAX_DEADLINE_S).contains(&self.deadline_s()) {
             return invalid("deadline_s", "must be 5 to 3600 seconds");
         }
-        Ok(())
+        secrets::check(self.secrets.as_deref().unwrap_or_default())
     }
 }
 
@@ -207,6 +212,7 @@ mod tests {
             json!({"port": 80, "health_path": "/healthz?x=1", "cpu": "0.5", "memory": "1.5Gi"}),
             json!({"autoscale": {"min": 1, "max": 100}}),
             json!({"command": ["/app", "--flag"], "run_as_user": 1000, "deadline_s": 5}),
+            json!({"secrets": [{"name": "A"}, {"name": "B", "file": "/run/secrets/b"}]}),
         ] {
             assert_eq!(check(good.clone()), Ok(()), "{good}");
         }
@@ -225,6 +231,8 @@ mod tests {
             (json!({"run_as_user": 0}), "run_as_user"),
             (json!({"deadline_s": 1}), "deadline_s"),
             (json!({"privileged": true}), "privileged"),
+            (json!({"secrets": [{"name": "A", "value": "x"}]}), "value"),
+            (json!({"secrets": [{"name": "A", "file": "/etc/passwd"}]}), "secrets"),
         ] {
             let refused = check(bad.clone()).expect_err(&bad.to_string());
             assert!(refused.contains(field), "{bad}: {refused}");

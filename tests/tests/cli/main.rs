@@ -12,6 +12,7 @@ mod rates;
 mod reading;
 mod release_notes;
 mod schedules;
+mod secrets;
 mod skills;
 mod tls;
 mod tree;

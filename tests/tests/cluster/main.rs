@@ -22,6 +22,7 @@ mod environment;
 mod environments;
 mod kubectl;
 mod many;
+mod secrets;
 mod skills;
 mod stage;
 mod sweep;

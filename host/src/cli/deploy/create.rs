@@ -8,6 +8,7 @@ use super::super::error::{Error, Exit};
 use super::super::json::Inputs;
 use super::super::output::Output;
 use super::{Patience, Target, wait};
+use crate::deployments::secrets::SecretReference;
 use crate::deployments::{Autoscale, Deployment, NewDeployment, Settings, Variables};
 
 /// Deploy an app to an environment, or another version of it
@@ -20,6 +21,10 @@ Examples:
   eve deploy create --app api-service --env prod --image acme/api:v1.2.3 --replicas 3
   eve deploy create --app api-service --env dev --image acme/api:v1.2.4 --wait \\
     --env-vars '{\"DATABASE_URL\": \"...\", \"API_KEY\": \"...\"}'
+
+  # With secrets of the environment, which `eve secret set` makes
+  eve deploy create --app api-service --env prod --image acme/api:v1.2.4 --secret DATABASE_URL \\
+    --secret PGPASSWORD=DATABASE_PASSWORD --secret-file /etc/tls/key.pem=TLS_KEY
 
 Exit codes with --wait: 0 it runs, 1 it has failed, or the time was over.")]
 pub struct Create {
@@ -37,6 +42,16 @@ pub struct Create {
     /// Environment variables, all of them: a JSON object of texts. They are kept sealed
     #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
     env_vars: Option<String>,
+    /// A secret of the environment that it gets as an environment variable; all of them are named, those of
+    /// before are forgotten
+    #[arg(long, value_name = "[VARIABLE=]NAME")]
+    secret: Vec<String>,
+    /// A secret of the environment that it gets as a file
+    #[arg(long, value_name = "PATH=NAME", value_parser = SecretReference::of_file)]
+    secret_file: Vec<SecretReference>,
+    /// None of the secrets that it had
+    #[arg(long, conflicts_with_all = ["secret", "secret_file"])]
+    no_secrets: bool,
     /// The port that it listens on [default: 8080]
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
@@ -73,6 +88,13 @@ fn autoscale(text: &str) -> Result<Autoscale, String> {
 }
 
 impl Create {
+    /// The secrets that it refers to from now on; none if that stays as it is.
+    fn secrets(&self) -> Option<Vec<SecretReference>> {
+        let variables = self.secret.iter().map(|text| SecretReference::of_variable(text));
+        let named: Vec<_> = variables.chain(self.secret_file.iter().cloned()).collect();
+        (self.no_secrets || !named.is_empty()).then_some(named)
+    }
+
     fn body(&self) -> Result<NewDeployment, Error> {
         let mut inputs = Inputs::default();
         let env_vars = match self.env_vars.as_deref() {
@@ -96,6 +118,7 @@ impl Create {
                 deadline_s: self
                     .deadline
                     .map(|deadline| u32::try_from(deadline.as_secs()).unwrap_or(u32::MAX)),
+                secrets: self.secrets(),
             },
         })
     }
@@ -168,6 +191,17 @@ mod tests {
                 },
             }))
         );
+        let secrets = ["--secret", "A", "--secret-file", "/run/b=B", "--secret", "C=D"];
+        assert_eq!(
+            body(&secrets).map(|body| body["settings"]["secrets"].clone()),
+            Ok(json!([
+                {"name": "A"}, {"name": "D", "variable": "C"}, {"name": "B", "file": "/run/b"},
+            ]))
+        );
+        let none = body(&["--no-secrets"]).map(|body| body["settings"].clone());
+        assert_eq!(none, Ok(json!({"secrets": []})));
+        assert!(body(&["--no-secrets", "--secret", "A"]).is_err());
+        assert!(body(&["--secret-file", "/run/b"]).is_err_and(|e| e.contains("PATH=NAME")));
         assert!(body(&["--env-vars", r#"{"A": 1}"#]).is_err_and(|e| e.contains("string")));
         assert!(body(&["--env-vars", "[]"]).is_err());
         assert!(body(&["--autoscale", "2"]).is_err_and(|e| e.contains("2..10")));

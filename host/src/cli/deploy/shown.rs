@@ -100,7 +100,7 @@ impl Render for History {
                 outcome(item.outcome),
                 cell(item.replicas.to_string()),
                 cell(view.ago(item.created_at)),
-                optional(item.message.as_ref()),
+                optional(item.message.as_ref().or(item.cause.as_ref())),
             ]
         });
         view.table(
@@ -151,7 +151,7 @@ fn details(event: &DeploymentEvent) -> String {
         Value::String(text) => Some(text.clone()),
         other => Some(other.to_string()),
     };
-    ["image", "replicas", "reason", "message", "what"]
+    ["image", "replicas", "reason", "message", "what", "cause", "secret"]
         .iter()
         .filter_map(|key| text(key))
         .collect::<Vec<_>>()
@@ -199,7 +199,10 @@ mod tests {
                 "created_at": "2026-02-28T23:59:00Z", "settled_at": null,
             })
         };
+        let mut rotated = revision(4, "updated", json!("running"), Value::Null);
+        rotated["cause"] = json!("secret API_KEY, version 2");
         let history: History = serde_json::from_value(json!({"items": [
+            rotated,
             revision(3, "rolled_back", Value::Null, json!(1)),
             revision(2, "updated", json!("failed"), Value::Null),
             revision(1, "created", json!("running"), Value::Null),

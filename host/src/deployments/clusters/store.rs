@@ -185,8 +185,9 @@ impl Deployments {
     /// Looks at a cluster, and writes down what there is.
     pub async fn check_cluster(&self, id: &str) -> Result<ClusterCheck, DeployError> {
         let row = self.cluster_row(id).await?;
+        let stores = self.secret_stores(id).await?;
         let check = match self.connect(&row) {
-            Ok(cluster) => cluster.check().await,
+            Ok(cluster) => cluster.check(&stores).await,
             Err(error) => ClusterCheck::unreachable(error.to_string()),
         };
         let failed = DeployError::database("writing down what a cluster is like");
@@ -205,6 +206,23 @@ impl Deployments {
         .map_err(failed)?;
         tx.commit().await.map_err(failed)?;
         Ok(check)
+    }
+
+    /// The stores that environments in a cluster keep their secrets in.
+    async fn secret_stores(&self, id: &str) -> Result<Vec<String>, DeployError> {
+        let failed = DeployError::database("reading a cluster's environments");
+        let mut tx = self.db.begin(Scope::Control).await.map_err(failed)?;
+        sqlx::query_scalar!(
+            r#"SELECT DISTINCT config -> 'secret_store' ->> 'name' AS "name!"
+                 FROM eve.environments
+                WHERE cluster_id = $1 AND config ? 'secret_store'
+                ORDER BY 1
+                LIMIT 20"#,
+            id
+        )
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(failed)
     }
 
     /// Forgets a cluster in which there are no environments any more. Nothing in it is changed.

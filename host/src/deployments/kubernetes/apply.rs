@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::connection::patiently;
 use super::failure::Failure;
 use super::objects::{Count, Object, Spec};
+use super::secrets;
 use super::{APP_LABEL, MANAGED_BY, MANAGER, REVISION};
 
 /// What came of applying.
@@ -33,6 +34,14 @@ pub async fn apply(client: &Client, namespace: &str, spec: &Spec) -> Result<Appl
     if let Some(secret) = spec.secret() {
         put(client, namespace, &secret).await?;
     }
+    if let Some(object) = spec.secrets_object() {
+        match put(client, namespace, &object).await {
+            Err(failure @ Failure::Gone(_)) if object.plural == secrets::PLURAL => {
+                return Err(secrets::unknown(client, failure).await);
+            }
+            done => done?,
+        };
+    }
     put(client, namespace, &spec.service()).await?;
     put(client, namespace, &spec.disruption_budget()).await?;
     put(client, namespace, &spec.autoscaler()).await?;
@@ -52,12 +61,23 @@ pub async fn apply(client: &Client, namespace: &str, spec: &Spec) -> Result<Appl
     Ok(Applied { generation: applied.metadata.generation.unwrap_or_default(), drift })
 }
 
+/// Whether an environment keeps its secrets in a store, and its apps have ExternalSecrets: they are looked for
+/// where there can be some. A cluster may not know the kind, or not let us ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum External {
+    /// It does.
+    Secrets,
+    /// It does not.
+    Nothing,
+}
+
 /// Takes a deployment out of its namespace, up to a revision: `true` once nothing of it is left.
 pub async fn remove(
     client: &Client,
     namespace: &str,
     app: &str,
     latest: i32,
+    external: External,
 ) -> Result<bool, Failure> {
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
     if let Some(live) = patiently(deployments.get_opt(app)).await? {
@@ -70,9 +90,16 @@ pub async fn remove(
         ("apis/apps/v1", "deployments"),
         ("api/v1", "services"),
         ("apis/policy/v1", "poddisruptionbudgets"),
+        // Before the Secrets that are made of them.
+        (secrets::API, secrets::PLURAL),
         ("api/v1", "secrets"),
     ] {
-        for name in named(client, namespace, api, plural, app).await? {
+        let names = match (plural, external) {
+            (secrets::PLURAL, External::Nothing) => Vec::new(),
+            (secrets::PLURAL, External::Secrets) => externals(client, namespace, app).await?,
+            _ => named(client, namespace, api, plural, app).await?,
+        };
+        for name in names {
             left = true;
             delete(client, namespace, api, plural, &name).await?;
         }
@@ -83,19 +110,37 @@ pub async fn remove(
     Ok(named(client, namespace, "api/v1", "pods", app).await?.is_empty())
 }
 
-/// Deletes Secrets of variables that nothing uses any more.
+/// Deletes Secrets of variables and of secrets that nothing uses any more, and what they are made of.
 pub async fn tidy(
     client: &Client,
     namespace: &str,
     app: &str,
     used: &BTreeSet<String>,
+    external: External,
 ) -> Result<(), Failure> {
+    if external == External::Secrets {
+        for name in externals(client, namespace, app).await? {
+            // It is called as the Secret is.
+            if !used.contains(&name) {
+                delete(client, namespace, secrets::API, secrets::PLURAL, &name).await?;
+            }
+        }
+    }
+    let prefixes = [format!("{app}-env-"), secrets::prefix(app)];
     for name in named(client, namespace, "api/v1", "secrets", app).await? {
-        if !used.contains(&name) && name.starts_with(&format!("{app}-env-")) {
+        if !used.contains(&name) && prefixes.iter().any(|prefix| name.starts_with(prefix)) {
             delete(client, namespace, "api/v1", "secrets", &name).await?;
         }
     }
     Ok(())
+}
+
+/// The ExternalSecrets of an app; none where the cluster does not know the kind any more.
+async fn externals(client: &Client, namespace: &str, app: &str) -> Result<Vec<String>, Failure> {
+    match named(client, namespace, secrets::API, secrets::PLURAL, app).await {
+        Err(Failure::Gone(_)) => Ok(Vec::new()),
+        names => names,
+    }
 }
 
 /// The Secrets that the ReplicaSets of an app refer to: a rollout that fails goes back to one of them.
@@ -111,11 +156,19 @@ pub async fn used_secrets(
         if set["spec"]["replicas"].as_i64().unwrap_or_default() == 0 {
             continue;
         }
-        let containers = &set["spec"]["template"]["spec"]["containers"];
-        for container in containers.as_array().into_iter().flatten() {
-            for source in container["envFrom"].as_array().into_iter().flatten() {
+        let pod = &set["spec"]["template"]["spec"];
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        for container in list(&pod["containers"]) {
+            for source in list(&container["envFrom"]) {
                 used.extend(source["secretRef"]["name"].as_str().map(str::to_owned));
             }
+            for variable in list(&container["env"]) {
+                let reference = &variable["valueFrom"]["secretKeyRef"];
+                used.extend(reference["name"].as_str().map(str::to_owned));
+            }
+        }
+        for volume in list(&pod["volumes"]) {
+            used.extend(volume["secret"]["secretName"].as_str().map(str::to_owned));
         }
     }
     Ok(used)
@@ -325,14 +378,14 @@ async fn list(
 }
 
 /// Names and namespaces are DNS labels: nothing in them has to be escaped.
-fn path_of(namespace: &str, api: &str, plural: &str, name: Option<&str>) -> String {
+pub(super) fn path_of(namespace: &str, api: &str, plural: &str, name: Option<&str>) -> String {
     match name {
         Some(name) => format!("/{api}/namespaces/{namespace}/{plural}/{name}"),
         None => format!("/{api}/namespaces/{namespace}/{plural}"),
     }
 }
 
-fn request(
+pub(super) fn request(
     method: Method,
     uri: &str,
     content_type: &str,

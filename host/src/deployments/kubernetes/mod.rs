@@ -4,7 +4,7 @@
 //! identities, and per namespace a deployer, an editor and a viewer, whose tokens last ten minutes.
 //! `provision` makes a namespace and what confines it, with the account; everything else is done with the
 //! identities of one namespace: `objects` are what a deployment is there, `apply` puts them there,
-//! `observe` reads what came of it. `proxy` is the door for the user's own kubectl.
+//! `secrets` are what it refers to, `observe` reads what came of it. `proxy` is the door for the user's own kubectl.
 //!
 //! Invariants:
 //! - Nothing of a tenant is touched with the account's rights: what an identity may not do is not done.
@@ -20,6 +20,7 @@ pub mod objects;
 pub mod observe;
 pub mod provision;
 pub mod proxy;
+pub mod secrets;
 
 /// Who we are in `managedFields`.
 pub const MANAGER: &str = "eve-horizon";

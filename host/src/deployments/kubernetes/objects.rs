@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::secrets::Secrets;
 use super::{APP_LABEL, MANAGED_BY, REVISION, TEMPLATE};
 use crate::deployments::{Image, Settings, Variables};
 
@@ -34,6 +35,8 @@ pub struct Spec {
     pub variables: Variables,
     /// A name for these variables that tells nobody what they are.
     pub fingerprint: Option<String>,
+    /// The secrets that it refers to.
+    pub secrets: Option<Secrets>,
 }
 
 /// How the number of replicas is said.
@@ -46,7 +49,7 @@ pub enum Count {
 }
 
 /// One object, with what is needed to address it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Object {
     /// Its path below the namespace: `api/v1`, `apis/apps/v1`.
     pub api: &'static str,
@@ -56,6 +59,13 @@ pub struct Object {
     pub name: String,
     /// All of it; none if it shall not be there.
     pub body: Option<Value>,
+}
+
+/// What is in it may be secret.
+impl std::fmt::Debug for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.api, self.plural, self.name)
+    }
 }
 
 impl Spec {
@@ -80,7 +90,7 @@ impl Spec {
         json!({ "app.kubernetes.io/name": self.app, APP_LABEL: self.app })
     }
 
-    fn metadata(&self, name: &str) -> Value {
+    pub(super) fn metadata(&self, name: &str) -> Value {
         json!({ "name": name, "labels": self.labels() })
     }
 
@@ -166,6 +176,16 @@ impl Spec {
         if let Some(user) = settings.run_as_user {
             security["runAsUser"] = json!(user);
         }
+        let mut pod = json!({
+            "automountServiceAccountToken": false,
+            "enableServiceLinks": false,
+            "securityContext": security,
+            "terminationGracePeriodSeconds": 30,
+        });
+        if let (Some(secrets), Some(name)) = (&self.secrets, self.secrets_name()) {
+            secrets.mount(&name, &mut container, &mut pod);
+        }
+        pod["containers"] = json!([container]);
         let mut spec = json!({
             "selector": { "matchLabels": self.selector() },
             // Without a probe a container that runs counts as ready: one that ends at once must not.
@@ -181,13 +201,7 @@ impl Spec {
                     "labels": self.labels(),
                     "annotations": { TEMPLATE: self.template.to_string() },
                 },
-                "spec": {
-                    "automountServiceAccountToken": false,
-                    "enableServiceLinks": false,
-                    "securityContext": security,
-                    "terminationGracePeriodSeconds": 30,
-                    "containers": [container],
-                },
+                "spec": pod,
             },
         });
         if let Count::Exactly(replicas) = count {
@@ -264,6 +278,8 @@ impl Spec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deployments::kubernetes::secrets::Source;
+    use crate::deployments::secrets::{Held, SecretReference, SecretStore};
 
     fn spec() -> Spec {
         Spec {
@@ -278,7 +294,18 @@ mod tests {
             settings: Settings::default(),
             variables: Variables::new(),
             fingerprint: None,
+            secrets: None,
         }
+    }
+
+    fn references() -> Vec<SecretReference> {
+        serde_json::from_value(json!([
+            {"name": "DATABASE_URL"},
+            {"name": "TOKEN", "variable": "API_TOKEN"},
+            {"name": "TLS_KEY", "file": "/etc/tls/key.pem"},
+            {"name": "TOKEN", "file": "/run/secrets/token"},
+        ]))
+        .expect("references")
     }
 
     #[test]
@@ -316,7 +343,36 @@ mod tests {
         ]);
         // A secret's content is in the Secret and nowhere else.
         for object in [spec.deployment(Count::Theirs, None), spec.service(), spec.autoscaler()] {
-            assert!(!format!("{object:?}").contains("hush"));
+            assert!(!format!("{:?}", object.body).contains("hush"));
         }
+    }
+
+    #[test]
+    fn secrets_are_referred_to_wherever_they_come_from() {
+        let values = ["DATABASE_URL", "TOKEN", "TLS_KEY"].map(|name| (name.into(), "hush".into()));
+        let held =
+            Source::Held { held: Held(values.into()), fingerprint: "0123456789abcdef".into() };
+        let store = Source::Store(SecretStore {
+            name: "eve-tenants".into(),
+            prefix: "eve-horizon/acme/prod/".into(),
+        });
+        let with =
+            |source| Spec { secrets: Some(Secrets { references: references(), source }), ..spec() };
+        let (held, store) = (with(held), with(store));
+        let pods = |spec: &Spec| {
+            let body = spec.deployment(Count::Exactly(3), None).body.unwrap_or_default();
+            body["spec"]["template"]["spec"].clone()
+        };
+        insta::assert_json_snapshot!([
+            held.secrets_object().and_then(|secret| secret.body),
+            store.secrets_object().and_then(|secret| secret.body),
+            Some(pods(&held)),
+        ]);
+        // The pods are the same but for the Secret's name.
+        let renamed = pods(&held).to_string().replace("-secrets-0123456789abcdef", "-secrets-r3");
+        assert_eq!(renamed, pods(&store).to_string());
+        // A value is in the Secret and nowhere else, and printed nowhere.
+        assert!(!pods(&held).to_string().contains("hush"));
+        assert!(!format!("{held:?} {:?}", held.secrets_object()).contains("hush"));
     }
 }

@@ -27,6 +27,8 @@ pub struct Wanted {
     pub namespace: String,
     /// What host names end with, with a dot first; none if nothing is reached from outside.
     pub host_suffix: Option<String>,
+    /// What the keys of its secrets in the platform's stores begin with; none if they are not kept there.
+    pub secret_prefix: Option<String>,
     /// What all of it may have together.
     pub quota: Quota,
 }
@@ -104,6 +106,9 @@ async fn namespace(client: &Client, wanted: &Wanted) -> Result<(), Failure> {
     let mut annotations = json!({});
     if let Some(suffix) = &wanted.host_suffix {
         annotations["eve-horizon.dev/host-suffix"] = json!(suffix);
+    }
+    if let Some(prefix) = &wanted.secret_prefix {
+        annotations["eve-horizon.dev/secret-prefix"] = json!(prefix);
     }
     let object = json!({
         "apiVersion": "v1", "kind": "Namespace",

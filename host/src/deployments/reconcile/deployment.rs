@@ -13,10 +13,11 @@ use super::environment::Environment;
 use super::judge::{Asked, Verdict, Why, judge, ready};
 use crate::db::{Scope, Tx};
 use crate::deployments::desired::settings_of;
-use crate::deployments::kubernetes::apply;
+use crate::deployments::kubernetes::apply::{self, External};
 use crate::deployments::kubernetes::failure::{Failure, in_words};
 use crate::deployments::kubernetes::objects::Spec;
-use crate::deployments::kubernetes::observe::{SHAKY_SECONDS, Seen, observe};
+use crate::deployments::kubernetes::observe::{SHAKY_SECONDS, Seen, TroubleKind, observe};
+use crate::deployments::kubernetes::secrets::{Secrets, Source, Sync, sync};
 use crate::deployments::{DeployError, DeploymentStatus, Image, MAX_REPLICAS, Outcome, Pod};
 use crate::scheduler::report;
 
@@ -26,6 +27,8 @@ const SHOWN_PODS: usize = 100;
 const DELETION: Duration = Duration::from_secs(1);
 /// How soon it is looked at again when a container has just been started again.
 const SHAKY: Duration = Duration::from_secs(SHAKY_SECONDS as u64 / 2);
+/// How often it is asked why secrets that others put there are not there.
+const SYNCING: Duration = Duration::from_secs(5);
 /// Least time between two looks at what is on its way.
 const LEAST: Duration = Duration::from_millis(500);
 
@@ -63,6 +66,7 @@ struct Row {
     ran_at: Option<DateTime<Utc>>,
     config: Value,
     variables: Option<Value>,
+    secrets: Option<Value>,
 }
 
 /// The apps that are deployed in an environment; only those that the cluster has not heard the last of.
@@ -95,19 +99,23 @@ pub(super) async fn reconcile(
     again: bool,
 ) -> Result<Next, Failure> {
     let namespace = &environment.namespace;
+    let external = match environment.config.secret_store {
+        Some(_) => External::Secrets,
+        None => External::Nothing,
+    };
     let row = match load(context, environment.id, app).await.map_err(database)? {
         Some(row) if row.status != DeploymentStatus::Stopped => row,
         // What carries our label and is nobody's any more was left by a control plane that was left behind.
         other => {
             let latest = other.map_or(i32::MAX, |row| row.revision);
-            return match apply::remove(client, namespace, app, latest).await? {
+            return match apply::remove(client, namespace, app, latest, external).await? {
                 true => Ok(Next::Idle),
                 false => Ok(Next::In(DELETION)),
             };
         }
     };
     if row.stopping {
-        if !apply::remove(client, namespace, app, row.revision).await? {
+        if !apply::remove(client, namespace, app, row.revision, external).await? {
             return Ok(Next::In(DELETION));
         }
         stopped(context, &row).await.map_err(database)?;
@@ -123,7 +131,7 @@ pub(super) async fn reconcile(
         return Ok(Next::Idle);
     }
     let Some(generation) = row.applied_generation else { return Ok(Next::Again) };
-    let Some(seen) = observe(client, namespace, app).await? else {
+    let Some(mut seen) = observe(client, namespace, app).await? else {
         note(context, &row, "drifted", json!({ "what": ["the Deployment was deleted"] }))
             .await
             .map_err(database)?;
@@ -132,6 +140,17 @@ pub(super) async fn reconcile(
     if seen.generation != generation {
         // Somebody has changed it: an autoscaler, or whoever should not.
         return Ok(Next::Again);
+    }
+    if external == External::Secrets && waits_for_config(&seen, row.template) {
+        match unsynced(context, environment, client, app, &row).await? {
+            Sync::Gone => {
+                let what = json!({ "what": ["the ExternalSecret was deleted"] });
+                note(context, &row, "drifted", what).await.map_err(database)?;
+                return Ok(Next::Again);
+            }
+            Sync::Done => {}
+            Sync::Waiting(why) => seen.secrets = Some(why),
+        }
     }
     let settings = settings_of(&row.config);
     let deadline = Duration::from_secs(settings.deadline_s().into());
@@ -153,8 +172,10 @@ pub(super) async fn reconcile(
     };
     if !matches!(verdict, Verdict::Deploying(_)) && row.settled_revision < row.revision {
         let mut used = apply::used_secrets(client, namespace, app).await?;
-        used.extend(spec(context, environment, app, &row).ok().and_then(|spec| spec.secret_name()));
-        apply::tidy(client, namespace, app, &used).await?;
+        if let Ok(spec) = spec(context, environment, app, &row) {
+            used.extend([spec.secret_name(), spec.secrets_name()].into_iter().flatten());
+        }
+        apply::tidy(client, namespace, app, &used, external).await?;
     }
     Ok(match (verdict, before) {
         // The clock has just begun again.
@@ -163,6 +184,10 @@ pub(super) async fn reconcile(
             if seen.pods.iter().any(|pod| pod.shaky_since.is_some()) =>
         {
             Next::In(SHAKY)
+        }
+        // What makes a Secret tells only whoever asks why it does not.
+        (Verdict::Deploying(_), _) if seen.secrets.is_some() => {
+            Next::In(SYNCING.min(deadline.saturating_sub(asked.underway).max(LEAST)))
         }
         (Verdict::Deploying(_), DeploymentStatus::Running) => Next::In(deadline),
         (Verdict::Deploying(_), _) => Next::In(deadline.saturating_sub(asked.underway).max(LEAST)),
@@ -232,6 +257,29 @@ async fn bring(
     }
 }
 
+/// Whether a container of the latest template cannot be made because of what it is given.
+fn waits_for_config(seen: &Seen, template: i32) -> bool {
+    seen.pods.iter().any(|pod| {
+        pod.template == template
+            && pod.trouble.as_ref().is_some_and(|trouble| trouble.kind == TroubleKind::Config)
+    })
+}
+
+/// How far the secrets are that somebody else puts there.
+async fn unsynced(
+    context: &Context,
+    environment: &Environment,
+    client: &Client,
+    app: &str,
+    row: &Row,
+) -> Result<Sync, Failure> {
+    let spec = spec(context, environment, app, row).ok();
+    match spec.as_ref().and_then(Spec::external) {
+        Some((name, store)) => sync(client, &environment.namespace, &name, store).await,
+        None => Ok(Sync::Done),
+    }
+}
+
 fn spec(context: &Context, environment: &Environment, app: &str, row: &Row) -> Result<Spec, Why> {
     let deployments = &context.deployments;
     let image: Image = row.image.parse().map_err(|why: String| Why::new("invalid", why))?;
@@ -239,6 +287,21 @@ fn spec(context: &Context, environment: &Environment, app: &str, row: &Row) -> R
     let variables = deployments.unseal(row.id, row.variables.as_ref()).map_err(sealed)?;
     let fingerprint =
         deployments.fingerprint(row.variables.as_ref(), &variables).map_err(sealed)?;
+    let settings = settings_of(&row.config);
+    let secrets = match settings.secrets.clone().filter(|references| !references.is_empty()) {
+        None => None,
+        Some(references) => {
+            let source = match &environment.config.secret_store {
+                Some(store) => Source::Store(store.clone()),
+                None => {
+                    let (held, fingerprint) =
+                        deployments.held(row.id, row.secrets.as_ref()).map_err(sealed)?;
+                    Source::Held { held, fingerprint }
+                }
+            };
+            Some(Secrets { references, source })
+        }
+    };
     Ok(Spec {
         id: row.id,
         app: app.to_owned(),
@@ -248,9 +311,10 @@ fn spec(context: &Context, environment: &Environment, app: &str, row: &Row) -> R
         image,
         digest: row.digest.clone().filter(|_| row.pinned),
         replicas: row.replicas,
-        settings: settings_of(&row.config),
+        settings,
         variables,
         fingerprint,
+        secrets,
     })
 }
 
@@ -267,7 +331,8 @@ async fn load(context: &Context, environment: Uuid, app: &str) -> Result<Option<
                   d.applied_revision, d.applied_generation, d.settled_revision, d.ready_replicas,
                   d.pods AS "pods: Json<Vec<Pod>>", d.reason, d.message,
                   extract(epoch FROM now() - d.underway_since)::float8 AS "underway_s!",
-                  r.template, r.image, r.digest, r.pinned, r.ran_at, r.replicas, r.config, r.variables
+                  r.template, r.image, r.digest, r.pinned, r.ran_at, r.replicas, r.config, r.variables,
+                  d.secrets
              FROM eve.deployments d
              JOIN eve.apps a ON a.id = d.app_id
              JOIN eve.deployment_revisions r ON r.deployment_id = d.id AND r.revision = d.revision

@@ -397,6 +397,7 @@ fn wanted(environment: &Environment) -> Wanted {
         namespace: environment.namespace.clone(),
         host_suffix: domain
             .map(|domain| format!(".{}.{}.{domain}", environment.name, environment.slug)),
+        secret_prefix: environment.config.secret_store.as_ref().map(|store| store.prefix.clone()),
         quota: environment.config.quota(),
     }
 }
