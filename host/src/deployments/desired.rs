@@ -5,11 +5,11 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::environments::{EnvironmentStatus, share};
+use super::environments::{EnvironmentStatus, hold, share};
 use super::settings::{self, Settings, Variables};
 use super::{
     Authority, DeployError, Deployer, Deployment, Deployments, Image, NewDeployment, Outcome,
-    RevisionKind, Rollback, Scale, names, read,
+    RevisionKind, Rollback, Scale, names, read, traffic,
 };
 use crate::db::{Scope, Tx};
 use crate::requests::Invalid;
@@ -40,15 +40,15 @@ struct Asked {
 }
 
 /// A revision as it is stored.
-struct Stored {
-    revision: i32,
-    template: i32,
-    image: String,
-    digest: Option<String>,
-    pinned: bool,
-    replicas: i32,
-    config: Value,
-    variables: Option<Value>,
+pub(super) struct Stored {
+    pub revision: i32,
+    pub template: i32,
+    pub image: String,
+    pub digest: Option<String>,
+    pub pinned: bool,
+    pub replicas: i32,
+    pub config: Value,
+    pub variables: Option<Value>,
 }
 
 const UNREADABLE: &str = "the environment variables cannot be opened; deploy again with --env-vars";
@@ -91,7 +91,7 @@ impl Deployments {
         }
         let failed = DeployError::database("deploying");
         let mut tx = self.db.begin(Scope::Tenant(deployer.tenant)).await.map_err(failed)?;
-        let environment = permitted(&mut tx, deployer, env).await?;
+        let environment = permitted(&mut tx, deployer, env, Hold::Alone).await?;
         let app = app(&mut tx, deployer, &new.app).await?;
         let row = match lock(&mut tx, deployer, environment, app).await? {
             Some(row) => row,
@@ -111,15 +111,11 @@ impl Deployments {
             }
             revision => stored(&mut tx, row.id, revision).await.map_err(failed)?,
         };
-        let mut settings = match &before {
-            Some(before) => merged(&settings_of(&before.config), &new.settings),
-            None => new.settings.clone(),
-        };
-        // Whoever says how many replicas there shall be does not want the load to say so.
-        if replicas.is_some() && new.settings.autoscale.is_none() {
-            settings.autoscale = None;
-        }
-        settings.check()?;
+        let mut settings = following(before.as_ref(), &new.settings, replicas)?;
+        let tenant = deployer.tenant;
+        let fitting = traffic::check(&mut tx, tenant, env, &new.app, &mut settings).await?;
+        let replicas =
+            following_replicas(before.as_ref(), &new.settings, &settings, replicas, fitting)?;
         let (variables, names) = match &new.env_vars {
             Some(variables) if variables.is_empty() => (None, Vec::new()),
             Some(variables) => {
@@ -130,7 +126,6 @@ impl Deployments {
                 .map(|before| (before.variables.clone(), variable_names(&before.config)))
                 .unwrap_or_default(),
         };
-        let floor = settings.autoscale.map(|scale| scale.min);
         let asked = Asked {
             kind: if before.is_none() { RevisionKind::Created } else { RevisionKind::Updated },
             template: None,
@@ -138,10 +133,7 @@ impl Deployments {
             image: image.to_string(),
             digest: None,
             pinned: false,
-            replicas: replicas
-                .or(before.as_ref().map(|before| before.replicas))
-                .or(floor)
-                .unwrap_or(1),
+            replicas,
             config: config(&settings, names.iter().collect()),
             variables,
         };
@@ -157,7 +149,8 @@ impl Deployments {
         scale: Scale,
     ) -> Result<Deployment, DeployError> {
         let replicas = settings::replicas(scale.replicas)?;
-        let (mut tx, row) = self.existing(deployer, env, app_name, "scaling").await?;
+        let (mut tx, _, row) =
+            self.existing(deployer, env, app_name, Hold::Shared, "scaling").await?;
         let failed = DeployError::database("scaling");
         let before = stored(&mut tx, row.id, row.revision)
             .await
@@ -196,7 +189,8 @@ impl Deployments {
         if rollback.to_version.is_some() && rollback.to_revision.is_some() {
             return Err(Invalid::new("to_version", "give a version or a revision, not both").into());
         }
-        let (mut tx, row) = self.existing(deployer, env, app_name, "rolling back").await?;
+        let (mut tx, _, row) =
+            self.existing(deployer, env, app_name, Hold::Alone, "rolling back").await?;
         let failed = DeployError::database("rolling back");
         let now = stored(&mut tx, row.id, row.revision)
             .await
@@ -240,6 +234,9 @@ impl Deployments {
             .await
             .map_err(failed)?
             .ok_or_else(|| DeployError::not_found("deployment", app_name))?;
+        // What it goes back to was right at its time: a host may be another app's by now.
+        let mut settings = settings_of(&target.config);
+        traffic::check(&mut tx, deployer.tenant, env, app_name, &mut settings).await?;
         let asked = Asked {
             kind: RevisionKind::RolledBack,
             template: None,
@@ -261,8 +258,17 @@ impl Deployments {
         env: &str,
         app_name: &str,
     ) -> Result<Deployment, DeployError> {
-        let (mut tx, row) = self.existing(deployer, env, app_name, "deleting").await?;
+        let (mut tx, environment, row) =
+            self.existing(deployer, env, app_name, Hold::Shared, "deleting").await?;
         let failed = DeployError::database("deleting a deployment");
+        // Whoever makes a canary holds the environment alone.
+        if let Some(canary) = traffic::canaries(&mut tx, environment, app_name).await?.first() {
+            return Err(DeployError::Conflict(format!(
+                "`{}` is a canary of `{app_name}`: delete that first (`eve deploy delete --app {} --env \
+                 {env}`)",
+                canary.app, canary.app
+            )));
+        }
         settle(&mut tx, &row, Outcome::Stopped).await.map_err(failed)?;
         sqlx::query!(
             "UPDATE eve.deployments
@@ -294,17 +300,18 @@ impl Deployments {
         deployer: &Deployer,
         env: &str,
         app_name: &str,
+        hold: Hold,
         doing: &'static str,
-    ) -> Result<(Tx, Locked), DeployError> {
+    ) -> Result<(Tx, Uuid, Locked), DeployError> {
         let failed = DeployError::database(doing);
         let unknown = || DeployError::not_found("deployment", app_name);
         names::app("app", app_name).map_err(|_| unknown())?;
         let mut tx = self.db.begin(Scope::Tenant(deployer.tenant)).await.map_err(failed)?;
-        let environment = permitted(&mut tx, deployer, env).await?;
+        let environment = permitted(&mut tx, deployer, env, hold).await?;
         let app = app(&mut tx, deployer, app_name).await.map_err(|_| unknown())?;
         let row = lock(&mut tx, deployer, environment, app).await?;
         match row {
-            Some(row) if !row.gone => Ok((tx, row)),
+            Some(row) if !row.gone => Ok((tx, environment, row)),
             _ => Err(unknown()),
         }
     }
@@ -414,7 +421,11 @@ impl Deployments {
         made.ok_or_else(|| DeployError::not_found("deployment", app_name))
     }
 
-    fn seal(&self, deployment: Uuid, variables: &Variables) -> Result<Value, DeployError> {
+    pub(super) fn seal(
+        &self,
+        deployment: Uuid,
+        variables: &Variables,
+    ) -> Result<Value, DeployError> {
         let text = serde_json::to_vec(variables).expect("texts always serialise");
         let envelope = self.sealer()?.seal(&variables_place(deployment), &text);
         Ok(serde_json::to_value(envelope).expect("an envelope always serialises"))
@@ -463,16 +474,75 @@ fn merged(before: &Settings, now: &Settings) -> Settings {
         autoscale: now.autoscale.or(before.autoscale),
         run_as_user: now.run_as_user.or(before.run_as_user),
         deadline_s: now.deadline_s.or(before.deadline_s),
+        hosts: now.hosts.or(before.hosts),
+        canary: now.canary.or(before.canary),
     }
+}
+
+/// How it is to run after a change.
+pub(super) fn following(
+    before: Option<&Stored>,
+    now: &Settings,
+    replicas: Option<i32>,
+) -> Result<Settings, Invalid> {
+    let mut settings = match before {
+        Some(before) => merged(&settings_of(&before.config), now),
+        None => now.clone(),
+    };
+    // Whoever says how many replicas there shall be does not want the load to say so.
+    if replicas.is_some() && now.autoscale.is_none() {
+        settings.autoscale = None;
+    }
+    settings.check()?;
+    Ok(settings)
+}
+
+/// How many replicas it is to have after a change: as many as was said, or as give it the share of requests
+/// that was asked for (`fitting`), or as it had.
+pub(super) fn following_replicas(
+    before: Option<&Stored>,
+    now: &Settings,
+    settings: &Settings,
+    replicas: Option<i32>,
+    fitting: Option<Result<i32, DeployError>>,
+) -> Result<i32, DeployError> {
+    if let Some(replicas) = replicas {
+        return Ok(replicas);
+    }
+    if now.canary.is_some()
+        && settings.autoscale.is_none()
+        && let Some(fitting) = fitting
+    {
+        return fitting;
+    }
+    let floor = settings.autoscale.map(|scale| scale.min);
+    Ok(before.map(|before| before.replicas).or(floor).unwrap_or(1))
 }
 
 fn variable_names(config: &Value) -> Vec<String> {
     serde_json::from_value(config["variables"].clone()).unwrap_or_default()
 }
 
+/// How an environment is held by whoever deploys to it.
+#[derive(Clone, Copy, Debug)]
+enum Hold {
+    /// Beside others: what is done concerns one app.
+    Shared,
+    /// Alone: hosts and canaries of other apps are looked at.
+    Alone,
+}
+
 /// The environment, if this deployer may deploy to it and it is not being deleted.
-async fn permitted(tx: &mut Tx, deployer: &Deployer, env: &str) -> Result<Uuid, DeployError> {
-    let environment = share(tx, deployer.tenant, env).await?;
+async fn permitted(
+    tx: &mut Tx,
+    deployer: &Deployer,
+    env: &str,
+    held: Hold,
+) -> Result<Uuid, DeployError> {
+    let environment = match held {
+        Hold::Shared => share(tx, deployer.tenant, env).await?,
+        Hold::Alone => hold(tx, deployer.tenant, env).await?,
+    };
     match &deployer.authority {
         Authority::Role(role) => {
             let least = environment.config.deployers.unwrap_or(OrgRole::Member);
@@ -546,7 +616,11 @@ async fn lock(
 }
 
 /// One revision.
-async fn stored(tx: &mut Tx, id: Uuid, revision: i32) -> Result<Option<Stored>, sqlx::Error> {
+pub(super) async fn stored(
+    tx: &mut Tx,
+    id: Uuid,
+    revision: i32,
+) -> Result<Option<Stored>, sqlx::Error> {
     sqlx::query_as!(
         Stored,
         "SELECT revision, template, image, digest, pinned, replicas, config, variables

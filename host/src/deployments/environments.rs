@@ -349,7 +349,26 @@ async fn lock(tx: &mut Tx, tenant: Tenant, name: &str) -> Result<(), DeployError
     .ok_or_else(|| DeployError::not_found("environment", name))
 }
 
-/// As [`lock`], for whoever deploys.
+/// As [`lock`], for whoever deploys what may concern other apps: alone among those who deploy.
+pub(super) async fn hold(tx: &mut Tx, tenant: Tenant, name: &str) -> Result<Locked, DeployError> {
+    let failed = DeployError::database("locking an environment");
+    if name.contains('\0') {
+        return Err(DeployError::not_found("environment", name));
+    }
+    sqlx::query!(
+        r#"SELECT id, config AS "config: Json<EnvironmentConfig>", status AS "status: EnvironmentStatus"
+             FROM eve.environments WHERE org_id = $1 AND name = $2 FOR NO KEY UPDATE"#,
+        tenant.org().0,
+        name
+    )
+    .fetch_optional(&mut **tx)
+    .await
+    .map_err(failed)?
+    .map(|row| Locked { id: row.id, config: row.config.0, status: row.status })
+    .ok_or_else(|| DeployError::not_found("environment", name))
+}
+
+/// As [`lock`], for whoever deploys what concerns one app.
 pub(super) async fn share(tx: &mut Tx, tenant: Tenant, name: &str) -> Result<Locked, DeployError> {
     let failed = DeployError::database("locking an environment");
     if name.contains('\0') {

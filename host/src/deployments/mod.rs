@@ -2,7 +2,8 @@
 //!
 //! Flow: an admin of the platform registers a cluster (`clusters`), an admin of an organisation makes an
 //! environment in it (`environments`), members register apps (`apps`) and say what of them shall run
-//! where (`desired`): each such change is a revision, and an event. The reconciler (`reconcile`) makes
+//! where (`desired`): each such change is a revision, and an event. What answers an app's requests is in
+//! `traffic`; what a change would alter, `diff` says. The reconciler (`reconcile`) makes
 //! the clusters be as the latest revisions say, and writes down what it sees (`read` shows it).
 //! `kubernetes` is how a cluster is talked to.
 //!
@@ -14,6 +15,7 @@
 pub mod apps;
 pub mod clusters;
 mod desired;
+pub mod diff;
 pub mod environments;
 mod error;
 mod image;
@@ -24,6 +26,7 @@ pub mod reconcile;
 mod settings;
 #[cfg(test)]
 mod tests;
+pub mod traffic;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -34,7 +37,7 @@ use uuid::Uuid;
 
 pub use error::DeployError;
 pub use image::Image;
-pub use settings::{Autoscale, MAX_REPLICAS, Settings, Variables};
+pub use settings::{Autoscale, Canary, MAX_REPLICAS, Settings, Variables};
 
 use crate::db::Db;
 use crate::ids::{RequestId, UserId};
@@ -238,6 +241,12 @@ pub struct Deployment {
     /// Its pods, at most 100 of them, those that are not ready first.
     #[schema(value_type = Vec<Pod>)]
     pub pods: Json<Vec<Pod>>,
+    /// Where it is reached from outside.
+    #[serde(default)]
+    pub urls: Vec<String>,
+    /// How requests are split between an app and its canaries, where it is one of them; left out of lists.
+    #[serde(default)]
+    pub traffic: Option<traffic::Shown>,
     /// Why it stands there, in a word: `image_pull`, `crash_loop`, `not_ready`, `quota`, `admission`.
     pub reason: Option<String>,
     /// The same in a sentence.
@@ -351,7 +360,7 @@ pub struct DeploymentEvent {
     /// Its id.
     pub id: Uuid,
     /// What: `created`, `updated`, `scaled`, `rolled_back`, `deleted`, and what was found: `deploying`,
-    /// `running`, `failed`, `stopped`, `drifted`.
+    /// `running`, `failed`, `stopped`, `drifted`, `traffic` (hosts lead to it, or canaries take a share).
     pub event_type: String,
     /// The revision.
     pub revision: Option<i32>,

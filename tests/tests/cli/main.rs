@@ -13,4 +13,5 @@ mod reading;
 mod release_notes;
 mod schedules;
 mod skills;
+mod traffic;
 mod tree;

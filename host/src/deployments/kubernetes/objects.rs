@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{APP_LABEL, MANAGED_BY, REVISION, TEMPLATE};
+use super::{APP_LABEL, MANAGED_BY, REVISION, SERVES, TEMPLATE};
+use crate::deployments::traffic::Traffic;
 use crate::deployments::{Image, Settings, Variables};
 
 /// How long a container without a probe has to run before it is taken for ready.
@@ -34,6 +35,8 @@ pub struct Spec {
     pub variables: Variables,
     /// A name for these variables that tells nobody what they are.
     pub fingerprint: Option<String>,
+    /// What leads to it, and who shares its requests.
+    pub traffic: Traffic,
 }
 
 /// How the number of replicas is said.
@@ -65,7 +68,7 @@ impl Spec {
         self.fingerprint.as_ref().map(|fingerprint| format!("{}-env-{fingerprint}", self.app))
     }
 
-    fn labels(&self) -> Value {
+    pub(super) fn labels(&self) -> Value {
         json!({
             "app": self.app,
             "app.kubernetes.io/name": self.app,
@@ -80,7 +83,15 @@ impl Spec {
         json!({ "app.kubernetes.io/name": self.app, APP_LABEL: self.app })
     }
 
-    fn metadata(&self, name: &str) -> Value {
+    /// The labels of its pods.
+    fn pod_labels(&self) -> Value {
+        let mut labels = self.labels();
+        let canary = self.settings.canary.as_ref();
+        labels[SERVES] = json!(canary.map_or(&self.app, |canary| &canary.of));
+        labels
+    }
+
+    pub(super) fn metadata(&self, name: &str) -> Value {
         json!({ "name": name, "labels": self.labels() })
     }
 
@@ -95,16 +106,23 @@ impl Spec {
         Some(Object { api: "api/v1", plural: "secrets", name, body: Some(body) })
     }
 
-    /// The Service: the app's name, on port 80.
+    /// The Service: the app's name, on port 80. It leads to the app's pods, and where requests are split
+    /// among replicas to those of its canaries as well.
     pub fn service(&self) -> Object {
+        let shared = !self.traffic.canaries.is_empty() && !self.traffic.is_weighed();
+        let selector = match shared {
+            true => json!({ SERVES: self.app }),
+            false => self.selector(),
+        };
         let body = json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": self.metadata(&self.app),
             "spec": {
                 "type": "ClusterIP",
-                "selector": self.selector(),
+                "selector": selector,
+                // By name: a canary may listen elsewhere.
                 "ports": [{
-                    "name": "http", "port": 80, "protocol": "TCP", "targetPort": self.settings.port(),
+                    "name": "http", "port": 80, "protocol": "TCP", "targetPort": "http",
                 }],
             },
         });
@@ -178,7 +196,7 @@ impl Spec {
             },
             "template": {
                 "metadata": {
-                    "labels": self.labels(),
+                    "labels": self.pod_labels(),
                     "annotations": { TEMPLATE: self.template.to_string() },
                 },
                 "spec": {
@@ -262,10 +280,10 @@ impl Spec {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn spec() -> Spec {
+    pub(in crate::deployments::kubernetes) fn spec() -> Spec {
         Spec {
             id: Uuid::nil(),
             app: "api-service".into(),
@@ -278,6 +296,7 @@ mod tests {
             settings: Settings::default(),
             variables: Variables::new(),
             fingerprint: None,
+            traffic: Traffic::default(),
         }
     }
 
