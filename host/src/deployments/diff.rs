@@ -73,10 +73,8 @@ pub struct SettingDiff {
     /// `image`, `replicas`, or a setting: `settings.port`.
     pub name: String,
     /// As it is; none if it is not set.
-    #[schema(value_type = Object)]
     pub before: Option<Value>,
     /// As it would be; none if it would not be set.
-    #[schema(value_type = Object)]
     pub after: Option<Value>,
 }
 

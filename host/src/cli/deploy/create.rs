@@ -70,7 +70,8 @@ pub struct Wishes {
     /// How long it may take to be there before it has failed [default: 10m]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     deadline: Option<Duration>,
-    /// A host that leads to it from outside: a name alone, or the whole host. May be repeated; all of them
+    /// A host that leads to it from outside, instead of those of before: a name alone, or the whole host.
+    /// May be repeated
     #[arg(long, value_name = "NAME", conflicts_with = "no_host")]
     host: Vec<String>,
     /// No host leads to it any more

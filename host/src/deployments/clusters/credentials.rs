@@ -315,7 +315,7 @@ mod tests {
             (json!({"certificate_authority": "/etc/ca.crt"}), "PEM"),
             (json!({"gateway": {"namespace": "a.b", "name": "g"}}), "gateway.namespace"),
             (json!({"gateway": {"namespace": "a", "name": "/g"}}), "gateway.name"),
-            (json!({"gateway": "a/g"}), "gateway"),
+            (json!({"gateway": "a/g"}), "Gateway"),
             (json!({"ingress_class": "nginx,other"}), "ingress_class"),
             (json!({"exec": {"command": "sh"}}), "exec"),
             (json!({"insecure_skip_tls_verify": true}), "insecure"),

@@ -1,5 +1,7 @@
 //! What applying a deployment would change in its namespace, by a dry run of it.
 
+use std::collections::BTreeMap;
+
 use futures::future::try_join_all;
 use http::Method;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -259,44 +261,57 @@ fn without(metadata: &mut serde_json::Map<String, Value>, field: &str, keys: &[&
 }
 
 /// Puts words in the place of values of variables, wherever pods get some.
-fn hide(mut before: Option<&mut Value>, mut after: Option<&mut Value>) {
-    for kind in ["containers", "initContainers"] {
-        let place = format!("/spec/template/spec/{kind}");
-        let values = |object: &Option<&mut Value>| -> std::collections::BTreeMap<_, Value> {
-            let containers = object.as_ref().and_then(|object| object.pointer(&place)?.as_array());
-            let containers = containers.into_iter().flatten();
-            containers
-                .flat_map(|container| {
-                    let env = container["env"].as_array().into_iter().flatten();
-                    env.map(|variable| (key(container, variable), variable["value"].clone()))
-                })
-                .collect()
-        };
-        let was = values(&before);
-        for (object, is_after) in [(&mut before, false), (&mut after, true)] {
-            let containers =
-                object.as_mut().and_then(|object| object.pointer_mut(&place)?.as_array_mut());
-            for container in containers.into_iter().flatten() {
-                let owner = container.clone();
-                for variable in container["env"].as_array_mut().into_iter().flatten() {
-                    let name = variable["name"].as_str().unwrap_or_default();
-                    if OURS.contains(&name) || !variable["value"].is_string() {
-                        continue;
-                    }
-                    let same = was
-                        .get(&key(&owner, variable))
-                        .is_none_or(|was| !is_after || *was == variable["value"]);
-                    variable["value"] = json!(if same { HIDDEN } else { CHANGED });
+fn hide(before: Option<&mut Value>, after: Option<&mut Value>) {
+    let was = before.as_deref().map(values).unwrap_or_default();
+    if let Some(after) = after {
+        put_words(after, |key, value| was.get(key).is_none_or(|was| was == value));
+    }
+    if let Some(before) = before {
+        put_words(before, |_, _| true);
+    }
+}
+
+/// Where containers are that variables are given to.
+const CONTAINERS: [&str; 2] =
+    ["/spec/template/spec/containers", "/spec/template/spec/initContainers"];
+
+/// A variable's place: container and name.
+type Key = (String, String);
+
+/// The values in an object.
+fn values(object: &Value) -> BTreeMap<Key, Value> {
+    let containers = CONTAINERS.iter().filter_map(|place| object.pointer(place)?.as_array());
+    let mut values = BTreeMap::new();
+    for container in containers.flatten() {
+        for variable in container["env"].as_array().into_iter().flatten() {
+            values.insert(key(&container["name"], variable), variable["value"].clone());
+        }
+    }
+    values
+}
+
+/// Puts a word in the place of each value, by whether it is the same as on the other side.
+fn put_words(object: &mut Value, same: impl Fn(&Key, &Value) -> bool) {
+    for place in CONTAINERS {
+        let containers = object.pointer_mut(place).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
+            let owner = container["name"].clone();
+            let env = container.get_mut("env").and_then(Value::as_array_mut);
+            for variable in env.into_iter().flatten() {
+                let name = variable["name"].as_str().unwrap_or_default();
+                if OURS.contains(&name) || !variable["value"].is_string() {
+                    continue;
                 }
+                let same = same(&key(&owner, variable), &variable["value"]);
+                variable["value"] = json!(if same { HIDDEN } else { CHANGED });
             }
         }
     }
 }
 
-/// A variable's place: container and name.
-fn key(container: &Value, variable: &Value) -> (String, String) {
+fn key(container: &Value, variable: &Value) -> Key {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    (text(&container["name"]), text(&variable["name"]))
+    (text(container), text(&variable["name"]))
 }
 
 #[cfg(test)]

@@ -254,7 +254,7 @@ fn network(gateway: Option<&Gateway>) -> Vec<Value> {
         "podSelector": { "matchLabels": { "gateway.networking.k8s.io/gateway-name": gateway.name } },
     });
     for policy in &mut policies {
-        let rules = policy["spec"]["ingress"].as_array_mut();
+        let rules = policy.pointer_mut("/spec/ingress").and_then(Value::as_array_mut);
         if let Some(rules) = rules.filter(|rules| !rules.is_empty()) {
             rules.push(json!({ "from": [peer] }));
         }
