@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use futures::future::try_join_all;
 use http::Method;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -52,7 +54,7 @@ pub async fn differences(
     );
     let (deployment, secret, plain) = tokio::try_join!(
         deployment(client, namespace, spec, marks),
-        secret(client, namespace, spec),
+        secret(client, namespace, spec, marks),
         plain
     )?;
     Ok([deployment, secret].into_iter().chain(plain).flatten().collect())
@@ -80,8 +82,8 @@ async fn simple(
         }));
     };
     let outcome = dry_run(client, namespace, object, Method::PATCH, body).await?;
-    let others = outcome.as_ref().map(|after| set_by_others(after)).unwrap_or_default();
-    Ok(compared(kind, object, live, outcome, others, marks))
+    let stays = outcome.as_ref().map(set_by_others).unwrap_or_default();
+    Ok(compared(kind, object, live, outcome, !stays.is_empty(), marks))
 }
 
 /// The Deployment, without what others have added to it.
@@ -105,14 +107,13 @@ async fn deployment(
     if let Some(typed) = &typed
         && let Err(Failure::Refused { message, .. }) = ours(typed, spec)
     {
-        return Ok(compared("Deployment", &object, live, Err(message), Vec::new(), marks));
+        return Ok(compared("Deployment", &object, live, Err(message), false, marks));
     }
     let mut outcome = dry_run(client, namespace, &object, Method::PATCH, &body).await?;
-    let others = outcome.as_ref().map(|after| set_by_others(after)).unwrap_or_default();
-    if let (Ok(after), Some(live), false) = (&mut outcome, &live, others.is_empty()) {
+    let stays = outcome.as_ref().map(set_by_others).unwrap_or_default();
+    if let (Ok(after), Some(live), false) = (&mut outcome, &live, stays.is_empty()) {
         // As it is put right: our specification in the place of all that is there.
         let mut body = body;
-        body["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"].clone();
         if body["spec"].get("replicas").is_none() {
             body["spec"]["replicas"] = live["spec"]["replicas"].clone();
         }
@@ -121,7 +122,7 @@ async fn deployment(
             Err(refused) => outcome = Err(refused),
         }
     }
-    Ok(compared("Deployment", &object, live, outcome, others, marks))
+    Ok(compared("Deployment", &object, live, outcome, !stays.is_empty(), marks))
 }
 
 /// The Secret of the variables, by the names in it.
@@ -129,32 +130,29 @@ async fn secret(
     client: &Client,
     namespace: &str,
     spec: &Spec,
+    marks: Marks,
 ) -> Result<Option<ObjectDiff>, Failure> {
     let Some(object) = spec.secret() else { return Ok(None) };
     let mut live = get(client, namespace, &object).await?;
-    let mut body = object.body.clone().unwrap_or_default();
-    // As a cluster has it.
-    let texts = body.as_object_mut().and_then(|body| body.remove("stringData"));
-    for (name, text) in texts.as_ref().and_then(Value::as_object).into_iter().flatten() {
-        use base64::Engine as _;
-        let text = text.as_str().unwrap_or_default();
-        body["data"][name] = json!(base64::engine::general_purpose::STANDARD.encode(text));
+    let there = live.as_ref().map(|live| live["data"].clone()).unwrap_or_default();
+    if let Some(live) = &mut live {
+        let names = there.as_object().into_iter().flatten();
+        live["data"] = names.map(|(name, _)| (name.clone(), json!(HIDDEN))).collect();
     }
-    let hide = |live: Option<&mut Value>, body: &mut Value| {
-        let empty = json!({});
-        let there = live.as_ref().map(|live| live["data"].clone()).unwrap_or(empty);
-        for (name, value) in body["data"].as_object_mut().into_iter().flatten() {
-            let same = there.get(name).is_none_or(|there| there == value);
-            *value = json!(if same { HIDDEN } else { CHANGED });
-        }
-        if let Some(live) = live {
-            for (_, value) in live["data"].as_object_mut().into_iter().flatten() {
-                *value = json!(HIDDEN);
-            }
-        }
-    };
-    hide(live.as_mut(), &mut body);
-    Ok(compared("Secret", &object, live, Ok(body), Vec::new(), Marks::Compared))
+    let mut body = object.body.clone().unwrap_or_default();
+    // A cluster has it as bytes.
+    body["data"] = spec
+        .variables
+        .iter()
+        .map(|(name, text)| {
+            let same = there.get(name).is_none_or(|there| *there == BASE64.encode(text));
+            (name.clone(), json!(if same { HIDDEN } else { CHANGED }))
+        })
+        .collect();
+    if let Some(body) = body.as_object_mut() {
+        body.remove("stringData");
+    }
+    Ok(compared("Secret", &object, live, Ok(body), false, marks))
 }
 
 /// An object as it would be; or why the cluster would not have it.
@@ -179,23 +177,23 @@ async fn dry_run(
     }
 }
 
-/// The difference, if there is one.
+/// The difference, if there is one. `meddled` says that others have set fields which applying leaves.
 fn compared(
     kind: &str,
     object: &Object,
     live: Option<Value>,
     outcome: Result<Value, String>,
-    others: Vec<String>,
+    meddled: bool,
     marks: Marks,
 ) -> Option<ObjectDiff> {
     let (after, refused) = match outcome {
         Ok(after) => (Some(after), None),
         Err(refused) => (None, Some(refused)),
     };
+    let others = live.as_ref().map(set_by_others).unwrap_or_default();
     let mut before = live.map(|live| cleaned(live, marks));
     let mut after = after.map(|after| cleaned(after, marks));
-    // What is compared is what is there: that two hidden values differ is to be seen afterwards, too.
-    if before == after && others.is_empty() && refused.is_none() {
+    if before == after && !meddled && refused.is_none() {
         return None;
     }
     hide(before.as_mut(), after.as_mut());
@@ -349,11 +347,11 @@ mod tests {
             deployment(json!([ours, value("hush-hush"), { "name": "NEW", "value": "hush" }]));
         let same = before.clone();
         assert_eq!(
-            compared("Deployment", &object(), Some(before.clone()), Ok(same), vec![], Marks::Left),
+            compared("Deployment", &object(), Some(before.clone()), Ok(same), false, Marks::Left),
             None
         );
         let diff =
-            compared("Deployment", &object(), Some(before), Ok(after), vec![], Marks::Compared)
+            compared("Deployment", &object(), Some(before), Ok(after), false, Marks::Compared)
                 .expect("a difference");
         let text = serde_json::to_string(&diff).expect("JSON");
         assert!(!text.contains("hush"), "{text}");
@@ -375,12 +373,11 @@ mod tests {
         next["spec"]["template"]["metadata"]["annotations"]["eve-horizon.dev/template"] =
             json!("4");
         let between = |marks| {
-            compared("Deployment", &object(), Some(now.clone()), Ok(next.clone()), vec![], marks)
+            compared("Deployment", &object(), Some(now.clone()), Ok(next.clone()), false, marks)
         };
         assert_eq!(between(Marks::Left), None);
         assert!(between(Marks::Compared).is_some());
-        let refused =
-            compared("Deployment", &object(), None, Err("no".into()), vec![], Marks::Left);
+        let refused = compared("Deployment", &object(), None, Err("no".into()), false, Marks::Left);
         assert!(
             refused.is_some_and(|it| it.refused.as_deref() == Some("no") && it.after.is_none())
         );
