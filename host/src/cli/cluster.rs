@@ -11,7 +11,7 @@ use super::Globals;
 use super::client::Client;
 use super::error::{Error, Exit};
 use super::output::{Output, Render, View, cell, optional, text_cell};
-use crate::deployments::clusters::{Cluster, ClusterCheck, ClusterStatus, Provider};
+use crate::deployments::clusters::{Cluster, ClusterCheck, ClusterStatus, Gateway, Provider};
 use crate::deployments::kubernetes::manifests;
 use crate::http::Items;
 
@@ -109,6 +109,24 @@ pub struct Add {
     /// What host names of apps end with, such as apps.example.com
     #[arg(long, value_name = "DOMAIN")]
     domain: Option<String>,
+    /// The Gateway that leads from host names to apps
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = gateway)]
+    gateway: Option<Gateway>,
+    /// The class of the Ingresses that do, where there is no Gateway
+    #[arg(long, value_name = "CLASS")]
+    ingress_class: Option<String>,
+    /// Gateway or ingress controller have certificates for the domain: apps are reached by https
+    #[arg(long)]
+    https: bool,
+}
+
+fn gateway(text: &str) -> Result<Gateway, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
+            Ok(Gateway { namespace: namespace.to_owned(), name: name.to_owned() })
+        }
+        _ => Err("must be NAMESPACE/NAME, such as eve-gateway/tenants".into()),
+    }
 }
 
 /// Print what Eve Horizon needs in a cluster, to be applied by an administrator of it
@@ -144,6 +162,12 @@ impl Render for Cluster {
             ("status", cell(self.status.as_str())),
             ("message", optional(self.message.as_ref())),
             ("version", optional(self.version.as_ref())),
+            ("domain", optional(self.domain.as_ref())),
+            (
+                "gateway",
+                optional(self.gateway.as_ref().map(|it| format!("{}/{}", it.namespace, it.name))),
+            ),
+            ("ingress class", optional(self.ingress_class.as_ref())),
             ("environments", cell(self.environments.to_string())),
             ("created", view.moment(self.created_at)),
         ])
@@ -254,7 +278,8 @@ impl Add {
         }
         let mut body = json!({
             "id": self.id, "name": self.name, "provider": self.provider,
-            "endpoint": self.endpoint, "domain": self.domain,
+            "endpoint": self.endpoint, "domain": self.domain, "gateway": self.gateway,
+            "ingress_class": self.ingress_class, "https": self.https,
         });
         if let Some(file) = &self.kubeconfig {
             let found = Kubeconfig::read(file, self.kube_context.as_deref())?;
@@ -447,6 +472,9 @@ mod tests {
             kubeconfig: Some(file),
             kube_context: None,
             domain: None,
+            gateway: None,
+            ingress_class: None,
+            https: false,
         };
         add.body().map_err(|error| error.to_string())
     }

@@ -12,7 +12,7 @@ use super::secrets::{Held, Place, Resolved};
 use super::settings::{self, Settings, Variables};
 use super::{
     DeployError, Deployer, Deployment, Deployments, Image, NewDeployment, Outcome, RevisionKind,
-    Rollback, Scale, names, read,
+    Rollback, Scale, names, read, traffic,
 };
 use crate::db::{Scope, Tx};
 use crate::requests::empty_object;
@@ -55,14 +55,14 @@ enum Values {
 
 /// A revision as it is stored.
 pub(super) struct Stored {
-    revision: i32,
-    template: i32,
-    image: String,
-    digest: Option<String>,
-    pinned: bool,
-    replicas: i32,
+    pub revision: i32,
+    pub template: i32,
+    pub image: String,
+    pub digest: Option<String>,
+    pub pinned: bool,
+    pub replicas: i32,
     pub config: Value,
-    variables: Option<Value>,
+    pub variables: Option<Value>,
 }
 
 impl Asked {
@@ -144,7 +144,7 @@ impl Deployments {
         let replicas = new.replicas.map(settings::replicas).transpose()?;
         let failed = DeployError::database("deploying");
         let mut tx = self.db.begin(Scope::Tenant(deployer.tenant)).await.map_err(failed)?;
-        let environment = permitted(&mut tx, deployer, env).await?;
+        let environment = permitted(&mut tx, deployer, env, Hold::Alone).await?;
         if new.register {
             let app = NewApp { name: new.app.clone(), repo_url: None, config: empty_object() };
             apps::register(&mut tx, deployer.tenant, &deployer.actor, &app).await?;
@@ -168,15 +168,11 @@ impl Deployments {
             }
             revision => stored(&mut tx, row.id, revision).await.map_err(failed)?,
         };
-        let mut settings = match &before {
-            Some(before) => merged(&settings_of(&before.config), &new.settings),
-            None => new.settings.clone(),
-        };
-        // Whoever says how many replicas there shall be does not want the load to say so.
-        if replicas.is_some() && new.settings.autoscale.is_none() {
-            settings.autoscale = None;
-        }
-        settings.check()?;
+        let mut settings = following(before.as_ref(), &new.settings, replicas)?;
+        let tenant = deployer.tenant;
+        let fitting = traffic::check(&mut tx, tenant, env, &new.app, &mut settings).await?;
+        let replicas =
+            following_replicas(before.as_ref(), &new.settings, &settings, replicas, fitting)?;
         let (variables, names) = match &new.env_vars {
             Some(variables) if variables.is_empty() => (None, Vec::new()),
             Some(variables) => {
@@ -192,7 +188,6 @@ impl Deployments {
         let resolved = self
             .resolve(&mut tx, deployer.tenant, &environment, row.id, references, Held::default())
             .await?;
-        let floor = settings.autoscale.map(|scale| scale.min);
         let asked = Asked {
             kind: if before.is_none() { RevisionKind::Created } else { RevisionKind::Updated },
             template: None,
@@ -200,10 +195,7 @@ impl Deployments {
             image: image.to_string(),
             digest: None,
             pinned: false,
-            replicas: replicas
-                .or(before.as_ref().map(|before| before.replicas))
-                .or(floor)
-                .unwrap_or(1),
+            replicas,
             config: config(&settings, names.iter().collect(), &resolved),
             variables,
             secrets: Values::Now(resolved.sealed),
@@ -221,7 +213,8 @@ impl Deployments {
         scale: Scale,
     ) -> Result<Deployment, DeployError> {
         let replicas = settings::replicas(scale.replicas)?;
-        let (mut tx, _, row) = self.existing(deployer, env, app_name, "scaling").await?;
+        let (mut tx, _, row) =
+            self.existing(deployer, env, app_name, Hold::Shared, "scaling").await?;
         let failed = DeployError::database("scaling");
         let before = stored(&mut tx, row.id, row.revision)
             .await
@@ -255,7 +248,7 @@ impl Deployments {
     ) -> Result<Deployment, DeployError> {
         rollback.check()?;
         let (mut tx, environment, row) =
-            self.existing(deployer, env, app_name, "rolling back").await?;
+            self.existing(deployer, env, app_name, Hold::Alone, "rolling back").await?;
         let failed = DeployError::database("rolling back");
         let now = stored(&mut tx, row.id, row.revision)
             .await
@@ -266,7 +259,9 @@ impl Deployments {
             .await
             .map_err(failed)?
             .ok_or_else(|| DeployError::not_found("deployment", app_name))?;
-        let settings = settings_of(&target.config);
+        // What it goes back to was right at its time: a host may be another app's by now.
+        let mut settings = settings_of(&target.config);
+        traffic::check(&mut tx, deployer.tenant, env, app_name, &mut settings).await?;
         let references = settings.secrets.as_deref().unwrap_or_default();
         let resolved = self
             .resolve(&mut tx, deployer.tenant, &environment, row.id, references, Held::default())
@@ -302,8 +297,17 @@ impl Deployments {
         env: &str,
         app_name: &str,
     ) -> Result<Deployment, DeployError> {
-        let (mut tx, _, row) = self.existing(deployer, env, app_name, "deleting").await?;
+        let (mut tx, environment, row) =
+            self.existing(deployer, env, app_name, Hold::Shared, "deleting").await?;
         let failed = DeployError::database("deleting a deployment");
+        // Whoever makes a canary holds the environment alone.
+        if let Some(canary) = traffic::canaries(&mut tx, environment.id, app_name).await?.first() {
+            return Err(DeployError::Conflict(format!(
+                "`{}` is a canary of `{app_name}`: delete that first (`eve deploy delete --app {} --env \
+                 {env}`)",
+                canary.app, canary.app
+            )));
+        }
         settle(&mut tx, &row, Outcome::Stopped).await.map_err(failed)?;
         sqlx::query!(
             "UPDATE eve.deployments
@@ -336,13 +340,14 @@ impl Deployments {
         deployer: &Deployer,
         env: &str,
         app_name: &str,
+        hold: Hold,
         doing: &'static str,
     ) -> Result<(Tx, environments::Locked, Locked), DeployError> {
         let failed = DeployError::database(doing);
         let unknown = || DeployError::not_found("deployment", app_name);
         names::app("app", app_name).map_err(|_| unknown())?;
         let mut tx = self.db.begin(Scope::Tenant(deployer.tenant)).await.map_err(failed)?;
-        let environment = permitted(&mut tx, deployer, env).await?;
+        let environment = permitted(&mut tx, deployer, env, hold).await?;
         let app = app(&mut tx, deployer, app_name).await.map_err(|_| unknown())?;
         let row = lock(&mut tx, deployer, environment.id, app).await?;
         match row {
@@ -457,7 +462,11 @@ impl Deployments {
         taken(tx, deployer, row.id, revision).await
     }
 
-    fn seal(&self, deployment: Uuid, variables: &Variables) -> Result<Value, DeployError> {
+    pub(super) fn seal(
+        &self,
+        deployment: Uuid,
+        variables: &Variables,
+    ) -> Result<Value, DeployError> {
         let text = serde_json::to_vec(variables).expect("texts always serialise");
         let envelope = self.sealer()?.seal(&variables_place(deployment), &text);
         Ok(serde_json::to_value(envelope).expect("an envelope always serialises"))
@@ -577,45 +586,80 @@ fn merged(before: &Settings, now: &Settings) -> Settings {
         run_as_user: now.run_as_user.or(before.run_as_user),
         deadline_s: now.deadline_s.or(before.deadline_s),
         secrets: now.secrets.or(before.secrets),
+        hosts: now.hosts.or(before.hosts),
+        canary: now.canary.or(before.canary),
     }
+}
+
+/// How it is to run after a change.
+pub(super) fn following(
+    before: Option<&Stored>,
+    now: &Settings,
+    replicas: Option<i32>,
+) -> Result<Settings, Invalid> {
+    let mut settings = match before {
+        Some(before) => merged(&settings_of(&before.config), now),
+        None => now.clone(),
+    };
+    // Whoever says how many replicas there shall be does not want the load to say so.
+    if replicas.is_some() && now.autoscale.is_none() {
+        settings.autoscale = None;
+    }
+    settings.check()?;
+    Ok(settings)
+}
+
+/// How many replicas it is to have after a change: as many as was said, or as give it the share of requests
+/// that was asked for (`fitting`), or as it had.
+pub(super) fn following_replicas(
+    before: Option<&Stored>,
+    now: &Settings,
+    settings: &Settings,
+    replicas: Option<i32>,
+    fitting: Option<Result<i32, DeployError>>,
+) -> Result<i32, DeployError> {
+    if let Some(replicas) = replicas {
+        return Ok(replicas);
+    }
+    if now.canary.is_some()
+        && settings.autoscale.is_none()
+        && let Some(fitting) = fitting
+    {
+        return fitting;
+    }
+    let floor = settings.autoscale.map(|scale| scale.min);
+    Ok(before.map(|before| before.replicas).or(floor).unwrap_or(1))
 }
 
 fn variable_names(config: &Value) -> Vec<String> {
     serde_json::from_value(config["variables"].clone()).unwrap_or_default()
 }
 
+/// How an environment is held by whoever deploys to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Hold {
+    /// Beside others: what is done concerns one app.
+    Shared,
+    /// Alone: hosts and canaries of other apps are looked at.
+    Alone,
+}
+
 /// The environment, if this deployer may deploy to it and it is not being deleted.
-async fn permitted(
+pub(super) async fn permitted(
     tx: &mut Tx,
     deployer: &Deployer,
     env: &str,
+    held: Hold,
 ) -> Result<environments::Locked, DeployError> {
-    let environment = share(tx, deployer.tenant, env).await?;
-    allow(deployer, env, &environment)?;
-    Ok(environment)
-}
-
-/// As [`permitted`], while nobody else deploys to it.
-pub(super) async fn permitted_alone(
-    tx: &mut Tx,
-    deployer: &Deployer,
-    env: &str,
-) -> Result<environments::Locked, DeployError> {
-    let environment = alone(tx, deployer.tenant, env).await?;
-    allow(deployer, env, &environment)?;
-    Ok(environment)
-}
-
-fn allow(
-    deployer: &Deployer,
-    env: &str,
-    environment: &environments::Locked,
-) -> Result<(), DeployError> {
+    let environment = match held {
+        Hold::Shared => share(tx, deployer.tenant, env).await?,
+        Hold::Alone => alone(tx, deployer.tenant, env).await?,
+    };
     environment.config.permits(&deployer.authority, env)?;
     if environment.status == EnvironmentStatus::Deleting {
         return Err(deleting(env));
     }
-    Ok(())
+    Ok(environment)
 }
 
 /// The app, which is not deleted while this lasts.

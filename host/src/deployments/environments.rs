@@ -385,7 +385,7 @@ async fn lock(tx: &mut Tx, tenant: Tenant, name: &str) -> Result<(), DeployError
     .ok_or_else(|| DeployError::not_found("environment", name))
 }
 
-/// As [`lock`], for whoever deploys.
+/// As [`lock`], for whoever deploys what concerns one app.
 pub(super) async fn share(tx: &mut Tx, tenant: Tenant, name: &str) -> Result<Locked, DeployError> {
     let failed = DeployError::database("locking an environment");
     if name.contains('\0') {
@@ -405,7 +405,7 @@ pub(super) async fn share(tx: &mut Tx, tenant: Tenant, name: &str) -> Result<Loc
     .ok_or_else(|| DeployError::not_found("environment", name))
 }
 
-/// As [`share`], for whoever changes what all deployments of it have in common: nobody deploys meanwhile.
+/// As [`share`], for whoever changes what may concern other deployments of it: nobody else deploys meanwhile.
 pub(super) async fn alone(tx: &mut Tx, tenant: Tenant, name: &str) -> Result<Locked, DeployError> {
     let failed = DeployError::database("locking an environment");
     if name.contains('\0') {

@@ -3,7 +3,8 @@
 //! Flow: an admin of the platform registers a cluster (`clusters`), an admin of an organisation makes an
 //! environment in it (`environments`), members register apps (`apps`) and say what of them shall run
 //! where (`desired`), and with which of the environment's `secrets`: each such change is a revision, and an
-//! event. What skills want comes as orders (`orders`), each of which becomes such a change. The reconciler
+//! event. What answers an app's requests is in `traffic`; what a change would alter, `diff` says. What
+//! skills want comes as orders (`orders`), each of which becomes such a change. The reconciler
 //! (`reconcile`) makes the clusters be as the latest revisions say, and writes down what it sees (`read`
 //! shows it). `kubernetes` is how a cluster is talked to.
 //!
@@ -16,6 +17,7 @@ pub mod apps;
 pub mod asks;
 pub mod clusters;
 mod desired;
+pub mod diff;
 pub mod environments;
 mod error;
 mod image;
@@ -28,6 +30,7 @@ pub mod secrets;
 mod settings;
 #[cfg(test)]
 mod tests;
+pub mod traffic;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -39,7 +42,7 @@ use uuid::Uuid;
 pub(crate) use desired::not_autoscaled;
 pub use error::DeployError;
 pub use image::Image;
-pub use settings::{Autoscale, MAX_REPLICAS, Settings, Variables};
+pub use settings::{Autoscale, Canary, MAX_REPLICAS, Settings, Variables};
 
 use crate::db::Db;
 use crate::ids::{RequestId, UserId};
@@ -275,6 +278,12 @@ pub struct Deployment {
     /// Its pods, at most 100 of them, those that are not ready first.
     #[schema(value_type = Vec<Pod>)]
     pub pods: Json<Vec<Pod>>,
+    /// Where it is reached from outside.
+    #[serde(default)]
+    pub urls: Vec<String>,
+    /// How requests are split between an app and its canaries, where it is one of them; left out of lists.
+    #[serde(default)]
+    pub traffic: Option<traffic::Shown>,
     /// Why it stands there, in a word: `image_pull`, `crash_loop`, `not_ready`, `quota`, `admission`,
     /// `secret_missing`.
     pub reason: Option<String>,
@@ -392,8 +401,8 @@ pub struct DeploymentEvent {
     /// Its id.
     pub id: Uuid,
     /// What: `created`, `updated`, `scaled`, `rolled_back`, `deleted`, `secret_deleted`, and what was found:
-    /// `deploying`, `running`, `failed`, `stopped`, `drifted`. One that is `updated` because of a secret has
-    /// a `cause` in its details.
+    /// `deploying`, `running`, `failed`, `stopped`, `drifted`, `traffic` (hosts lead to it, or canaries take
+    /// a share). One that is `updated` because of a secret has a `cause` in its details.
     pub event_type: String,
     /// The revision.
     pub revision: Option<i32>,

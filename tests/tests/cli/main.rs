@@ -15,4 +15,5 @@ mod schedules;
 mod secrets;
 mod skills;
 mod tls;
+mod traffic;
 mod tree;

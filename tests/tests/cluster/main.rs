@@ -7,7 +7,7 @@
 //! [`kubectl`] does the same through the platform's own door, and [`tls`] is what other tools go through.
 //!
 //! [`stage`] is the whole platform on that cluster, registered as an operator would; [`environments`],
-//! [`deploying`] and [`many`] use it as members do.
+//! [`deploying`], [`traffic`], [`diff`] and [`many`] use it as members do.
 //!
 //! Invariants:
 //! - The API server is a real one, named by `EVE_TEST_KUBECONFIG` (an administrator's). Without it the
@@ -18,6 +18,7 @@
 mod api;
 mod attacks;
 mod deploying;
+mod diff;
 mod environment;
 mod environments;
 mod kubectl;
@@ -28,4 +29,5 @@ mod stage;
 mod sweep;
 mod table;
 mod tls;
+mod traffic;
 mod wall;

@@ -9,7 +9,7 @@ use super::super::json::Inputs;
 use super::super::output::Output;
 use super::{Patience, Target, wait};
 use crate::deployments::secrets::SecretReference;
-use crate::deployments::{Autoscale, Deployment, NewDeployment, Settings, Variables};
+use crate::deployments::{Autoscale, Canary, Deployment, NewDeployment, Settings, Variables};
 
 /// Deploy an app to an environment, or another version of it
 ///
@@ -21,6 +21,9 @@ Examples:
   eve deploy create --app api-service --env prod --image acme/api:v1.2.3 --replicas 3
   eve deploy create --app api-service --env dev --image acme/api:v1.2.4 --wait \\
     --env-vars '{\"DATABASE_URL\": \"...\", \"API_KEY\": \"...\"}'
+  eve deploy create --app api-service --env prod --image acme/api:v1.2.3 --host api
+  eve deploy create --app api-canary --env prod --image acme/api:v1.2.4 \\
+    --canary-of api-service --traffic 10
 
   # With secrets of the environment, which `eve secret set` makes
   eve deploy create --app api-service --env prod --image acme/api:v1.2.4 --secret DATABASE_URL \\
@@ -36,6 +39,18 @@ pub struct Create {
     /// Register the app if there is none of that name
     #[arg(long)]
     register: bool,
+    #[command(flatten)]
+    wishes: Wishes,
+    #[command(flatten)]
+    patience: Patience,
+    /// What to run instead of the image's entry point, behind --
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// How an app is to run: what is left out stays as it was.
+#[derive(clap::Args, Debug)]
+pub struct Wishes {
     /// How many replicas: 0 to 1000 [default: as before, 1 at first]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     replicas: Option<i64>,
@@ -73,11 +88,20 @@ pub struct Create {
     /// How long it may take to be there before it has failed [default: 10m]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     deadline: Option<Duration>,
-    #[command(flatten)]
-    patience: Patience,
-    /// What to run instead of the image's entry point, behind --
-    #[arg(last = true, value_name = "COMMAND")]
-    command: Vec<String>,
+    /// A host that leads to it from outside, instead of those of before: a name alone, or the whole host.
+    /// May be repeated
+    #[arg(long, value_name = "NAME", conflicts_with = "no_host")]
+    host: Vec<String>,
+    /// No host leads to it any more
+    #[arg(long)]
+    no_host: bool,
+    /// It takes a share of this app's requests, in the same environment
+    #[arg(long, value_name = "APP", requires = "traffic")]
+    canary_of: Option<String>,
+    /// The share, in percent: 1 to 100. Without a gateway requests are split among replicas, and without
+    /// --replicas it gets as many as come nearest
+    #[arg(long, value_name = "PERCENT", requires = "canary_of", allow_negative_numbers = true)]
+    traffic: Option<i32>,
 }
 
 fn autoscale(text: &str) -> Result<Autoscale, String> {
@@ -87,7 +111,7 @@ fn autoscale(text: &str) -> Result<Autoscale, String> {
     Ok(Autoscale { min: number(min)?, max: number(max)?, cpu_percent: 80 })
 }
 
-impl Create {
+impl Wishes {
     /// The secrets that it refers to from now on; none if that stays as it is.
     fn secrets(&self) -> Option<Vec<SecretReference>> {
         let variables = self.secret.iter().map(|text| SecretReference::of_variable(text));
@@ -95,31 +119,52 @@ impl Create {
         (self.no_secrets || !named.is_empty()).then_some(named)
     }
 
-    fn body(&self) -> Result<NewDeployment, Error> {
+    /// The environment variables, and everything else.
+    pub fn read(&self, command: &[String]) -> Result<(Option<Variables>, Settings), Error> {
         let mut inputs = Inputs::default();
         let env_vars = match self.env_vars.as_deref() {
             Some(argument) => Some(inputs.read("--env-vars", argument)?.parse::<Variables>()?),
             None => None,
         };
+        let hosts = match self.no_host {
+            true => Some(Vec::new()),
+            false => (!self.host.is_empty()).then(|| self.host.clone()),
+        };
+        let canary = self.canary_of.clone().zip(self.traffic);
+        let settings = Settings {
+            port: self.port,
+            health_path: self.health_path.clone(),
+            cpu: self.cpu.clone(),
+            memory: self.memory.clone(),
+            command: command.to_vec(),
+            autoscale: self.autoscale,
+            run_as_user: self.run_as_user,
+            deadline_s: self
+                .deadline
+                .map(|deadline| u32::try_from(deadline.as_secs()).unwrap_or(u32::MAX)),
+            secrets: self.secrets(),
+            hosts,
+            canary: canary.map(|(of, percent)| Canary { of, percent }),
+        };
+        Ok((env_vars, settings))
+    }
+
+    /// How many replicas.
+    pub fn replicas(&self) -> Option<i64> {
+        self.replicas
+    }
+}
+
+impl Create {
+    fn body(&self) -> Result<NewDeployment, Error> {
+        let (env_vars, settings) = self.wishes.read(&self.command)?;
         Ok(NewDeployment {
             app: self.target.app.clone(),
             register: self.register,
             image: self.image.clone(),
-            replicas: self.replicas,
+            replicas: self.wishes.replicas(),
             env_vars,
-            settings: Settings {
-                port: self.port,
-                health_path: self.health_path.clone(),
-                cpu: self.cpu.clone(),
-                memory: self.memory.clone(),
-                command: self.command.clone(),
-                autoscale: self.autoscale,
-                run_as_user: self.run_as_user,
-                deadline_s: self
-                    .deadline
-                    .map(|deadline| u32::try_from(deadline.as_secs()).unwrap_or(u32::MAX)),
-                secrets: self.secrets(),
-            },
+            settings,
         })
     }
 
@@ -206,5 +251,15 @@ mod tests {
         assert!(body(&["--env-vars", "[]"]).is_err());
         assert!(body(&["--autoscale", "2"]).is_err_and(|e| e.contains("2..10")));
         assert!(body(&["--timeout", "1m"]).is_err_and(|e| e.contains("--wait")));
+        let settings = |words: &[&str]| body(words).map(|body| body["settings"].clone());
+        let hosts = ["--host", "api", "--host", "www"];
+        assert_eq!(settings(&hosts), Ok(json!({"hosts": ["api", "www"]})));
+        assert_eq!(settings(&["--no-host"]), Ok(json!({"hosts": []})));
+        assert!(body(&["--no-host", "--host", "api"]).is_err());
+        let canary = ["--canary-of", "api-service", "--traffic", "10"];
+        let wanted = json!({"canary": {"of": "api-service", "percent": 10}});
+        assert_eq!(settings(&canary), Ok(wanted));
+        assert!(body(&canary[..2]).is_err_and(|e| e.contains("--traffic")));
+        assert!(body(&canary[2..]).is_err_and(|e| e.contains("--canary-of")));
     }
 }

@@ -4,8 +4,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Provider;
 use super::logins::{AwsLogin, AzureLogin, GoogleLogin, Login};
+use super::{Gateway, Provider};
 use crate::deployments::names;
 use crate::requests::Invalid;
 
@@ -56,6 +56,15 @@ pub struct NewCluster {
     /// `acme` the suffix `.dev.acme.apps.example.com`. Without it nothing is reached from outside.
     #[serde(default)]
     pub domain: Option<String>,
+    /// The Gateway that leads requests to apps, by HTTPRoutes: it wins over an ingress class.
+    #[serde(default)]
+    pub gateway: Option<Gateway>,
+    /// The class of the Ingresses that lead requests to apps.
+    #[serde(default)]
+    pub ingress_class: Option<String>,
+    /// Apps are reached by https: the Gateway, or the ingress controller, has certificates for the domain.
+    #[serde(default)]
+    pub https: bool,
 }
 
 /// What stands beside a cluster's credentials, and is no secret.
@@ -67,6 +76,20 @@ pub(in crate::deployments) struct ClusterConfig {
     pub certificate_authority: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Gateway>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingress_class: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub https: bool,
+}
+
+impl ClusterConfig {
+    /// What the host names of an environment end with, with a dot first; none if nothing is reached from
+    /// outside.
+    pub fn host_suffix(&self, env: &str, org: &str) -> Option<String> {
+        self.domain.as_ref().map(|domain| format!(".{env}.{org}.{domain}"))
+    }
 }
 
 /// What a cluster is entered with, once it is opened.
@@ -178,6 +201,14 @@ impl NewCluster {
                 return Err(Invalid::new("domain", "must be a domain, such as apps.example.com"));
             }
         }
+        if let Some(gateway) = &self.gateway {
+            names::label("gateway.namespace", &gateway.namespace, 63)?;
+            // It is the value of a label, too.
+            subdomain("gateway.name", &gateway.name, 63)?;
+        }
+        if let Some(class) = &self.ingress_class {
+            subdomain("ingress_class", class, 253)?;
+        }
         Ok(())
     }
 
@@ -220,6 +251,9 @@ impl NewCluster {
         ClusterConfig {
             certificate_authority: self.certificate_authority.clone(),
             domain: self.domain.clone(),
+            gateway: self.gateway.clone(),
+            ingress_class: self.ingress_class.clone(),
+            https: self.https,
         }
     }
 
@@ -253,6 +287,14 @@ impl Credentials {
             _ => None,
         }
     }
+}
+
+/// The name of an object: DNS labels with dots between them (RFC 1123).
+fn subdomain(field: &str, name: &str, longest: usize) -> Result<(), Invalid> {
+    if name.len() > longest {
+        return Err(Invalid::new(field, format_args!("may have at most {longest} characters")));
+    }
+    name.split('.').try_for_each(|label| names::label(field, label, 63))
 }
 
 fn check_endpoint(endpoint: &str) -> Result<(), Invalid> {
@@ -302,6 +344,8 @@ mod tests {
             json!({"endpoint": null}),
             json!({"token": "abc.def", "certificate_authority": pem, "domain": "apps.example.com"}),
             json!({"client_certificate": pem, "client_key": key, "provider": "eks"}),
+            json!({"gateway": {"namespace": "eve-gateway", "name": "tenants.v1"}, "https": true}),
+            json!({"ingress_class": "nginx"}),
         ] {
             assert_eq!(check(good.clone()), Ok(()), "{good}");
         }
@@ -323,6 +367,10 @@ mod tests {
             (json!({"client_certificate": pem}), "together"),
             (json!({"client_key": key}), "together"),
             (json!({"certificate_authority": "/etc/ca.crt"}), "PEM"),
+            (json!({"gateway": {"namespace": "a.b", "name": "g"}}), "gateway.namespace"),
+            (json!({"gateway": {"namespace": "a", "name": "/g"}}), "gateway.name"),
+            (json!({"gateway": "a/g"}), "Gateway"),
+            (json!({"ingress_class": "nginx,other"}), "ingress_class"),
             (json!({"exec": {"command": "sh"}}), "exec"),
             (json!({"insecure_skip_tls_verify": true}), "insecure"),
             (json!({"proxy_url": "http://h"}), "proxy_url"),

@@ -11,8 +11,10 @@ mod store;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use sqlx::types::Json;
 use utoipa::ToSchema;
 
+pub(super) use credentials::ClusterConfig;
 pub use credentials::{Credentials, NewCluster};
 pub(super) use store::Row;
 
@@ -64,6 +66,16 @@ impl Provider {
     }
 }
 
+/// A Gateway of the Gateway API, which the operator keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Gateway {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
 /// What the last look at a cluster found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -112,6 +124,13 @@ pub struct Cluster {
     pub version: Option<String>,
     /// When it was looked at.
     pub checked_at: Option<DateTime<Utc>>,
+    /// What the host names of its environments end with; none if nothing is reached from outside.
+    pub domain: Option<String>,
+    /// The Gateway that leads requests to apps.
+    #[schema(value_type = Option<Gateway>)]
+    pub gateway: Option<Json<Gateway>>,
+    /// The class of the Ingresses that do, where there is no Gateway.
+    pub ingress_class: Option<String>,
     /// Environments in it.
     pub environments: i64,
     /// When it was registered.

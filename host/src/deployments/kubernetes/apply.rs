@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::connection::patiently;
 use super::failure::Failure;
 use super::objects::{Count, Object, Spec};
+use super::routes::{GATEWAY_API, INGRESS_API};
 use super::secrets;
 use super::{APP_LABEL, MANAGED_BY, MANAGER, REVISION};
 
@@ -45,6 +46,9 @@ pub async fn apply(client: &Client, namespace: &str, spec: &Spec) -> Result<Appl
     put(client, namespace, &spec.service()).await?;
     put(client, namespace, &spec.disruption_budget()).await?;
     put(client, namespace, &spec.autoscaler()).await?;
+    for route in [spec.http_route(), spec.ingress()] {
+        lead(client, namespace, &route).await?;
+    }
     // What makes pods comes last: where something else is refused, nothing runs.
     let version = live.as_ref().and_then(|live| live.resource_version());
     let mut object = spec.deployment(count(live.as_ref(), spec), version.as_deref());
@@ -53,7 +57,7 @@ pub async fn apply(client: &Client, namespace: &str, spec: &Spec) -> Result<Appl
         |value| serde_json::from_value(value).map_err(|error| Failure::Away(error.to_string())),
     )?;
     // What others have added beside our fields survives an apply: it takes a replacement to be rid of it.
-    let drift = foreign(&applied);
+    let drift = foreign(applied.metadata.managed_fields.as_deref().unwrap_or_default());
     if !drift.is_empty() {
         tracing::warn!(namespace, app = spec.app, ?drift, "taking out what others have put in");
         applied = replace(client, namespace, spec, &applied, &mut object).await?;
@@ -84,8 +88,10 @@ pub async fn remove(
         ahead(&live, latest)?;
     }
     let mut left = false;
-    // First what makes pods, and whatever would scale it.
+    // First what leads to it, then what makes pods, and whatever would scale it.
     for (api, plural) in [
+        (GATEWAY_API, "httproutes"),
+        (INGRESS_API, "ingresses"),
         ("apis/autoscaling/v2", "horizontalpodautoscalers"),
         ("apis/apps/v1", "deployments"),
         ("api/v1", "services"),
@@ -175,7 +181,7 @@ pub async fn used_secrets(
 }
 
 /// A Deployment of the same name that somebody else has made is theirs.
-fn ours(live: &Deployment, spec: &Spec) -> Result<(), Failure> {
+pub(super) fn ours(live: &Deployment, spec: &Spec) -> Result<(), Failure> {
     let labels = live.labels();
     let managed = labels.get(MANAGED_BY.0).is_some_and(|by| by == MANAGED_BY.1);
     if managed && labels.get(APP_LABEL) == Some(&spec.app) {
@@ -204,7 +210,7 @@ fn ahead(live: &Deployment, revision: i32) -> Result<(), Failure> {
 
 /// How the number of replicas is said. Where something scales it, we go on saying what it says until it has
 /// said so itself: a field that nobody says falls back to 1 at once.
-fn count(live: Option<&Deployment>, spec: &Spec) -> Count {
+pub(super) fn count(live: Option<&Deployment>, spec: &Spec) -> Count {
     if spec.settings.autoscale.is_none() {
         return Count::Exactly(spec.replicas);
     }
@@ -231,10 +237,10 @@ fn fields(entry: &ManagedFieldsEntry) -> Value {
     entry.fields_v1.as_ref().map(|fields| fields.0.clone()).unwrap_or_default()
 }
 
-/// Who beside us says anything of the specification.
-fn foreign(live: &Deployment) -> Vec<String> {
+/// Who beside us says anything of a specification, except how many replicas there are.
+pub(super) fn foreign(managed: &[ManagedFieldsEntry]) -> Vec<String> {
     let mut found = Vec::new();
-    for entry in managed(live) {
+    for entry in managed {
         let manager = entry.manager.as_deref().unwrap_or("somebody");
         let mine = manager == MANAGER;
         if mine || entry.subresource.is_some() {
@@ -252,6 +258,12 @@ fn foreign(live: &Deployment) -> Vec<String> {
     found.sort();
     found.dedup();
     found
+}
+
+/// The same of an object as it was answered.
+pub(super) fn set_by_others(object: &Value) -> Vec<String> {
+    let managed = object["metadata"]["managedFields"].clone();
+    serde_json::from_value(managed).map_or_else(|_| Vec::new(), |managed: Vec<_>| foreign(&managed))
 }
 
 /// The first path below a field of `managedFields`, for people.
@@ -298,6 +310,49 @@ async fn replace(
     let value = put(client, namespace, object).await?;
     serde_json::from_value(value.unwrap_or_default())
         .map_err(|error| Failure::Away(error.to_string()))
+}
+
+/// Applies what leads to an app, or deletes it. One of the same name that somebody else has made is theirs.
+async fn lead(client: &Client, namespace: &str, route: &Object) -> Result<(), Failure> {
+    let Some(body) = &route.body else {
+        return put(client, namespace, route).await.map(drop);
+    };
+    let there = get(client, namespace, route).await?;
+    if there.is_some_and(|there| there["metadata"]["labels"][MANAGED_BY.0] != MANAGED_BY.1) {
+        let message = format!(
+            "there is {} `{}` in the namespace that Eve Horizon did not make; it is left alone: delete it, \
+             or take the app's hosts away",
+            body["kind"].as_str().unwrap_or_default(),
+            route.name,
+        );
+        return Err(Failure::Refused { reason: "taken", message });
+    }
+    match put(client, namespace, route).await {
+        // Nothing is there to be found when something is applied: it is the kind that is not.
+        Err(Failure::Gone(message)) => Err(Failure::Refused {
+            reason: "invalid",
+            message: format!(
+                "the cluster has no {}; its operator installs the Gateway API, or names an ingress class \
+                 instead: {message}",
+                body["kind"].as_str().unwrap_or_default()
+            ),
+        }),
+        other => other.map(drop),
+    }
+}
+
+/// An object as it is there.
+pub(super) async fn get(
+    client: &Client,
+    namespace: &str,
+    object: &Object,
+) -> Result<Option<Value>, Failure> {
+    let path = path_of(namespace, object.api, object.plural, Some(&object.name));
+    match patiently(client.request(request(Method::GET, &path, "", None)?)).await {
+        Ok(there) => Ok(Some(there)),
+        Err(Failure::Gone(_)) => Ok(None),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Applies an object, or deletes it if it shall not be there.
@@ -350,7 +405,11 @@ async fn named(
     plural: &str,
     app: &str,
 ) -> Result<Vec<String>, Failure> {
-    let items = list(client, namespace, api, plural, app).await?;
+    let items = match list(client, namespace, api, plural, app).await {
+        // The cluster does not have the kind.
+        Err(Failure::Gone(_)) => return Ok(Vec::new()),
+        items => items?,
+    };
     let names =
         items.into_iter().filter_map(|item| Some(item["metadata"]["name"].as_str()?.to_owned()));
     Ok(names.collect())

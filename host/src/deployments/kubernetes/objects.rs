@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::secrets::Secrets;
-use super::{APP_LABEL, MANAGED_BY, REVISION, TEMPLATE};
+use super::{APP_LABEL, MANAGED_BY, REVISION, SERVES, TEMPLATE};
+use crate::deployments::traffic::Traffic;
 use crate::deployments::{Image, Settings, Variables};
 
 /// How long a container without a probe has to run before it is taken for ready.
@@ -37,6 +38,8 @@ pub struct Spec {
     pub fingerprint: Option<String>,
     /// The secrets that it refers to.
     pub secrets: Option<Secrets>,
+    /// What leads to it, and who shares its requests.
+    pub traffic: Traffic,
 }
 
 /// How the number of replicas is said.
@@ -75,7 +78,7 @@ impl Spec {
         self.fingerprint.as_ref().map(|fingerprint| format!("{}-env-{fingerprint}", self.app))
     }
 
-    fn labels(&self) -> Value {
+    pub(super) fn labels(&self) -> Value {
         json!({
             "app": self.app,
             "app.kubernetes.io/name": self.app,
@@ -88,6 +91,14 @@ impl Spec {
     fn selector(&self) -> Value {
         // The second is the platform's to give: no pod that a tenant makes is taken for one of these.
         json!({ "app.kubernetes.io/name": self.app, APP_LABEL: self.app })
+    }
+
+    /// The labels of its pods.
+    fn pod_labels(&self) -> Value {
+        let mut labels = self.labels();
+        let canary = self.settings.canary.as_ref();
+        labels[SERVES] = json!(canary.map_or(&self.app, |canary| &canary.of));
+        labels
     }
 
     pub(super) fn metadata(&self, name: &str) -> Value {
@@ -105,16 +116,23 @@ impl Spec {
         Some(Object { api: "api/v1", plural: "secrets", name, body: Some(body) })
     }
 
-    /// The Service: the app's name, on port 80.
+    /// The Service: the app's name, on port 80. It leads to the app's pods, and where requests are split
+    /// among replicas to those of its canaries as well.
     pub fn service(&self) -> Object {
+        let shared = !self.traffic.canaries.is_empty() && !self.traffic.is_weighed();
+        let selector = match shared {
+            true => json!({ SERVES: self.app }),
+            false => self.selector(),
+        };
         let body = json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": self.metadata(&self.app),
             "spec": {
                 "type": "ClusterIP",
-                "selector": self.selector(),
+                "selector": selector,
+                // By name: a canary may listen elsewhere.
                 "ports": [{
-                    "name": "http", "port": 80, "protocol": "TCP", "targetPort": self.settings.port(),
+                    "name": "http", "port": 80, "protocol": "TCP", "targetPort": "http",
                 }],
             },
         });
@@ -198,7 +216,7 @@ impl Spec {
             },
             "template": {
                 "metadata": {
-                    "labels": self.labels(),
+                    "labels": self.pod_labels(),
                     "annotations": { TEMPLATE: self.template.to_string() },
                 },
                 "spec": pod,
@@ -276,12 +294,12 @@ impl Spec {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::deployments::kubernetes::secrets::Source;
     use crate::deployments::secrets::{Held, SecretReference, SecretStore};
 
-    fn spec() -> Spec {
+    pub(in crate::deployments::kubernetes) fn spec() -> Spec {
         Spec {
             id: Uuid::nil(),
             app: "api-service".into(),
@@ -295,6 +313,7 @@ mod tests {
             variables: Variables::new(),
             fingerprint: None,
             secrets: None,
+            traffic: Traffic::default(),
         }
     }
 

@@ -13,7 +13,7 @@ use super::{
     SecretUse, check_name, is_name,
 };
 use crate::db::{Scope, Tx};
-use crate::deployments::desired::{self, permitted_alone};
+use crate::deployments::desired::{self, Hold, permitted};
 use crate::deployments::environments::{EnvironmentConfig, Locked};
 use crate::deployments::{DeployError, Deployer, Deployments, names};
 use crate::tenancy::{Tenant, audit};
@@ -45,7 +45,7 @@ impl Deployments {
         new.check()?;
         let failed = DeployError::database("setting a secret");
         let mut tx = self.db.begin(Scope::Tenant(deployer.tenant)).await.map_err(failed)?;
-        let environment = permitted_alone(&mut tx, deployer, env).await?;
+        let environment = permitted(&mut tx, deployer, env, Hold::Alone).await?;
         kept_here(&environment, name)?;
         let (version, changed) =
             self.write_secret(&mut tx, deployer, &environment, name, new).await?;
@@ -145,7 +145,7 @@ impl Deployments {
         names::label("env", env, names::MAX_ENVIRONMENT)
             .map_err(|_| DeployError::not_found("environment", env))?;
         let mut tx = self.db.begin(Scope::Tenant(deployer.tenant)).await.map_err(failed)?;
-        let environment = permitted_alone(&mut tx, deployer, env).await?;
+        let environment = permitted(&mut tx, deployer, env, Hold::Alone).await?;
         if !is_name(name) {
             return Err(unknown());
         }

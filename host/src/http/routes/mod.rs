@@ -106,6 +106,7 @@ pub fn all() -> OpenApiRouter<AppState> {
         .routes(routes!(deployments::get_deployment, deployments::delete_deployment))
         .routes(routes!(deployments::scale_deployment))
         .routes(routes!(deployments::roll_back_deployment))
+        .routes(routes!(deployments::diff_deployment))
         .routes(routes!(deployments::get_history))
         .routes(routes!(deployments::list_events))
         .routes(routes!(deployments::get_logs))
