@@ -22,6 +22,14 @@ test *args:
 cluster *args:
     scripts/cluster {{ args }}
 
+# The Helm chart: check, write, helm; alone, all that it does
+chart *args:
+    scripts/chart {{ args }}
+
+# The image: docker, cluster; alone, what that means
+image *args:
+    scripts/image {{ args }}
+
 # Attack a whole platform while users work: --seed N --minutes M, or --kills N --requests N; --help
 chaos *args:
     cargo build --locked -p eve-host -p eve-tests --bins

@@ -7,7 +7,7 @@
 //! [`kubectl`] does the same through the platform's own door.
 //!
 //! [`stage`] is the whole platform on that cluster, registered as an operator would; [`environments`],
-//! [`deploying`] and [`many`] use it as members do.
+//! [`deploying`] and [`many`] use it as members do. [`chart`] installs the platform in the cluster itself.
 //!
 //! Invariants:
 //! - The API server is a real one, named by `EVE_TEST_KUBECONFIG` (an administrator's). Without it the
@@ -17,6 +17,7 @@
 
 mod api;
 mod attacks;
+mod chart;
 mod deploying;
 mod environment;
 mod environments;
