@@ -10,7 +10,7 @@
 {{/* Whether logins are made in the database. */}}
 {{- define "eve.makesLogins" -}}
 {{- $db := .Values.database -}}
-{{- if and (include "eve.makesSecret" .) $db.migrate $db.logins.create $db.url (not $db.workerUrl) (not $db.controlPlaneUrl) }}true{{ end -}}
+{{- if and (include "eve.makesSecret" .) $db.migrate $db.logins.create (or $db.url (not $db.external)) (not $db.workerUrl) (not $db.controlPlaneUrl) }}true{{ end -}}
 {{- end }}
 
 {{/* Whoever connects has another name and password in the same URL. Supabase's pooler wants the project behind
@@ -49,16 +49,25 @@ key follows its algorithm's name in a certificate. */}}
 {{- $_ := set $there $key (b64dec $value) -}}
 {{- end -}}
 {{- $data := dict -}}
-{{- if and $db.migrate (not $db.url) -}}
+{{- $owner := $db.url -}}
+{{- $skillsUrl := $skills.url -}}
+{{- if not $db.external -}}
+{{- $password := index $there "postgres-password" | default (randAlphaNum 40) -}}
+{{- $_ := set $data "postgres-password" $password -}}
+{{- $server := printf "postgres://postgres:%s@eve-postgres.%s.svc:5432" $password .Release.Namespace -}}
+{{- $owner = printf "%s/eve" $server -}}
+{{- $skillsUrl = $skillsUrl | default (printf "%s/postgres" $server) -}}
+{{- end -}}
+{{- if and $db.migrate (not $owner) -}}
 {{- fail "database.url is missing: the URL of the owner of a Postgres, such as postgres://eve_owner:…@db/eve. With database.migrate=false somebody else runs `eve migrate` before every upgrade" -}}
 {{- end -}}
-{{- with $db.url }}{{ $_ := set $data "owner-database-url" . }}{{ end -}}
+{{- with $owner }}{{ $_ := set $data "owner-database-url" . }}{{ end -}}
 {{- if include "eve.makesLogins" . -}}
 {{- range $login, $key := dict "eve_cp" "control-plane" "eve_pool" "worker" "eve_keda" "metrics" -}}
 {{- $password := index $there (printf "%s-password" $key) | default (randAlphaNum 40) -}}
 {{- $_ := set $data (printf "%s-password" $key) $password -}}
 {{- $name := eq $key "worker" | ternary "database-url" (printf "%s-database-url" $key) -}}
-{{- $_ := set $data $name (include "eve.urlOfLogin" (dict "url" $db.url "login" $login "password" $password)) -}}
+{{- $_ := set $data $name (include "eve.urlOfLogin" (dict "url" $owner "login" $login "password" $password)) -}}
 {{- end -}}
 {{- else -}}
 {{- $_ := set $data "control-plane-database-url" (required "database.controlPlaneUrl is missing: the URL of a login in the role eve_control. With database.url, the owner's, and database.logins.create, logins are made" $db.controlPlaneUrl) -}}
@@ -79,7 +88,7 @@ key follows its algorithm's name in a certificate. */}}
 {{- $_ := set $data "sealing-key" (.Values.keys.sealing | default (index $there "sealing-key") | default (randBytes 32)) -}}
 {{- with .Values.keys.oldSealing }}{{ $_ := set $data "old-sealing-keys" . }}{{ end -}}
 {{- $_ := set $data "skills-key" (.Values.keys.skills | default (index $there "skills-key") | default (randBytes 32)) -}}
-{{- with $skills.url -}}
+{{- with $skillsUrl -}}
 {{- $_ := set $data "skills-database-url" . -}}
 {{- $_ := set $data "worker-skills-database-url" ($skills.workerUrl | default (include "eve.urlWithoutCredentials" .)) -}}
 {{- end -}}

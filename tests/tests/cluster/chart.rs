@@ -296,7 +296,7 @@ async fn rendered(helm: &str, namespace: &str, values: &str) -> Result<String> {
 #[tokio::test]
 async fn the_chart_brings_what_eve_cluster_manifest_prints() -> Result<()> {
     let Some(helm) = helm_of_environment("the chart's walls") else { return Ok(()) };
-    let values = format!("{}/ci/default-values.yaml", chart());
+    let values = format!("{}/ci/external-values.yaml", chart());
     let text = rendered(&helm, "eve-horizon", &values).await?;
     let objects: Vec<Value> = serde_saphyr::from_multiple(&text)?;
     let same = |one: &Value, other: &Value| {
