@@ -31,6 +31,8 @@ use crate::wall;
 const BRIDGE: &str = "172.30.255.1";
 /// How long an installation may take: images are pulled and Postgres migrated, beside other tests.
 const TIMEOUT: &str = "5m";
+/// The namespace by which environments know the platform. One test at a time uses it.
+const PLATFORM: &str = "eve-horizon";
 /// Who owns the database.
 const OWNER: &str = "eve_owner";
 
@@ -49,17 +51,27 @@ struct Ground {
 /// What a test that has failed leaves would take the node's room from others.
 impl Drop for Ground {
     fn drop(&mut self) {
-        let deleted = std::process::Command::new(kubectl())
-            .args(["delete", "namespace", &self.namespace, "--wait=false", "--ignore-not-found"])
-            .output();
+        let deleted = match self.namespace.as_str() {
+            PLATFORM => self.cleared(),
+            own => kubectl()
+                .args(["delete", "namespace", own, "--wait=false", "--ignore-not-found"])
+                .output()
+                .map(|_| ()),
+        };
         if let Err(error) = deleted {
-            eprintln!("the namespace {} stays: {error}", self.namespace);
+            eprintln!("the release in {} stays: {error}", self.namespace);
         }
     }
 }
 
 impl Ground {
+    /// In a namespace of its own.
     async fn lay(test: &str) -> Result<Option<Ground>> {
+        let id = Uuid::new_v4().simple().to_string();
+        Self::lay_in(&format!("chart-{}", &id[..12]), test).await
+    }
+
+    async fn lay_in(namespace: &str, test: &str) -> Result<Option<Ground>> {
         let Some(cluster) = Cluster::of_environment(test).await? else { return Ok(None) };
         let (Some(helm), Ok(image)) = (helm_of_environment(test), std::env::var("EVE_TEST_IMAGE"))
         else {
@@ -83,15 +95,56 @@ impl Ground {
         let port = listener.local_addr()?.port();
         tokio::spawn(relay(listener, socket(postgres.socket_dir())?));
 
-        let id = Uuid::new_v4().simple().to_string();
-        let namespace = format!("chart-{}", &id[..12]);
-        let made = admin
+        let ground = Ground {
+            admin,
+            helm,
+            image,
+            namespace: namespace.to_owned(),
+            port,
+            pool,
+            postgres,
+            files,
+        };
+        if namespace == PLATFORM {
+            wall::stand(&ground.admin, &format!("chart-{}", Uuid::new_v4().simple())).await?;
+            ground.cleared()?;
+            return Ok(Some(ground));
+        }
+        let made = ground
+            .admin
             .create("api/v1/namespaces", &json!({ "metadata": {
                 "name": namespace, "labels": { "pod-security.kubernetes.io/enforce": "restricted" },
             }}))
             .await?;
         ensure!(made.is_success(), "{made}");
-        Ok(Some(Ground { admin, helm, image, namespace, port, pool, postgres, files }))
+        Ok(Some(ground))
+    }
+
+    /// Takes away what a release has left in a namespace that stays.
+    fn cleared(&self) -> std::io::Result<()> {
+        let kubeconfig = std::env::var("EVE_TEST_KUBECONFIG").unwrap_or_default();
+        std::process::Command::new(&self.helm)
+            .args([
+                "uninstall",
+                "eve",
+                "--namespace",
+                &self.namespace,
+                "--ignore-not-found",
+                "--wait",
+            ])
+            .env("KUBECONFIG", kubeconfig)
+            .output()?;
+        kubectl()
+            .args([
+                "delete",
+                "secret",
+                "eve-secrets",
+                "--namespace",
+                &self.namespace,
+                "--ignore-not-found",
+            ])
+            .output()?;
+        Ok(())
     }
 
     /// Values for this ground: what the chart has by default, except where the database is, which image, and
@@ -561,6 +614,44 @@ async fn everything_can_be_switched_on() -> Result<()> {
     assert_eq!(ground.deployment("eve-worker-general").await?["spec"]["replicas"], 2);
     ground.helm(&[&["rollback", "eve"], &wait[..]].concat(), None).await?;
     ground.uninstall().await
+}
+
+#[tokio::test]
+async fn apps_are_deployed_in_the_cluster_that_the_chart_is_in() -> Result<()> {
+    let test = "deploying from a pod";
+    let Some(ground) = Ground::lay_in(PLATFORM, test).await? else { return Ok(()) };
+    let mut values = ground.values();
+    // The account and what confines it are there, as `eve cluster manifest` makes them.
+    values["controlPlane"]["serviceAccount"] = json!({ "create": false });
+    values["workers"] = json!({ "deployment": null, "devops-orchestrator": null });
+    let chart = chart();
+    let install = ["install", "eve", &chart, "--wait", "--timeout", TIMEOUT];
+    ground.helm(&install, Some(&values)).await?;
+    let eve = ground.client().await?;
+    let added = eve.json(["cluster", "add", "--id", "local", "--provider", "local"]).await?;
+    assert_eq!(added["status"], "ready", "{added}");
+    assert_eq!(added["message"], Value::Null, "{added}");
+    let id = Uuid::new_v4().simple().to_string();
+    let namespace = format!("test-{}", &id[..12]);
+    let environment =
+        ["env", "create", "--name", "dev", "--cluster", "local", "--namespace", &namespace];
+    let made = eve.json(environment).await?;
+    assert_eq!(made["status"], "ready", "{made}");
+    let deployed = eve
+        .bash_for(
+            Duration::from_secs(180),
+            "eve app create --name api-service
+             eve deploy create --app api-service --env dev --image acme/api:v1.2.3 --cpu 5m --wait
+             eve deploy delete --app api-service --env dev
+             eve env delete dev --force",
+        )
+        .await?;
+    if !deployed.status.success() {
+        kubectl().args(["delete", "namespace", &namespace, "--wait=false"]).output()?;
+        bail!("{deployed}");
+    }
+    ground.uninstall().await?;
+    Ok(ground.cleared()?)
 }
 
 /// Lays one object over another, as helm does with files of values.
