@@ -21,8 +21,7 @@ RUN cargo chef prepare --recipe-path /recipe.json
 FROM chef AS build
 ENV SQLX_OFFLINE=true CARGO_INCREMENTAL=0
 COPY --from=plan /recipe.json /recipe.json
-RUN cargo auditable --help >/dev/null \
-    && cargo chef cook --locked --release --package eve-host --recipe-path /recipe.json
+RUN cargo chef cook --locked --release --package eve-host --recipe-path /recipe.json
 COPY . .
 # The list of dependencies is in the binary, where scanners of images find it (cargo-auditable).
 RUN cargo auditable build --locked --release --package eve-host --bin eve \
