@@ -249,7 +249,9 @@ impl Ground {
 
     /// Where a request has run: the worker's host, which is its pod.
     async fn pod_of(&self, request: &Value) -> Result<String> {
-        let id: Uuid = request["id"].as_str().context("an id")?.parse()?;
+        // With --wait it is the result.
+        let id = request["request_id"].as_str().or(request["id"].as_str());
+        let id: Uuid = id.with_context(|| format!("no id in {request}"))?.parse()?;
         let host: Option<String> = sqlx::query_scalar(
             "SELECT w.host FROM eve.orchestration_results r JOIN eve.workers w ON w.id = r.worker_id
               WHERE r.request_id = $1 AND r.status = 'completed'",
