@@ -22,6 +22,26 @@ test *args:
 cluster *args:
     scripts/cluster {{ args }}
 
+# The Helm chart: check, write, helm; alone, all that it does
+chart *args:
+    scripts/chart {{ args }}
+
+# The image: docker, cluster; alone, what that means
+image *args:
+    scripts/image {{ args }}
+
+# The platform in a cluster on this machine: takes Docker, kind and helm
+kind-up *args:
+    kind get clusters | grep -qx eve-local || kind create cluster --config deploy/kind.yaml
+    scripts/image docker
+    kind load docker-image --name eve-local eve-horizon/eve:$(sed -n 's/^appVersion: "\(.*\)"/\1/p' charts/eve-horizon/Chart.yaml)
+    helm upgrade --install eve-horizon charts/eve-horizon --kube-context kind-eve-local \
+        --namespace eve-horizon --create-namespace --wait --timeout 10m {{ args }}
+
+# Takes it away again, data and all
+kind-down:
+    kind delete cluster --name eve-local
+
 # Attack a whole platform while users work: --seed N --minutes M, or --kills N --requests N; --help
 chaos *args:
     cargo build --locked -p eve-host -p eve-tests --bins

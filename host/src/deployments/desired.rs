@@ -15,7 +15,7 @@ use super::{
     Rollback, Scale, names, read, traffic,
 };
 use crate::db::{Scope, Tx};
-use crate::requests::empty_object;
+use crate::requests::{Invalid, empty_object};
 use crate::sealing::{Envelope, SealingError};
 use crate::tenancy::{Actor, audit};
 

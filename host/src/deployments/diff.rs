@@ -21,8 +21,12 @@ use super::kubernetes::connection::Identity;
 use super::kubernetes::differences::{self, Marks};
 use super::kubernetes::failure::Failure;
 use super::kubernetes::objects::Spec;
+use super::kubernetes::secrets::{Secrets, Source};
+use super::secrets::Held;
 use super::traffic::Place;
-use super::{DeployError, Deployments, Image, Settings, Variables, names, settings, traffic};
+use super::{
+    DeployError, Deployments, Image, Settings, Variables, environments, names, settings, traffic,
+};
 use crate::db::{Scope, Tx};
 use crate::requests::Invalid;
 use crate::tenancy::auth::Caller;
@@ -220,6 +224,7 @@ impl Deployments {
                 settings: settings_of(&before.config),
                 variables,
                 fingerprint,
+                secrets: None,
                 traffic: Default::default(),
             },
             (Some(change), before) => {
@@ -253,6 +258,7 @@ impl Deployments {
                     settings,
                     variables,
                     fingerprint,
+                    secrets: None,
                     traffic: Default::default(),
                 }
             }
@@ -261,7 +267,48 @@ impl Deployments {
             .await
             .map_err(failed)?
             .map_err(DeployError::Conflict)?;
-        Ok(Compared { spec: Spec { traffic, ..spec }, before, before_variables })
+        let was = change.is_none();
+        let secrets = self.secrets_of(&mut tx, tenant, environment, &spec, was).await?;
+        Ok(Compared { spec: Spec { traffic, secrets, ..spec }, before, before_variables })
+    }
+
+    /// The secrets that a deployment refers to: as it has them, if it `was` so before, else with the values of
+    /// now.
+    async fn secrets_of(
+        &self,
+        tx: &mut Tx,
+        tenant: Tenant,
+        environment: Uuid,
+        spec: &Spec,
+        was: bool,
+    ) -> Result<Option<Secrets>, DeployError> {
+        let failed = DeployError::database("reading what secrets a deployment has");
+        let references = spec.settings.secrets.clone().unwrap_or_default();
+        if references.is_empty() {
+            return Ok(None);
+        }
+        let place = environments::looked_at(tx, tenant, environment).await.map_err(failed)?;
+        let place = place.ok_or_else(|| DeployError::not_found("environment", &spec.env))?;
+        if let Some(store) = place.config.secret_store {
+            return Ok(Some(Secrets { references, source: Source::Store(store) }));
+        }
+        let sealed = match was {
+            true => sqlx::query_scalar!(
+                "SELECT secrets FROM eve.deployments WHERE id = $1 AND org_id = $2",
+                spec.id,
+                tenant.org().0
+            )
+            .fetch_optional(&mut **tx)
+            .await
+            .map_err(failed)?
+            .flatten(),
+            false => {
+                let had = Held::default();
+                self.resolve(tx, tenant, &place, spec.id, &references, had).await?.sealed
+            }
+        };
+        let (held, fingerprint) = self.held(spec.id, sealed.as_ref())?;
+        Ok(Some(Secrets { references, source: Source::Held { held, fingerprint } }))
     }
 }
 

@@ -405,6 +405,29 @@ pub(super) async fn share(tx: &mut Tx, tenant: Tenant, name: &str) -> Result<Loc
     .ok_or_else(|| DeployError::not_found("environment", name))
 }
 
+/// An environment that is only looked at, by its id.
+pub(super) async fn looked_at(
+    tx: &mut Tx,
+    tenant: Tenant,
+    id: Uuid,
+) -> Result<Option<Locked>, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"SELECT id, name, config AS "config: Json<EnvironmentConfig>",
+                  status AS "status: EnvironmentStatus"
+             FROM eve.environments WHERE org_id = $1 AND id = $2"#,
+        tenant.org().0,
+        id
+    )
+    .fetch_optional(&mut **tx)
+    .await?;
+    Ok(row.map(|row| Locked {
+        id: row.id,
+        name: row.name,
+        config: row.config.0,
+        status: row.status,
+    }))
+}
+
 /// As [`share`], for whoever changes what may concern other deployments of it: nobody else deploys meanwhile.
 pub(super) async fn alone(tx: &mut Tx, tenant: Tenant, name: &str) -> Result<Locked, DeployError> {
     let failed = DeployError::database("locking an environment");

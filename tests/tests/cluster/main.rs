@@ -7,7 +7,8 @@
 //! [`kubectl`] does the same through the platform's own door, and [`tls`] is what other tools go through.
 //!
 //! [`stage`] is the whole platform on that cluster, registered as an operator would; [`environments`],
-//! [`deploying`], [`traffic`], [`diff`] and [`many`] use it as members do.
+//! [`deploying`], [`traffic`], [`diff`] and [`many`] use it as members do. [`chart`] installs the platform in
+//! the cluster itself.
 //!
 //! Invariants:
 //! - The API server is a real one, named by `EVE_TEST_KUBECONFIG` (an administrator's). Without it the
@@ -17,6 +18,7 @@
 
 mod api;
 mod attacks;
+mod chart;
 mod deploying;
 mod diff;
 mod environment;

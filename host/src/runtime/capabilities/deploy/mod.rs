@@ -278,6 +278,8 @@ fn after(seen: Option<Deployment>, order: &Order) -> Deployment {
         revision: 0,
         replicas: Replicas { desired: 1, ready: 0 },
         pods: sqlx::types::Json(Vec::new()),
+        urls: Vec::new(),
+        traffic: None,
         reason: None,
         message: None,
         config: json!({}),
