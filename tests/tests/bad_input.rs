@@ -454,3 +454,37 @@ async fn a_guest_that_asks_for_nonsense_is_told_so() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_value_of_a_secret_is_not_repeated_whatever_is_wrong_with_it() -> anyhow::Result<()> {
+    let acme = Shared::platform().await?.org().await?;
+    let before = acme.belongings().await?;
+    for (name, body, expected, field) in [
+        ("A", json!({ "value": 271_828 }), 422, "value"),
+        ("A", json!({ "value": ["271828"] }), 422, "value"),
+        ("A", json!({ "value": { "271828": 1 } }), 422, "value"),
+        ("A", json!({ "value": "" }), 422, "value"),
+        ("A", json!({ "value": "271828\u{0}" }), 422, "value"),
+        ("A", json!({ "value": "271828".repeat(20_000) }), 422, "value"),
+        ("A", json!({ "value": "271828", "restart": "271828" }), 422, "restart"),
+        ("A", json!({ "value": "271828", "force": true }), 422, "force"),
+        ("A", json!({ "text": "271828" }), 422, "text"),
+        ("A-B", json!({ "value": "271828" }), 422, "name"),
+        ("A", json!({ "value": "271828" }), 404, ""),
+    ] {
+        let call = acme.call(Method::PUT, &format!("/v1/envs/nowhere/secrets/{name}"));
+        let answer = call.json(&body).send().await?;
+        let status = answer.status().as_u16();
+        let problem: Value = answer.json().await?;
+        assert_eq!(status, expected, "{problem}");
+        assert!(expected == 404 || problem["field"] == field, "{problem}");
+        let repeats = problem.to_string().contains("271828");
+        // Only what stands where a value does not belong may be shown.
+        assert!(!repeats || field == "restart", "{problem}");
+    }
+    // Nobody asks for one.
+    let asked = acme.call(Method::GET, "/v1/envs/nowhere/secrets/A").send().await?;
+    assert_eq!(asked.status().as_u16(), 405);
+    assert_eq!(acme.belongings().await?, before);
+    Ok(())
+}

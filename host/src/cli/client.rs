@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use super::context::Server;
+use super::context::{Server, certificates};
 use super::error::{Error, Refusal};
 
 /// A server that does not accept a connection for this long is taken for absent.
@@ -51,6 +51,9 @@ impl Client {
         if base.scheme() == "http" {
             // Otherwise a machine without any CA certificate could not even talk to itself.
             builder = builder.tls_certs_only([]);
+        } else if let Some(authority) = &server.certificate_authority {
+            // Whoever has an authority of their own trusts no other with their tokens.
+            builder = builder.tls_certs_only(certificates(authority).map_err(Error::Client)?);
         }
         let http = builder.build().map_err(Error::Client)?;
         Ok(Client { http, base, server })
@@ -59,6 +62,11 @@ impl Client {
     /// The server's address.
     pub fn url(&self) -> &str {
         &self.server.url
+    }
+
+    /// What its certificate is verified by, PEM, if not by what this machine trusts.
+    pub fn certificate_authority(&self) -> Option<&str> {
+        self.server.certificate_authority.as_deref()
     }
 
     /// GET a JSON answer.
@@ -110,6 +118,12 @@ impl Client {
     /// DELETE; the answer has no body.
     pub async fn delete(&self, path: &[&str]) -> Result<(), Error> {
         self.send(self.request(Method::DELETE, path).timeout(ANSWER)).await.map(drop)
+    }
+
+    /// The same with query parameters.
+    pub async fn remove_where(&self, path: &[&str], query: &[(&str, String)]) -> Result<(), Error> {
+        let request = self.request(Method::DELETE, path).query(query).timeout(ANSWER);
+        self.send(request).await.map(drop)
     }
 
     /// DELETE, for an answer: what is not gone at once.
@@ -217,6 +231,8 @@ impl Client {
             let url = self.server.url.clone();
             if error.is_builder() {
                 Error::Client(error)
+            } else if is_untrusted(&error) {
+                Error::Untrusted { url, source: error }
             } else if error.is_connect() {
                 Error::Unreachable { url, local: is_local(&self.base), source: error }
             } else {
@@ -261,6 +277,23 @@ fn too_soon(response: &Response) -> Option<Duration> {
     (response.status() == StatusCode::TOO_MANY_REQUESTS).then(|| Duration::from_secs(wait))
 }
 
+/// Whether it failed at the server's certificate.
+fn is_untrusted(error: &reqwest::Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        // An I/O error does not name what it holds as its source, but the source of that.
+        let mut held = error;
+        while let Some(inner) = held.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref()) {
+            held = inner;
+        }
+        if let Some(rustls::Error::InvalidCertificate(_)) = held.downcast_ref() {
+            return true;
+        }
+        next = held.source();
+    }
+    false
+}
+
 /// Whether an address is this machine's own.
 pub fn is_local(url: &Url) -> bool {
     match url.host() {
@@ -291,7 +324,7 @@ mod tests {
     use super::*;
 
     fn client(url: &str) -> Client {
-        Client::new(Server { url: url.into(), token: None, org: None }).expect("a client")
+        Client::new(Server::at(url)).expect("a client")
     }
 
     fn url(client: &Client, path: &[&str]) -> String {

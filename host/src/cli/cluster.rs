@@ -11,7 +11,7 @@ use super::Globals;
 use super::client::Client;
 use super::error::{Error, Exit};
 use super::output::{Output, Render, View, cell, optional, text_cell};
-use crate::deployments::clusters::{Cluster, ClusterCheck, ClusterStatus, Provider};
+use crate::deployments::clusters::{Cluster, ClusterCheck, ClusterStatus, Gateway, Provider};
 use crate::deployments::kubernetes::manifests;
 use crate::http::Items;
 
@@ -68,6 +68,15 @@ Examples:
   eve cluster add --id eks-prod --provider eks --endpoint https://xxx.eks.amazonaws.com \\
     --ca-file ca.crt --token-file token
 
+  # By a login at the cloud, which may ask for tokens of that account
+  eve cluster add --id gke-prod --provider gke --endpoint https://203.0.113.7 \\
+    --ca-file ca.crt --login-file service-account.json
+
+Logins, each a JSON object:
+  eks   {\"access_key_id\", \"secret_access_key\", \"session_token\" if it is temporary, \"region\", \"cluster_name\"}
+  gke   the key of a service account, as Google hands it out
+  aks   {\"tenant_id\", \"client_id\", \"client_secret\"} of an application in Entra ID
+
 What is missing in the cluster is printed; `eve cluster check` looks again.")]
 pub struct Add {
     /// Its id, such as eks-prod
@@ -76,8 +85,8 @@ pub struct Add {
     /// Its name for people [default: its id]
     #[arg(long, value_name = "TEXT")]
     name: Option<String>,
-    /// What kind it is
-    #[arg(long, value_name = "KIND", default_value = "local", value_parser = provider())]
+    /// What kind it is: local, eks, gke or aks; ecs and docker are not supported yet
+    #[arg(long, value_name = "KIND", hide_possible_values = true, default_value = "local", value_parser = provider())]
     provider: Provider,
     /// Its API server [default: the kubeconfig's, or the cluster that the control plane runs in]
     #[arg(long, value_name = "URL")]
@@ -88,6 +97,9 @@ pub struct Add {
     /// The token of the account eve-horizon/eve-control-plane; - for standard input
     #[arg(long, value_name = "FILE|-")]
     token_file: Option<PathBuf>,
+    /// A login at the provider's cloud instead: a JSON object, see below; - for standard input
+    #[arg(long, value_name = "FILE|-", conflicts_with = "token_file")]
+    login_file: Option<PathBuf>,
     /// Take what is not given otherwise from a kubeconfig
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
@@ -97,6 +109,24 @@ pub struct Add {
     /// What host names of apps end with, such as apps.example.com
     #[arg(long, value_name = "DOMAIN")]
     domain: Option<String>,
+    /// The Gateway that leads from host names to apps
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = gateway)]
+    gateway: Option<Gateway>,
+    /// The class of the Ingresses that do, where there is no Gateway
+    #[arg(long, value_name = "CLASS")]
+    ingress_class: Option<String>,
+    /// Gateway or ingress controller have certificates for the domain: apps are reached by https
+    #[arg(long)]
+    https: bool,
+}
+
+fn gateway(text: &str) -> Result<Gateway, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
+            Ok(Gateway { namespace: namespace.to_owned(), name: name.to_owned() })
+        }
+        _ => Err("must be NAMESPACE/NAME, such as eve-gateway/tenants".into()),
+    }
 }
 
 /// Print what Eve Horizon needs in a cluster, to be applied by an administrator of it
@@ -132,6 +162,12 @@ impl Render for Cluster {
             ("status", cell(self.status.as_str())),
             ("message", optional(self.message.as_ref())),
             ("version", optional(self.version.as_ref())),
+            ("domain", optional(self.domain.as_ref())),
+            (
+                "gateway",
+                optional(self.gateway.as_ref().map(|it| format!("{}/{}", it.namespace, it.name))),
+            ),
+            ("ingress class", optional(self.ingress_class.as_ref())),
             ("environments", cell(self.environments.to_string())),
             ("created", view.moment(self.created_at)),
         ])
@@ -234,9 +270,16 @@ fn tell(check: &ClusterCheck, out: &Output) {
 
 impl Add {
     fn body(&self) -> Result<Value, Error> {
+        if !self.provider.is_kubernetes() {
+            return Err(Error::usage_hint(
+                format!("clusters of the kind `{}` are not supported yet", self.provider.as_str()),
+                "these are: local, eks, gke, aks",
+            ));
+        }
         let mut body = json!({
             "id": self.id, "name": self.name, "provider": self.provider,
-            "endpoint": self.endpoint, "domain": self.domain,
+            "endpoint": self.endpoint, "domain": self.domain, "gateway": self.gateway,
+            "ingress_class": self.ingress_class, "https": self.https,
         });
         if let Some(file) = &self.kubeconfig {
             let found = Kubeconfig::read(file, self.kube_context.as_deref())?;
@@ -244,7 +287,7 @@ impl Add {
                 body["endpoint"] = json!(found.server);
             }
             body["certificate_authority"] = json!(found.authority);
-            if self.token_file.is_none() {
+            if self.token_file.is_none() && self.login_file.is_none() {
                 for (key, value) in found.credential? {
                     body[key] = json!(value);
                 }
@@ -255,6 +298,27 @@ impl Add {
         }
         if let Some(file) = &self.token_file {
             body["token"] = json!(text(file)?.trim());
+        }
+        if let Some(file) = &self.login_file {
+            let field = match self.provider {
+                Provider::Eks => "aws",
+                Provider::Gke => "google",
+                Provider::Aks => "azure",
+                _ => {
+                    let message =
+                        format!("a cluster of the kind `{}` has no cloud", self.provider.as_str());
+                    return Err(Error::usage_hint(
+                        message,
+                        "--login-file goes with eks, gke and aks",
+                    ));
+                }
+            };
+            let login: Value = serde_json::from_str(&text(file)?).map_err(|error| {
+                // Where, and not what stands there: it is a secret.
+                let place = format!("line {}, column {}", error.line(), error.column());
+                Error::usage(format!("{} is not JSON: {place}", file.display()))
+            })?;
+            body[field] = login;
         }
         Ok(body)
     }
@@ -404,9 +468,13 @@ mod tests {
             endpoint: None,
             ca_file: None,
             token_file: None,
+            login_file: None,
             kubeconfig: Some(file),
             kube_context: None,
             domain: None,
+            gateway: None,
+            ingress_class: None,
+            https: false,
         };
         add.body().map_err(|error| error.to_string())
     }

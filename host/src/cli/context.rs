@@ -17,9 +17,10 @@ use super::output::{Output, Render, View, cell, optional};
 
 /// List, choose and remove the servers that eve talks to
 ///
-/// A context is a server's address with a token and an organisation. `eve login` makes one, and
-/// `eve dev` makes one named `dev`. Flags and the variables EVE_URL, EVE_TOKEN and EVE_ORG go before
-/// the current context.
+/// A context is a server's address with a token and an organisation, and with the certificates that its
+/// own is verified by, if those of this machine do not do. `eve login` makes one, and `eve dev` makes
+/// one named `dev`. Flags and the variables EVE_URL, EVE_TOKEN, EVE_ORG and EVE_CA_FILE go before the
+/// current context.
 ///
 /// Contexts are kept in ~/.config/eve/context.json, or in the file that EVE_CONTEXT_FILE names.
 #[derive(clap::Subcommand, Debug)]
@@ -94,12 +95,23 @@ impl FromStr for Token {
 pub struct Server {
     /// Its address.
     pub url: String,
+    /// What its certificate is verified by, PEM; those that this machine trusts when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_authority: Option<String>,
     /// The token to present.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<Token>,
     /// The organisation to act for, by slug or id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub org: Option<String>,
+}
+
+#[cfg(test)]
+impl Server {
+    /// One at an address, where nobody is known.
+    pub fn at(url: &str) -> Server {
+        Server { url: url.to_owned(), certificate_authority: None, token: None, org: None }
+    }
 }
 
 /// The context file.
@@ -174,6 +186,12 @@ impl Contexts {
         all.into_iter().find(|known| known.token.is_some()).cloned()
     }
 
+    /// What the certificate of the server at an address is verified by, as far as any context knows.
+    pub fn authority_of(&self, url: &str) -> Option<String> {
+        let same = |known: &&Server| address(&known.url).is_ok_and(|known| known == url);
+        self.contexts.values().filter(same).find_map(|known| known.certificate_authority.clone())
+    }
+
     /// Adds or replaces a context and makes it the current one.
     pub fn choose(&mut self, name: &str, server: Server) {
         self.contexts.insert(name.to_owned(), server);
@@ -208,6 +226,10 @@ pub fn resolve(globals: &Globals, contexts: &Contexts) -> Result<Server, Error> 
     };
     let same = current.filter(|current| address(&current.url).is_ok_and(|own| own == url));
     Ok(Server {
+        certificate_authority: match authority_file() {
+            Some(file) => Some(read_authority(&file)?),
+            None => contexts.authority_of(&url),
+        },
         token: globals.token.clone().or_else(|| same.and_then(|context| context.token.clone())),
         // Another token may well belong to another organisation, and says itself to which.
         org: globals.org.clone().or_else(|| match globals.token {
@@ -216,6 +238,41 @@ pub fn resolve(globals: &Globals, contexts: &Contexts) -> Result<Server, Error> 
         }),
         url,
     })
+}
+
+/// The file that EVE_CA_FILE names.
+pub fn authority_file() -> Option<PathBuf> {
+    std::env::var_os("EVE_CA_FILE").filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+/// The certificates in a file, PEM; nothing else of it, should there be a key beside them.
+pub fn read_authority(file: &Path) -> Result<String, Error> {
+    let text = std::fs::read_to_string(file).map_err(|source| Error::File {
+        doing: "read",
+        path: file.into(),
+        source,
+    })?;
+    let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
+    let mut found = String::new();
+    for part in text.split_inclusive(end) {
+        if let Some((_, certificate)) = part.split_once(begin)
+            && certificate.ends_with(end)
+        {
+            found += &format!("{begin}{certificate}\n");
+        }
+    }
+    match certificates(&found) {
+        Ok(certificates) if !certificates.is_empty() => Ok(found),
+        _ => Err(Error::usage_hint(
+            format!("{} holds no certificate", file.display()),
+            format!("it should be PEM: {begin}"),
+        )),
+    }
+}
+
+/// The certificates of a PEM text.
+pub fn certificates(pem: &str) -> Result<Vec<reqwest::Certificate>, reqwest::Error> {
+    reqwest::Certificate::from_pem_bundle(pem.as_bytes())
 }
 
 /// A server's address in the one way of writing it: http or https, no trailing slash.
@@ -278,6 +335,8 @@ pub fn run(command: Command, out: &Output) -> Result<Exit, Error> {
 struct Shown {
     name: String,
     url: String,
+    /// PEM.
+    certificate_authority: Option<String>,
     org: Option<String>,
     token: Option<String>,
     current: bool,
@@ -293,6 +352,7 @@ impl Shown {
         Shown {
             name: name.to_owned(),
             url: server.url.clone(),
+            certificate_authority: server.certificate_authority.clone(),
             org: server.org.clone(),
             token: server.token.as_ref().map(Token::masked),
             current,
@@ -305,10 +365,19 @@ impl Render for Shown {
         view.details([
             ("name", cell(&self.name)),
             ("url", cell(&self.url)),
+            ("verified by", cell(verified_by(self.certificate_authority.as_ref(), &self.url))),
             ("org", optional(self.org.as_ref())),
             ("token", optional(self.token.as_ref())),
             ("current", cell(if self.current { "yes" } else { "no" })),
         ])
+    }
+}
+
+fn verified_by(authority: Option<&String>, url: &str) -> &'static str {
+    match authority {
+        _ if url.starts_with("http://") => "nothing",
+        Some(_) => "an authority of its own",
+        None => "the authorities that this machine trusts",
     }
 }
 
@@ -343,6 +412,7 @@ mod tests {
         let mut contexts = Contexts::default();
         let server = Server {
             url: "http://127.0.0.1:8080/".into(),
+            certificate_authority: None,
             token: Some("eve_abcdefghijklmnopqrstuvwxyz".parse().expect("a token")),
             org: Some("acme".into()),
         };
@@ -367,6 +437,36 @@ mod tests {
         assert_eq!((server.token, server.org), (None, None));
         let same = globals(Some("http://127.0.0.1:8080"), None);
         assert!(resolve(&same, &contexts()).is_ok_and(|server| server.token.is_some()));
+    }
+
+    #[test]
+    fn an_authority_is_its_servers_alone() {
+        let mut contexts = contexts();
+        let mut server = contexts.current().expect("a context").clone();
+        server.url = "https://127.0.0.1:8080/".into();
+        server.certificate_authority = Some("PEM".into());
+        contexts.choose("tls", server);
+        let of = |url| resolve(&globals(Some(url), None), &contexts).expect("resolved");
+        let authority = |url| of(url).certificate_authority;
+        assert_eq!(authority("https://127.0.0.1:8080").as_deref(), Some("PEM"));
+        assert_eq!(authority("https://127.0.0.1:8081"), None);
+        assert_eq!(authority("http://127.0.0.1:8080"), None);
+    }
+
+    #[test]
+    fn of_a_file_only_certificates_are_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let made = crate::dev::certificate::ensure(folder.path(), [127, 0, 0, 1].into());
+        let made = made.expect("certificates");
+        let whole = std::fs::read_to_string(&made.files.key).expect("a file");
+        assert!(whole.contains("PRIVATE KEY"));
+        let kept = read_authority(&made.files.key).expect("a certificate");
+        assert!(!kept.contains("PRIVATE KEY"));
+        assert_eq!(read_authority(&made.authority_file).ok(), Some(made.authority));
+        for text in ["", "-----BEGIN CERTIFICATE-----\nMA==", "-----END CERTIFICATE-----"] {
+            std::fs::write(&made.authority_file, text).expect("written");
+            assert_eq!(read_authority(&made.authority_file).expect_err(text).exit(), Exit::Usage);
+        }
     }
 
     #[test]

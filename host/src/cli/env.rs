@@ -11,6 +11,7 @@ use super::output::{Output, Render, View, cell, optional, text_cell};
 use crate::deployments::environments::{
     Environment, EnvironmentConfig, EnvironmentStatus, NewEnvironment,
 };
+use crate::deployments::secrets::SecretStore;
 use crate::http::{Items, Me};
 
 /// How often a server is asked how far it is.
@@ -42,7 +43,8 @@ pub enum Command {
 ///
 /// There is no token in it: whoever uses it asks this program for yours, which has to be logged in. What
 /// you may do is what you may do with `eve kubectl`. It takes a server with https, because clients of
-/// Kubernetes send no token without.
+/// Kubernetes send no token without; the certificates that its own is verified by are in the file, if the
+/// context has them.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -65,6 +67,7 @@ pub struct Kubeconfig {
 Examples:
   eve env create --name prod --cluster eks-prod --namespace acme-prod
   eve env create --name prod --cluster eks-prod --config '{\"deployers\": \"admin\"}'
+  eve env create --name prod --cluster eks-prod --secret-store eve-tenants
 
 Settings in --config:
   deployers     the least role that may deploy to it: member (the default), admin or owner
@@ -86,6 +89,12 @@ pub struct Create {
     /// What it allows and has room for: a JSON object
     #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
     config: Option<String>,
+    /// Keep its secrets in this ClusterSecretStore of External Secrets; for administrators of the platform
+    #[arg(long, value_name = "NAME")]
+    secret_store: Option<String>,
+    /// What their keys begin with there [default: eve-horizon/ORGANISATION/ENVIRONMENT/]
+    #[arg(long, value_name = "PREFIX", requires = "secret_store")]
+    secret_prefix: Option<String>,
     /// Do not wait until it is ready
     #[arg(long)]
     no_wait: bool,
@@ -163,10 +172,14 @@ pub async fn run(command: Command, globals: &Globals, out: &Output) -> Result<Ex
 
 async fn create(command: Create, globals: &Globals, out: &Output) -> Result<Exit, Error> {
     let mut inputs = Inputs::default();
-    let config = match command.config.as_deref() {
+    let mut config: EnvironmentConfig = match command.config.as_deref() {
         None => EnvironmentConfig::default(),
         Some(argument) => inputs.read("--config", argument)?.parse()?,
     };
+    if let Some(name) = command.secret_store {
+        let prefix = command.secret_prefix.unwrap_or_default();
+        config.secret_store = Some(SecretStore { name, prefix });
+    }
     let new = NewEnvironment {
         name: command.name,
         cluster: command.cluster,
@@ -205,8 +218,8 @@ async fn kubeconfig(command: Kubeconfig, globals: &Globals, out: &Output) -> Res
         return Err(Error::usage_hint(
             format!("clients of Kubernetes send no token to {}, which is not https", client.url()),
             format!(
-                "`eve kubectl --env {}` works without; a server with https is one behind a proxy that \
-                 has a certificate",
+                "`eve kubectl --env {}` works without; `eve dev` speaks https at the same address, and \
+                 `eve serve` with --tls-cert and --tls-key, or behind a proxy that does",
                 command.name
             ),
         ));
@@ -216,6 +229,7 @@ async fn kubeconfig(command: Kubeconfig, globals: &Globals, out: &Output) -> Res
     let org = me.org.ok_or_else(|| Error::usage("name the organisation: --org"))?.slug;
     let text = super::kubectl::kubeconfig::direct(
         client.url(),
+        client.certificate_authority(),
         &org,
         &environment.name,
         &environment.namespace,

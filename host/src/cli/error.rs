@@ -55,6 +55,15 @@ pub enum Error {
         #[source]
         source: reqwest::Error,
     },
+    /// There was somebody, who could not show to be the server.
+    #[error("the certificate of {url} cannot be verified")]
+    Untrusted {
+        /// The server.
+        url: String,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
     /// The connection was made, and was gone before the whole answer had come.
     #[error("lost the connection to {url} before it had answered")]
     Interrupted {
@@ -301,6 +310,7 @@ impl Error {
             Error::Usage { .. } => Exit::Usage,
             Error::Refused(refusal) => refusal.exit(),
             Error::Unreachable { .. }
+            | Error::Untrusted { .. }
             | Error::Interrupted { .. }
             | Error::Silent { .. }
             | Error::GaveUp { .. } => Exit::Unreachable,
@@ -371,6 +381,12 @@ impl Error {
             }
             Error::Unreachable { local: false, .. } => {
                 "check the address (`eve context show`, --url, EVE_URL) and the network"
+            }
+            Error::Untrusted { url, .. } => {
+                return Some(format!(
+                    "if it is of an authority of your own, name it: eve login --url {url} --ca-file FILE, \
+                     or EVE_CA_FILE"
+                ));
             }
             Error::Interrupted { .. } => {
                 "it may or may not have been done: look before you repeat it (requests with an \

@@ -1,6 +1,7 @@
 //! `eve login` and `eve whoami`.
 
 use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
 
 use url::Url;
 
@@ -24,12 +25,17 @@ const LONGEST_TOKEN: u64 = 64 * 1024;
 Examples:
   eve login --url https://eve.example.com
   eve login --url https://eve.example.com --org acme --name acme-prod < token.txt
+  eve login --url https://eve.internal --ca-file internal-ca.crt
 
 `eve dev` logs you in to itself. `eve context list` shows what is remembered.")]
 pub struct Login {
     /// What to call the context [default: the server's host name]
     #[arg(long)]
     name: Option<String>,
+    /// What the server's certificate is verified by, PEM; kept in the context [default: that of a context
+    /// of the same server, else what this machine trusts] [env: EVE_CA_FILE]
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
 }
 
 /// Show who you are, for which organisation you act, and as what
@@ -73,11 +79,16 @@ pub async fn run(command: Login, globals: &Globals, out: &Output) -> Result<Exit
     let url = context::address(url)?;
     let path = default_path()?;
     let mut contexts = Contexts::load(&path)?;
+    let certificate_authority = match command.ca_file.or_else(context::authority_file) {
+        Some(file) => Some(context::read_authority(&file)?),
+        None => contexts.authority_of(&url),
+    };
     let token = match &globals.token {
         Some(token) => token.clone(),
         None => ask_token(&url)?,
     };
-    let mut server = Server { url, token: Some(token), org: globals.org.clone() };
+    let org = globals.org.clone();
+    let mut server = Server { url, certificate_authority, token: Some(token), org };
     warn_if_in_the_clear(&server.url, out);
 
     let me: Me = Client::new(server.clone())?.get(&["me"]).await?;

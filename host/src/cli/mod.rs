@@ -32,6 +32,7 @@ mod output;
 mod request;
 mod result;
 mod schedule;
+mod secret;
 mod skill;
 mod token;
 mod worker_type;
@@ -115,6 +116,8 @@ pub enum Command {
     App(app::Command),
     #[command(subcommand)]
     Env(env::Command),
+    #[command(subcommand)]
+    Secret(secret::Command),
     Kubectl(kubectl::Kubectl),
     #[command(subcommand)]
     Cluster(cluster::Command),
@@ -148,6 +151,7 @@ pub async fn run(command: Command, globals: Globals, whole: fn() -> clap::Comman
         Command::Deploy(command) => deploy::run(command, &globals, &out).await,
         Command::App(command) => app::run(command, &globals, &out).await,
         Command::Env(command) => env::run(command, &globals, &out).await,
+        Command::Secret(command) => secret::run(command, &globals, &out).await,
         Command::Kubectl(command) => match kubectl::run(command, &globals, &out).await {
             Ok(code) => return code.into(),
             Err(error) => Err(error),

@@ -205,7 +205,7 @@ async fn serve(router: Router) -> Client {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     tokio::spawn(async move { axum::serve(listener, router).await });
-    Client::new(Server { url, token: None, org: None }).expect("a client")
+    Client::new(Server::at(&url)).expect("a client")
 }
 
 fn event(status: &str) -> String {

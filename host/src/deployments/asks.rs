@@ -29,7 +29,8 @@ use super::kubernetes::connection::{Identity, patiently};
 use super::kubernetes::failure::Failure;
 use super::kubernetes::logs::{LogLine, Wanted};
 use super::kubernetes::proxy::{ProxyError, Target};
-use super::{Authority, DeployError, Deployments};
+use super::orders::check;
+use super::{Authority, DeployError, Deployments, names, read};
 use crate::db::Scope;
 use crate::ids::OrgId;
 use crate::notify::{self, ASKS};
@@ -112,6 +113,15 @@ impl Deployments {
         let (id, org) = (Uuid::now_v7(), tenant.org().0);
         let body = serde_json::to_value(ask).expect("a question always serialises");
         let mut tx = self.db.begin(Scope::Guest(tenant)).await.map_err(failed)?;
+        check::permitted(&mut tx, tenant, worker_type, env).await?;
+        if let Ask::Logs { app, .. } = ask {
+            let there = match names::app("app", app) {
+                Ok(()) => read::one(&mut tx, tenant, env, app).await.map_err(failed)?,
+                Err(_) => None,
+            };
+            let name = || format!("{app} in {env}");
+            there.ok_or_else(|| DeployError::not_found("deployment", &name()))?;
+        }
         sqlx::query!(
             "INSERT INTO eve.cluster_asks (id, org_id, worker_type, environment, body)
              VALUES ($1, $2, $3, $4, $5)",
@@ -292,7 +302,7 @@ fn target(path: &str, namespace: &str) -> Result<Target, DeployError> {
             ));
         }
     };
-    if rest.is_empty() || rest[0] == "namespaces" {
+    if rest.is_empty() || ["namespaces", "watch", "proxy"].contains(&rest[0]) {
         return Err(invalid("names nothing in the namespace, such as api/v1/pods"));
     }
     let full = format!("/{api}/namespaces/{namespace}/{}", rest.join("/"));

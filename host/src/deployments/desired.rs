@@ -6,12 +6,13 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::apps::{self, NewApp};
-use super::environments::{EnvironmentStatus, share};
+use super::environments::{self, EnvironmentStatus, alone, share};
 use super::orders::taken;
+use super::secrets::{Held, Place, Resolved};
 use super::settings::{self, Settings, Variables};
 use super::{
     DeployError, Deployer, Deployment, Deployments, Image, NewDeployment, Outcome, RevisionKind,
-    Rollback, Scale, names, read,
+    Rollback, Scale, names, read, traffic,
 };
 use crate::db::{Scope, Tx};
 use crate::requests::empty_object;
@@ -19,16 +20,16 @@ use crate::sealing::{Envelope, SealingError};
 use crate::tenancy::{Actor, audit};
 
 /// A deployment's row, locked.
-struct Locked {
-    id: Uuid,
-    revision: i32,
+pub(super) struct Locked {
+    pub id: Uuid,
+    pub revision: i32,
     settled: i32,
     /// Nothing of it is there, or shall be.
     gone: bool,
 }
 
 /// What a revision asks for.
-struct Asked {
+pub(super) struct Asked {
     kind: RevisionKind,
     /// The revision whose pods it has; its own if none.
     template: Option<i32>,
@@ -39,18 +40,50 @@ struct Asked {
     replicas: i32,
     config: Value,
     variables: Option<Value>,
+    secrets: Values,
+    /// Why, if nobody deploys.
+    cause: Option<String>,
+}
+
+/// The values of secrets that pods have.
+enum Values {
+    /// Those that they have: their template stays.
+    Kept,
+    /// Those of now, sealed; none if the app refers to none.
+    Now(Option<Value>),
 }
 
 /// A revision as it is stored.
-struct Stored {
-    revision: i32,
-    template: i32,
-    image: String,
-    digest: Option<String>,
-    pinned: bool,
-    replicas: i32,
-    config: Value,
-    variables: Option<Value>,
+pub(super) struct Stored {
+    pub revision: i32,
+    pub template: i32,
+    pub image: String,
+    pub digest: Option<String>,
+    pub pinned: bool,
+    pub replicas: i32,
+    pub config: Value,
+    pub variables: Option<Value>,
+}
+
+impl Asked {
+    /// The same once more, with the secrets of now. The image is the one that ran, whatever its name means by
+    /// now: another secret is no other version.
+    pub fn again(before: Stored, settings: &Settings, resolved: Resolved, cause: String) -> Asked {
+        let names = variable_names(&before.config);
+        Asked {
+            kind: RevisionKind::Updated,
+            template: None,
+            origin: None,
+            config: config(settings, names.iter().collect(), &resolved),
+            image: before.image,
+            pinned: before.digest.is_some(),
+            digest: before.digest,
+            replicas: before.replicas,
+            variables: before.variables,
+            secrets: Values::Now(resolved.sealed),
+            cause: Some(cause),
+        }
+    }
 }
 
 const UNREADABLE: &str = "the environment variables cannot be opened; deploy again with --env-vars";
@@ -65,15 +98,38 @@ pub(super) fn settings_of(config: &Value) -> Settings {
     let mut config = config.clone();
     if let Some(object) = config.as_object_mut() {
         object.remove("variables");
+        object.remove("secret_versions");
     }
     serde_json::from_value(config).unwrap_or_default()
 }
 
-/// A config to store: how it is to run, and the names of variables.
-fn config(settings: &Settings, variables: Vec<&String>) -> Value {
+/// A config to store: how it is to run, the names of variables, and which secrets it has.
+fn config(settings: &Settings, variables: Vec<&String>, resolved: &Resolved) -> Value {
     let mut config = serde_json::to_value(settings).expect("settings always serialise");
     config["variables"] = json!(variables);
+    if !resolved.versions.is_empty() {
+        config["secret_versions"] = json!(resolved.versions);
+    }
     config
+}
+
+/// A variable has one value.
+fn distinct(settings: &Settings, variables: &[String]) -> Result<(), Invalid> {
+    for reference in settings.secrets.iter().flatten() {
+        if let Place::Variable(variable) = reference.place()
+            && variables.iter().any(|name| name == variable)
+        {
+            return Err(Invalid::new(
+                "settings.secrets",
+                format_args!(
+                    "the variable {variable} is in env_vars already: give the others there without it, or give \
+                     the secret {} another variable",
+                    reference.name
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 impl Deployments {
@@ -88,18 +144,18 @@ impl Deployments {
         let replicas = new.replicas.map(settings::replicas).transpose()?;
         let failed = DeployError::database("deploying");
         let mut tx = self.db.begin(Scope::Tenant(deployer.tenant)).await.map_err(failed)?;
-        let environment = permitted(&mut tx, deployer, env).await?;
+        let environment = permitted(&mut tx, deployer, env, Hold::Alone).await?;
         if new.register {
             let app = NewApp { name: new.app.clone(), repo_url: None, config: empty_object() };
             apps::register(&mut tx, deployer.tenant, &deployer.actor, &app).await?;
         }
         let app = app(&mut tx, deployer, &new.app).await?;
-        let row = match lock(&mut tx, deployer, environment, app).await? {
+        let row = match lock(&mut tx, deployer, environment.id, app).await? {
             Some(row) => row,
             None => {
-                first(&mut tx, deployer, environment, app, &image).await?;
+                first(&mut tx, deployer, environment.id, app, &image).await?;
                 // Two who deploy it first at once: the later one has waited, and finds the other's.
-                let row = lock(&mut tx, deployer, environment, app).await?;
+                let row = lock(&mut tx, deployer, environment.id, app).await?;
                 row.ok_or_else(|| DeployError::not_found("deployment", &new.app))?
             }
         };
@@ -112,15 +168,11 @@ impl Deployments {
             }
             revision => stored(&mut tx, row.id, revision).await.map_err(failed)?,
         };
-        let mut settings = match &before {
-            Some(before) => merged(&settings_of(&before.config), &new.settings),
-            None => new.settings.clone(),
-        };
-        // Whoever says how many replicas there shall be does not want the load to say so.
-        if replicas.is_some() && new.settings.autoscale.is_none() {
-            settings.autoscale = None;
-        }
-        settings.check()?;
+        let mut settings = following(before.as_ref(), &new.settings, replicas)?;
+        let tenant = deployer.tenant;
+        let fitting = traffic::check(&mut tx, tenant, env, &new.app, &mut settings).await?;
+        let replicas =
+            following_replicas(before.as_ref(), &new.settings, &settings, replicas, fitting)?;
         let (variables, names) = match &new.env_vars {
             Some(variables) if variables.is_empty() => (None, Vec::new()),
             Some(variables) => {
@@ -131,7 +183,11 @@ impl Deployments {
                 .map(|before| (before.variables.clone(), variable_names(&before.config)))
                 .unwrap_or_default(),
         };
-        let floor = settings.autoscale.map(|scale| scale.min);
+        distinct(&settings, &names)?;
+        let references = settings.secrets.as_deref().unwrap_or_default();
+        let resolved = self
+            .resolve(&mut tx, deployer.tenant, &environment, row.id, references, Held::default())
+            .await?;
         let asked = Asked {
             kind: if before.is_none() { RevisionKind::Created } else { RevisionKind::Updated },
             template: None,
@@ -139,12 +195,11 @@ impl Deployments {
             image: image.to_string(),
             digest: None,
             pinned: false,
-            replicas: replicas
-                .or(before.as_ref().map(|before| before.replicas))
-                .or(floor)
-                .unwrap_or(1),
-            config: config(&settings, names.iter().collect()),
+            replicas,
+            config: config(&settings, names.iter().collect(), &resolved),
             variables,
+            secrets: Values::Now(resolved.sealed),
+            cause: None,
         };
         self.revise(tx, deployer, env, &new.app, row, asked).await
     }
@@ -158,7 +213,8 @@ impl Deployments {
         scale: Scale,
     ) -> Result<Deployment, DeployError> {
         let replicas = settings::replicas(scale.replicas)?;
-        let (mut tx, row) = self.existing(deployer, env, app_name, "scaling").await?;
+        let (mut tx, _, row) =
+            self.existing(deployer, env, app_name, Hold::Shared, "scaling").await?;
         let failed = DeployError::database("scaling");
         let before = stored(&mut tx, row.id, row.revision)
             .await
@@ -176,11 +232,13 @@ impl Deployments {
             replicas,
             config: before.config,
             variables: before.variables,
+            secrets: Values::Kept,
+            cause: None,
         };
         self.revise(tx, deployer, env, app_name, row, asked).await
     }
 
-    /// Goes back to what once ran: its image, by digest, and its configuration.
+    /// Goes back to what once ran: its image, by digest, and its configuration; secrets have the values of now.
     pub async fn rollback(
         &self,
         deployer: &Deployer,
@@ -189,17 +247,33 @@ impl Deployments {
         rollback: &Rollback,
     ) -> Result<Deployment, DeployError> {
         rollback.check()?;
-        let (mut tx, row) = self.existing(deployer, env, app_name, "rolling back").await?;
+        let (mut tx, environment, row) =
+            self.existing(deployer, env, app_name, Hold::Alone, "rolling back").await?;
         let failed = DeployError::database("rolling back");
         let now = stored(&mut tx, row.id, row.revision)
             .await
             .map_err(failed)?
             .ok_or_else(|| DeployError::not_found("deployment", app_name))?;
-        let target = target(&mut tx, row.id, env, app_name, rollback).await?;
+        let target = target(&mut tx, Some(row.id), env, app_name, rollback).await?;
         let target = stored(&mut tx, row.id, target)
             .await
             .map_err(failed)?
             .ok_or_else(|| DeployError::not_found("deployment", app_name))?;
+        // What it goes back to was right at its time: a host may be another app's by now.
+        let mut settings = settings_of(&target.config);
+        traffic::check(&mut tx, deployer.tenant, env, app_name, &mut settings).await?;
+        let references = settings.secrets.as_deref().unwrap_or_default();
+        let resolved = self
+            .resolve(&mut tx, deployer.tenant, &environment, row.id, references, Held::default())
+            .await
+            .map_err(|error| match error {
+                DeployError::Invalid { message, .. } => {
+                    let revision = target.revision;
+                    DeployError::Conflict(format!("revision {revision} of `{app_name}`: {message}"))
+                }
+                error => error,
+            })?;
+        let names = variable_names(&target.config);
         let asked = Asked {
             kind: RevisionKind::RolledBack,
             template: None,
@@ -208,8 +282,10 @@ impl Deployments {
             pinned: target.digest.is_some(),
             digest: target.digest,
             replicas: now.replicas,
-            config: target.config,
+            config: config(&settings, names.iter().collect(), &resolved),
             variables: target.variables,
+            secrets: Values::Now(resolved.sealed),
+            cause: None,
         };
         self.revise(tx, deployer, env, app_name, row, asked).await
     }
@@ -221,14 +297,23 @@ impl Deployments {
         env: &str,
         app_name: &str,
     ) -> Result<Deployment, DeployError> {
-        let (mut tx, row) = self.existing(deployer, env, app_name, "deleting").await?;
+        let (mut tx, environment, row) =
+            self.existing(deployer, env, app_name, Hold::Shared, "deleting").await?;
         let failed = DeployError::database("deleting a deployment");
+        // Whoever makes a canary holds the environment alone.
+        if let Some(canary) = traffic::canaries(&mut tx, environment.id, app_name).await?.first() {
+            return Err(DeployError::Conflict(format!(
+                "`{}` is a canary of `{app_name}`: delete that first (`eve deploy delete --app {} --env \
+                 {env}`)",
+                canary.app, canary.app
+            )));
+        }
         settle(&mut tx, &row, Outcome::Stopped).await.map_err(failed)?;
         sqlx::query!(
             "UPDATE eve.deployments
                 SET stopping = true, settled_revision = revision, status = 'deploying',
                     reason = 'stopping', message = 'it is being deleted', underway_since = now(),
-                    updated_at = now()
+                    secrets = NULL, updated_at = now()
               WHERE id = $1",
             row.id
         )
@@ -255,17 +340,18 @@ impl Deployments {
         deployer: &Deployer,
         env: &str,
         app_name: &str,
+        hold: Hold,
         doing: &'static str,
-    ) -> Result<(Tx, Locked), DeployError> {
+    ) -> Result<(Tx, environments::Locked, Locked), DeployError> {
         let failed = DeployError::database(doing);
         let unknown = || DeployError::not_found("deployment", app_name);
         names::app("app", app_name).map_err(|_| unknown())?;
         let mut tx = self.db.begin(Scope::Tenant(deployer.tenant)).await.map_err(failed)?;
-        let environment = permitted(&mut tx, deployer, env).await?;
+        let environment = permitted(&mut tx, deployer, env, hold).await?;
         let app = app(&mut tx, deployer, app_name).await.map_err(|_| unknown())?;
-        let row = lock(&mut tx, deployer, environment, app).await?;
+        let row = lock(&mut tx, deployer, environment.id, app).await?;
         match row {
-            Some(row) if !row.gone => Ok((tx, row)),
+            Some(row) if !row.gone => Ok((tx, environment, row)),
             _ => Err(unknown()),
         }
     }
@@ -281,7 +367,25 @@ impl Deployments {
         asked: Asked,
     ) -> Result<Deployment, DeployError> {
         let failed = DeployError::database("writing a revision");
-        settle(&mut tx, &row, Outcome::Superseded).await.map_err(failed)?;
+        self.write(&mut tx, deployer, env, app_name, &row, asked).await?;
+        let made = read::one(&mut tx, deployer.tenant, env, app_name).await.map_err(failed)?;
+        tx.commit().await.map_err(failed)?;
+        self.bell.deployments();
+        made.ok_or_else(|| DeployError::not_found("deployment", app_name))
+    }
+
+    /// The same as a part of something larger, whose end rings the bell.
+    pub(super) async fn write(
+        &self,
+        tx: &mut Tx,
+        deployer: &Deployer,
+        env: &str,
+        app_name: &str,
+        row: &Locked,
+        asked: Asked,
+    ) -> Result<(), DeployError> {
+        let failed = DeployError::database("writing a revision");
+        settle(tx, row, Outcome::Superseded).await.map_err(failed)?;
         let revision = row.revision + 1;
         let request = match deployer.actor {
             Actor::Run { request, .. } => Some(request.0),
@@ -291,8 +395,8 @@ impl Deployments {
         sqlx::query!(
             "INSERT INTO eve.deployment_revisions
                     (deployment_id, revision, org_id, kind, template, origin, image, digest, pinned,
-                     replicas, config, variables, created_by, request_id)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+                     replicas, config, variables, created_by, request_id, cause)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
             row.id,
             revision,
             deployer.tenant.org().0,
@@ -307,15 +411,21 @@ impl Deployments {
             asked.variables,
             creator,
             request,
+            asked.cause,
         )
-        .execute(&mut *tx)
+        .execute(&mut **tx)
         .await
         .map_err(failed)?;
+        let (keeps, secrets) = match asked.secrets {
+            Values::Kept => (true, None),
+            Values::Now(sealed) => (false, sealed),
+        };
         sqlx::query!(
             "UPDATE eve.deployments
                 SET revision = $2, stopping = false, status = 'pending', image = $3, replicas = $4,
                     config = $5, reason = NULL, message = NULL, underway_since = now(),
-                    updated_at = now(), deployed_by = $6, request_id = $7
+                    updated_at = now(), deployed_by = $6, request_id = $7,
+                    secrets = CASE WHEN $8 THEN secrets ELSE $9 END
               WHERE id = $1",
             row.id,
             revision,
@@ -324,15 +434,20 @@ impl Deployments {
             asked.config,
             deployer.actor.user().map(|user| user.0),
             request,
+            keeps,
+            secrets,
         )
-        .execute(&mut *tx)
+        .execute(&mut **tx)
         .await
         .map_err(failed)?;
-        let details = json!({
+        let mut details = json!({
             "image": asked.image, "digest": asked.digest, "replicas": asked.replicas,
             "config": asked.config, "origin": asked.origin,
         });
-        event(&mut tx, deployer, row.id, asked.kind.as_str(), revision, details.clone())
+        if let Some(cause) = asked.cause {
+            details["cause"] = json!(cause);
+        }
+        event(tx, deployer, row.id, asked.kind.as_str(), revision, details.clone())
             .await
             .map_err(failed)?;
         let action = match asked.kind {
@@ -341,17 +456,17 @@ impl Deployments {
             RevisionKind::RolledBack => "deployment.rollback",
         };
         let target = format!("{env}/{app_name}");
-        audit::record_details(&mut tx, deployer.tenant, &deployer.actor, action, &target, details)
+        audit::record_details(tx, deployer.tenant, &deployer.actor, action, &target, details)
             .await
             .map_err(failed)?;
-        taken(&mut tx, deployer, row.id, revision).await?;
-        let made = read::one(&mut tx, deployer.tenant, env, app_name).await.map_err(failed)?;
-        tx.commit().await.map_err(failed)?;
-        self.bell.deployments();
-        made.ok_or_else(|| DeployError::not_found("deployment", app_name))
+        taken(tx, deployer, row.id, revision).await
     }
 
-    fn seal(&self, deployment: Uuid, variables: &Variables) -> Result<Value, DeployError> {
+    pub(super) fn seal(
+        &self,
+        deployment: Uuid,
+        variables: &Variables,
+    ) -> Result<Value, DeployError> {
         let text = serde_json::to_vec(variables).expect("texts always serialise");
         let envelope = self.sealer()?.seal(&variables_place(deployment), &text);
         Ok(serde_json::to_value(envelope).expect("an envelope always serialises"))
@@ -387,10 +502,10 @@ impl Deployments {
     }
 }
 
-/// The revision that a rollback goes back to.
+/// The revision that a rollback goes back to; of what is no deployment yet none ever ran.
 pub(super) async fn target(
     tx: &mut Tx,
-    id: Uuid,
+    id: Option<Uuid>,
     env: &str,
     app_name: &str,
     rollback: &Rollback,
@@ -404,7 +519,10 @@ pub(super) async fn target(
     .fetch_optional(&mut **tx)
     .await
     .map_err(failed)?;
-    let ran = ran(tx, id).await.map_err(failed)?;
+    let ran = match id {
+        Some(id) => ran(tx, id).await.map_err(failed)?,
+        None => Vec::new(),
+    };
     let version = |stored: &Ran| {
         stored.image.parse::<Image>().map(|image| image.version().to_owned()).unwrap_or_default()
     };
@@ -438,7 +556,7 @@ pub(super) async fn target(
 }
 
 /// That the number of replicas is not the load's to say.
-pub(super) fn not_autoscaled(app_name: &str, config: &Value) -> Result<(), DeployError> {
+pub(crate) fn not_autoscaled(app_name: &str, config: &Value) -> Result<(), DeployError> {
     match settings_of(config).autoscale {
         None => Ok(()),
         Some(scale) => Err(DeployError::Conflict(format!(
@@ -467,21 +585,81 @@ fn merged(before: &Settings, now: &Settings) -> Settings {
         autoscale: now.autoscale.or(before.autoscale),
         run_as_user: now.run_as_user.or(before.run_as_user),
         deadline_s: now.deadline_s.or(before.deadline_s),
+        secrets: now.secrets.or(before.secrets),
+        hosts: now.hosts.or(before.hosts),
+        canary: now.canary.or(before.canary),
     }
+}
+
+/// How it is to run after a change.
+pub(super) fn following(
+    before: Option<&Stored>,
+    now: &Settings,
+    replicas: Option<i32>,
+) -> Result<Settings, Invalid> {
+    let mut settings = match before {
+        Some(before) => merged(&settings_of(&before.config), now),
+        None => now.clone(),
+    };
+    // Whoever says how many replicas there shall be does not want the load to say so.
+    if replicas.is_some() && now.autoscale.is_none() {
+        settings.autoscale = None;
+    }
+    settings.check()?;
+    Ok(settings)
+}
+
+/// How many replicas it is to have after a change: as many as was said, or as give it the share of requests
+/// that was asked for (`fitting`), or as it had.
+pub(super) fn following_replicas(
+    before: Option<&Stored>,
+    now: &Settings,
+    settings: &Settings,
+    replicas: Option<i32>,
+    fitting: Option<Result<i32, DeployError>>,
+) -> Result<i32, DeployError> {
+    if let Some(replicas) = replicas {
+        return Ok(replicas);
+    }
+    if now.canary.is_some()
+        && settings.autoscale.is_none()
+        && let Some(fitting) = fitting
+    {
+        return fitting;
+    }
+    let floor = settings.autoscale.map(|scale| scale.min);
+    Ok(before.map(|before| before.replicas).or(floor).unwrap_or(1))
 }
 
 fn variable_names(config: &Value) -> Vec<String> {
     serde_json::from_value(config["variables"].clone()).unwrap_or_default()
 }
 
+/// How an environment is held by whoever deploys to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Hold {
+    /// Beside others: what is done concerns one app.
+    Shared,
+    /// Alone: hosts and canaries of other apps are looked at.
+    Alone,
+}
+
 /// The environment, if this deployer may deploy to it and it is not being deleted.
-async fn permitted(tx: &mut Tx, deployer: &Deployer, env: &str) -> Result<Uuid, DeployError> {
-    let environment = share(tx, deployer.tenant, env).await?;
+pub(super) async fn permitted(
+    tx: &mut Tx,
+    deployer: &Deployer,
+    env: &str,
+    held: Hold,
+) -> Result<environments::Locked, DeployError> {
+    let environment = match held {
+        Hold::Shared => share(tx, deployer.tenant, env).await?,
+        Hold::Alone => alone(tx, deployer.tenant, env).await?,
+    };
     environment.config.permits(&deployer.authority, env)?;
     if environment.status == EnvironmentStatus::Deleting {
         return Err(deleting(env));
     }
-    Ok(environment.id)
+    Ok(environment)
 }
 
 /// The app, which is not deleted while this lasts.
@@ -524,7 +702,7 @@ async fn first(
     Ok(())
 }
 
-async fn lock(
+pub(super) async fn lock(
     tx: &mut Tx,
     deployer: &Deployer,
     environment: Uuid,
@@ -557,7 +735,11 @@ async fn lock(
 }
 
 /// One revision.
-async fn stored(tx: &mut Tx, id: Uuid, revision: i32) -> Result<Option<Stored>, sqlx::Error> {
+pub(super) async fn stored(
+    tx: &mut Tx,
+    id: Uuid,
+    revision: i32,
+) -> Result<Option<Stored>, sqlx::Error> {
     sqlx::query_as!(
         Stored,
         "SELECT revision, template, image, digest, pinned, replicas, config, variables

@@ -15,6 +15,7 @@ use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::secrets::{self, SecretStore};
 use super::{Authority, DeployError, Deployments, names};
 use crate::db::{Scope, Tx};
 use crate::requests::Invalid;
@@ -68,6 +69,10 @@ pub struct EnvironmentConfig {
     /// The quotas of its namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quota: Option<Quota>,
+    /// Where its secrets are kept, if not by Eve Horizon; only administrators of the platform say so, and only
+    /// when it is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_store: Option<SecretStore>,
 }
 
 /// What all apps of an environment may have together.
@@ -192,6 +197,8 @@ impl Deployments {
         let tenant = caller.tenant;
         names::label("name", &new.name, names::MAX_ENVIRONMENT)?;
         new.config.check()?;
+        let config =
+            secrets::settled(&new.config, &caller.org.slug, &new.name, caller.platform_admin)?;
         let namespace = match &new.namespace {
             Some(namespace) => namespace.clone(),
             None => format!("{}-{}", caller.org.slug, new.name),
@@ -210,7 +217,7 @@ impl Deployments {
             );
             return Err(DeployError::Invalid { field: "cluster".into(), message });
         }
-        let config = serde_json::to_value(&new.config).expect("a config always serialises");
+        let config = serde_json::to_value(&config).expect("a config always serialises");
         let creator = caller.actor.to_json();
         let made = sqlx::query!(
             "INSERT INTO eve.environments (id, org_id, name, cluster_id, namespace, config, created_by)
@@ -248,8 +255,7 @@ impl Deployments {
                 "the organisation has {MAX_ENVIRONMENTS} environments, and may have no more"
             )));
         }
-        let details =
-            json!({ "cluster": new.cluster, "namespace": namespace, "config": new.config });
+        let details = json!({ "cluster": new.cluster, "namespace": namespace, "config": config });
         audit::record_details(
             &mut tx,
             tenant,
@@ -359,6 +365,7 @@ impl Deployments {
 /// An environment that is locked against being deleted.
 pub(super) struct Locked {
     pub id: Uuid,
+    pub name: String,
     pub config: EnvironmentConfig,
     pub status: EnvironmentStatus,
 }
@@ -378,14 +385,15 @@ async fn lock(tx: &mut Tx, tenant: Tenant, name: &str) -> Result<(), DeployError
     .ok_or_else(|| DeployError::not_found("environment", name))
 }
 
-/// As [`lock`], for whoever deploys.
+/// As [`lock`], for whoever deploys what concerns one app.
 pub(super) async fn share(tx: &mut Tx, tenant: Tenant, name: &str) -> Result<Locked, DeployError> {
     let failed = DeployError::database("locking an environment");
     if name.contains('\0') {
         return Err(DeployError::not_found("environment", name));
     }
     sqlx::query!(
-        r#"SELECT id, config AS "config: Json<EnvironmentConfig>", status AS "status: EnvironmentStatus"
+        r#"SELECT id, name, config AS "config: Json<EnvironmentConfig>",
+                  status AS "status: EnvironmentStatus"
              FROM eve.environments WHERE org_id = $1 AND name = $2 FOR SHARE"#,
         tenant.org().0,
         name
@@ -393,7 +401,27 @@ pub(super) async fn share(tx: &mut Tx, tenant: Tenant, name: &str) -> Result<Loc
     .fetch_optional(&mut **tx)
     .await
     .map_err(failed)?
-    .map(|row| Locked { id: row.id, config: row.config.0, status: row.status })
+    .map(|row| Locked { id: row.id, name: row.name, config: row.config.0, status: row.status })
+    .ok_or_else(|| DeployError::not_found("environment", name))
+}
+
+/// As [`share`], for whoever changes what may concern other deployments of it: nobody else deploys meanwhile.
+pub(super) async fn alone(tx: &mut Tx, tenant: Tenant, name: &str) -> Result<Locked, DeployError> {
+    let failed = DeployError::database("locking an environment");
+    if name.contains('\0') {
+        return Err(DeployError::not_found("environment", name));
+    }
+    sqlx::query!(
+        r#"SELECT id, name, config AS "config: Json<EnvironmentConfig>",
+                  status AS "status: EnvironmentStatus"
+             FROM eve.environments WHERE org_id = $1 AND name = $2 FOR NO KEY UPDATE"#,
+        tenant.org().0,
+        name
+    )
+    .fetch_optional(&mut **tx)
+    .await
+    .map_err(failed)?
+    .map(|row| Locked { id: row.id, name: row.name, config: row.config.0, status: row.status })
     .ok_or_else(|| DeployError::not_found("environment", name))
 }
 

@@ -2,10 +2,11 @@
 //!
 //! Flow: an admin of the platform registers a cluster (`clusters`), an admin of an organisation makes an
 //! environment in it (`environments`), members register apps (`apps`) and say what of them shall run
-//! where (`desired`): each such change is a revision, and an event. What skills want comes as orders
-//! (`orders`), each of which becomes such a change. The reconciler (`reconcile`) makes the clusters be as
-//! the latest revisions say, and writes down what it sees (`read` shows it). `kubernetes` is how a cluster
-//! is talked to.
+//! where (`desired`), and with which of the environment's `secrets`: each such change is a revision, and an
+//! event. What answers an app's requests is in `traffic`; what a change would alter, `diff` says. What
+//! skills want comes as orders (`orders`), each of which becomes such a change. The reconciler
+//! (`reconcile`) makes the clusters be as the latest revisions say, and writes down what it sees (`read`
+//! shows it). `kubernetes` is how a cluster is talked to.
 //!
 //! Invariants:
 //! - The database says what is to be, the cluster what is. Nobody but the reconciler changes a cluster.
@@ -16,6 +17,7 @@ pub mod apps;
 pub mod asks;
 pub mod clusters;
 mod desired;
+pub mod diff;
 pub mod environments;
 mod error;
 mod image;
@@ -24,9 +26,11 @@ mod names;
 pub mod orders;
 mod read;
 pub mod reconcile;
+pub mod secrets;
 mod settings;
 #[cfg(test)]
 mod tests;
+pub mod traffic;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -35,9 +39,10 @@ use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+pub(crate) use desired::not_autoscaled;
 pub use error::DeployError;
 pub use image::Image;
-pub use settings::{Autoscale, MAX_REPLICAS, Settings, Variables};
+pub use settings::{Autoscale, Canary, MAX_REPLICAS, Settings, Variables};
 
 use crate::db::Db;
 use crate::ids::{RequestId, UserId};
@@ -273,11 +278,19 @@ pub struct Deployment {
     /// Its pods, at most 100 of them, those that are not ready first.
     #[schema(value_type = Vec<Pod>)]
     pub pods: Json<Vec<Pod>>,
-    /// Why it stands there, in a word: `image_pull`, `crash_loop`, `not_ready`, `quota`, `admission`.
+    /// Where it is reached from outside.
+    #[serde(default)]
+    pub urls: Vec<String>,
+    /// How requests are split between an app and its canaries, where it is one of them; left out of lists.
+    #[serde(default)]
+    pub traffic: Option<traffic::Shown>,
+    /// Why it stands there, in a word: `image_pull`, `crash_loop`, `not_ready`, `quota`, `admission`,
+    /// `secret_missing`.
     pub reason: Option<String>,
     /// The same in a sentence.
     pub message: Option<String>,
-    /// How it is to run, and the names of its environment variables.
+    /// How it is to run, the names of its environment variables (`variables`), and the versions of its
+    /// secrets that its pods have (`secret_versions`).
     #[schema(value_type = Object)]
     pub config: Value,
     /// When it first ran.
@@ -369,6 +382,8 @@ pub struct Revision {
     pub reason: Option<String>,
     /// The same in a sentence.
     pub message: Option<String>,
+    /// Why there is one, if nobody has deployed: `secret DATABASE_URL, version 3`.
+    pub cause: Option<String>,
     /// Who asked for it.
     #[schema(value_type = Object)]
     pub created_by: Json<Actor>,
@@ -385,8 +400,9 @@ pub struct Revision {
 pub struct DeploymentEvent {
     /// Its id.
     pub id: Uuid,
-    /// What: `created`, `updated`, `scaled`, `rolled_back`, `deleted`, and what was found: `deploying`,
-    /// `running`, `failed`, `stopped`, `drifted`.
+    /// What: `created`, `updated`, `scaled`, `rolled_back`, `deleted`, `secret_deleted`, and what was found:
+    /// `deploying`, `running`, `failed`, `stopped`, `drifted`, `traffic` (hosts lead to it, or canaries take
+    /// a share). One that is `updated` because of a secret has a `cause` in its details.
     pub event_type: String,
     /// The revision.
     pub revision: Option<i32>,

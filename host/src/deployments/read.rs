@@ -5,11 +5,13 @@ use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
 
+use super::desired::settings_of;
 use super::kubernetes::connection::Identity;
 use super::kubernetes::logs::{self, Lines, Wanted};
+use super::traffic::Place;
 use super::{
     DeployError, Deployment, DeploymentEvent, DeploymentStatus, Deployments, Image, Outcome, Pod,
-    Replicas, Revision, RevisionKind, names,
+    Replicas, Revision, RevisionKind, names, traffic,
 };
 use crate::db::{Scope, Tx};
 use crate::ids::{RequestId, UserId};
@@ -74,10 +76,12 @@ impl Deployments {
             r#"SELECT d.id, a.name AS app, e.name AS env, d.status AS "status: DeploymentStatus", d.image,
                       d.revision, d.replicas, d.ready_replicas, d.pods AS "pods: Json<Vec<Pod>>", d.reason,
                       d.message, d.config, d.deployed_at, d.deployed_by, d.request_id, d.created_at,
-                      d.updated_at
+                      d.updated_at, d.environment_id, o.slug, c.id AS cluster, c.config AS cluster_config
                  FROM eve.deployments d
                  JOIN eve.apps a ON a.id = d.app_id
                  JOIN eve.environments e ON e.id = d.environment_id
+                 JOIN eve.organizations o ON o.id = e.org_id
+                 JOIN eve.clusters c ON c.id = e.cluster_id
                 WHERE d.org_id = $1
                   AND ($2::text IS NULL OR e.name = $2)
                   AND ($3 OR d.status <> 'stopped')
@@ -123,7 +127,7 @@ impl Deployments {
         let mut tx = self.db.begin(scope).await.map_err(failed)?;
         let rows = sqlx::query!(
             r#"SELECT revision, kind AS "kind: RevisionKind", image, digest, replicas, origin,
-                      outcome AS "outcome: Outcome", reason, message,
+                      outcome AS "outcome: Outcome", reason, message, cause,
                       created_by AS "created_by: Json<Actor>", request_id, created_at, settled_at
                  FROM eve.deployment_revisions
                 WHERE deployment_id = $1 AND ($2::int IS NULL OR revision < $2)
@@ -147,6 +151,7 @@ impl Deployments {
             outcome: row.outcome,
             reason: row.reason,
             message: row.message,
+            cause: row.cause,
             created_by: row.created_by,
             request_id: row.request_id.map(RequestId),
             created_at: row.created_at,
@@ -245,10 +250,12 @@ pub(super) async fn one(
         r#"SELECT d.id, a.name AS app, e.name AS env, d.status AS "status: DeploymentStatus", d.image,
                   d.revision, d.replicas, d.ready_replicas, d.pods AS "pods: Json<Vec<Pod>>", d.reason,
                   d.message, d.config, d.deployed_at, d.deployed_by, d.request_id, d.created_at,
-                  d.updated_at
+                  d.updated_at, d.environment_id, o.slug, c.id AS cluster, c.config AS cluster_config
              FROM eve.deployments d
              JOIN eve.apps a ON a.id = d.app_id
              JOIN eve.environments e ON e.id = d.environment_id
+             JOIN eve.organizations o ON o.id = e.org_id
+             JOIN eve.clusters c ON c.id = e.cluster_id
             WHERE d.org_id = $1 AND e.name = $2 AND a.name = $3"#,
         tenant.org().0,
         env,
@@ -256,7 +263,9 @@ pub(super) async fn one(
     )
     .fetch_optional(&mut **tx)
     .await?;
-    Ok(row.map(Deployment::from))
+    let Some(row) = row else { return Ok(None) };
+    let traffic = traffic::split(tx, row.environment_id, &row.app, &row.config).await?;
+    Ok(Some(Deployment { traffic, ..Deployment::from(row) }))
 }
 
 struct Row {
@@ -277,10 +286,21 @@ struct Row {
     request_id: Option<Uuid>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
+    environment_id: Uuid,
+    slug: String,
+    cluster: String,
+    cluster_config: Value,
 }
 
 impl From<Row> for Deployment {
     fn from(row: Row) -> Self {
+        let cluster = serde_json::from_value(row.cluster_config).unwrap_or_default();
+        let place = Place::new(&row.env, &row.slug, &row.cluster, cluster);
+        let hosts = settings_of(&row.config).hosts.unwrap_or_default();
+        let urls = match row.status {
+            DeploymentStatus::Stopped => Vec::new(),
+            _ => traffic::urls(&place, &hosts),
+        };
         Deployment {
             id: row.id,
             app: row.app,
@@ -291,6 +311,8 @@ impl From<Row> for Deployment {
             revision: row.revision,
             replicas: Replicas { desired: row.replicas, ready: row.ready_replicas },
             pods: row.pods,
+            urls,
+            traffic: None,
             reason: row.reason,
             message: row.message,
             config: row.config,

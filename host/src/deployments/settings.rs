@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::names;
+use super::secrets::{self, SecretReference};
 use crate::requests::Invalid;
 
 /// Most replicas of a deployment.
@@ -21,6 +23,9 @@ const MAX_WORDS: usize = 100;
 const MAX_VARIABLES: usize = 500;
 /// Most bytes of all environment variables together: they live in one Secret, which may have 1 MiB.
 const MAX_VARIABLES_BYTES: usize = 512 << 10;
+
+/// Most hosts of an app: an HTTPRoute has no room for more.
+const MAX_HOSTS: usize = 16;
 
 /// Environment variables of an app.
 pub type Variables = BTreeMap<String, String>;
@@ -57,6 +62,29 @@ pub struct Settings {
     /// How long a change may take to be there before it has failed, in seconds: 5 to 3600; 600 when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline_s: Option<u32>,
+    /// The secrets of the environment that it refers to, all of them: those of before are forgotten. At most
+    /// 100, and 786432 bytes of values together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<Vec<SecretReference>>,
+    /// Host names that lead to it from outside: at most 16, each a name alone (`api`), which the
+    /// environment's own ending completes (`api.prod.acme.apps.example.com`), or that whole name. What is
+    /// said replaces what was said before; an empty list takes all hosts away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<Vec<String>>,
+    /// It takes a share of another app's requests, in the same environment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
+}
+
+/// A share of another app's requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Canary {
+    /// The app, deployed in the same environment, and no canary itself.
+    pub of: String,
+    /// The share, in percent: 1 to 100. A Gateway splits requests by it. Where there is none, requests are
+    /// split evenly among replicas: without `replicas` the canary gets as many as come nearest to it.
+    pub percent: i32,
 }
 
 /// A number of replicas that follows the load.
@@ -139,7 +167,16 @@ impl Settings {
         if !(5..=MAX_DEADLINE_S).contains(&self.deadline_s()) {
             return invalid("deadline_s", "must be 5 to 3600 seconds");
         }
-        Ok(())
+        if self.hosts.as_ref().is_some_and(|hosts| hosts.len() > MAX_HOSTS) {
+            return invalid("hosts", &format!("may be at most {MAX_HOSTS}"));
+        }
+        if let Some(canary) = &self.canary {
+            names::app("settings.canary.of", &canary.of)?;
+            if !(1..=100).contains(&canary.percent) {
+                return invalid("canary.percent", "must be 1 to 100");
+            }
+        }
+        secrets::check(self.secrets.as_deref().unwrap_or_default())
     }
 }
 
@@ -207,6 +244,8 @@ mod tests {
             json!({"port": 80, "health_path": "/healthz?x=1", "cpu": "0.5", "memory": "1.5Gi"}),
             json!({"autoscale": {"min": 1, "max": 100}}),
             json!({"command": ["/app", "--flag"], "run_as_user": 1000, "deadline_s": 5}),
+            json!({"secrets": [{"name": "A"}, {"name": "B", "file": "/run/secrets/b"}]}),
+            json!({"hosts": [], "canary": {"of": "api", "percent": 100}}),
         ] {
             assert_eq!(check(good.clone()), Ok(()), "{good}");
         }
@@ -224,7 +263,14 @@ mod tests {
             (json!({"autoscale": {"min": 1, "max": 1000}}), "autoscale"),
             (json!({"run_as_user": 0}), "run_as_user"),
             (json!({"deadline_s": 1}), "deadline_s"),
+            (json!({"hosts": vec!["a"; 17]}), "hosts"),
+            (json!({"canary": {"of": "api", "percent": 0}}), "canary.percent"),
+            (json!({"canary": {"of": "api", "percent": 101}}), "canary.percent"),
+            (json!({"canary": {"of": "API", "percent": 1}}), "canary.of"),
+            (json!({"canary": {"of": "api"}}), "percent"),
             (json!({"privileged": true}), "privileged"),
+            (json!({"secrets": [{"name": "A", "value": "x"}]}), "value"),
+            (json!({"secrets": [{"name": "A", "file": "/etc/passwd"}]}), "secrets"),
         ] {
             let refused = check(bad.clone()).expect_err(&bad.to_string());
             assert!(refused.contains(field), "{bad}: {refused}");

@@ -14,6 +14,7 @@ pub(crate) mod cursor;
 mod extract;
 mod form;
 mod layers;
+pub mod listener;
 mod openapi;
 mod problem;
 pub mod rates;
@@ -28,8 +29,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
+use axum::serve::ListenerExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::OpenApi;
@@ -49,6 +50,7 @@ use crate::schemas::Schemas;
 use crate::skills::upload::Uploads;
 use crate::tenancy::auth::Authenticator;
 use extract::BodyLimit;
+use listener::Listener;
 use rates::{RateLimits, Rates};
 use watch::Hub;
 
@@ -161,7 +163,7 @@ pub fn router(state: AppState) -> Router {
 /// Serves until `shutdown`; then accepts no more, ends event streams, and lets what is in progress
 /// finish for a while.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     state: AppState,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
@@ -175,6 +177,7 @@ pub async fn serve(
         }
     };
     let service = router(state).into_make_service_with_connect_info::<SocketAddr>();
+    let listener = listener.into().tap_io(listener::Stream::without_delay);
     let serving = axum::serve(listener, service).with_graceful_shutdown(cancelled);
     let overdue = async {
         shutdown.cancelled().await;

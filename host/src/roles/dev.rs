@@ -1,7 +1,7 @@
 //! `eve dev`: control plane, scheduler and a worker of each kind in one process, on a Postgres of its
 //! own. No configuration; data survives a restart.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,8 +14,10 @@ use super::serve::ControlPlane;
 use crate::cli;
 use crate::db::{self, Db, DbConfig};
 use crate::deployments::Deployments;
+use crate::dev::certificate::{self, Made};
 use crate::dev::postgres::{PostgresError, PrivatePostgres};
 use crate::dev::{self, bootstrap};
+use crate::http::listener::{Certificate, Listener, Plain};
 use crate::http::rates::RateLimits;
 use crate::notify::Bell;
 use crate::requests::Requests;
@@ -141,9 +143,13 @@ async fn with_database(
     db::migrate(db.pool()).await?;
     let signer = signer(&data_dir.join("signing.key"))?;
     let address = listener.local_addr()?;
+    let reached = reached_at(address);
+    let made = certificate::ensure(data_dir, reached.ip())?;
+    let certificate = Certificate::load(made.files.clone()).await?;
     let token = bootstrap::run(&db).await.context("making the organisation, user and token")?;
     let server = cli::Server {
-        url: format!("http://{address}"),
+        url: format!("https://{reached}"),
+        certificate_authority: Some(made.authority.clone()),
         token: Some(token.expose().parse().map_err(anyhow::Error::msg)?),
         org: Some(bootstrap::ORG_SLUG.to_owned()),
     };
@@ -200,10 +206,14 @@ async fn with_database(
         metrics,
         sealer: Some(Sealer::new(dev::key(&data_dir.join("sealing.key"))?, Vec::new())),
     };
-    greet(address, data_dir, &context_file, kept_in);
+    greet(reached, data_dir, &context_file, kept_in, &made);
+    let renewing =
+        tokio::spawn(certificate::renew(data_dir.to_owned(), reached.ip(), stop.clone()));
 
-    let ran = plane.run(listener, stop.clone()).await;
+    let listener = Listener::tls(listener, &certificate, Plain::Served);
+    let ran = plane.run(listener, Some(certificate), stop.clone()).await;
     stop.cancel();
+    renewing.await.context("renewing the certificate panicked")?;
     while let Some(pool) = pools.join_next().await {
         if let Err(error) = pool
             && error.is_panic()
@@ -230,12 +240,23 @@ fn signer(file: &Path) -> anyhow::Result<Signer> {
     Signer::from_file(file).with_context(|| format!("reading {}", file.display()))
 }
 
-fn greet(address: SocketAddr, data_dir: &Path, context_file: &Path, kept_in: &str) {
+/// Where this machine reaches what listens everywhere.
+fn reached_at(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+fn greet(address: SocketAddr, data_dir: &Path, context_file: &Path, kept_in: &str, made: &Made) {
     println!(
         "Eve Horizon is ready at http://{address}
 
   database   {kept_in} {data}
   organisation `{org}`; this user's command line is set up in {context}
+  https      at the same address, for which {authority} vouches
 
 Try, in another terminal:
 
@@ -248,5 +269,6 @@ Stop with Ctrl-C; data stays.",
         data = data_dir.display(),
         org = bootstrap::ORG_SLUG,
         context = context_file.display(),
+        authority = made.authority_file.display(),
     );
 }

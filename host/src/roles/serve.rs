@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Database, SkillsDatabase};
 use crate::db::Db;
 use crate::deployments::{Deployments, asks, reconcile};
+use crate::http::listener::{Certificate, Files, Listener, Plain};
 use crate::http::rates::{self, Rate, RateLimits};
 use crate::http::{self, AppState};
 use crate::notify::Bell;
@@ -41,6 +42,8 @@ pub struct Args {
     #[arg(long, env = "EVE_LISTEN", default_value = "127.0.0.1:3000", value_name = "ADDRESS")]
     listen: SocketAddr,
     #[command(flatten)]
+    tls: Tls,
+    #[command(flatten)]
     jwt: Jwt,
     #[command(flatten)]
     rates: Rates,
@@ -58,6 +61,25 @@ pub struct Args {
     /// How long requests are kept after they have ended, such as 30d; at least 26h
     #[arg(long, env = "EVE_RETENTION", default_value_t, value_name = "TIME")]
     retention: Retention,
+}
+
+/// What connections are encrypted with. Without it the server speaks HTTP.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Tls {
+    /// Speak https with this certificate: PEM, followed by those that lead to its authority. The files are
+    /// read again when they change
+    #[arg(long, env = "EVE_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its key: PEM, not encrypted
+    #[arg(long, env = "EVE_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+}
+
+impl Tls {
+    async fn certificate(self) -> anyhow::Result<Option<Arc<Certificate>>> {
+        let (Some(certificate), Some(key)) = (self.tls_cert, self.tls_key) else { return Ok(None) };
+        Ok(Some(Certificate::load(Files { certificate, key }).await?))
+    }
 }
 
 /// How people sign in. Without any of it only API tokens are accepted.
@@ -191,6 +213,7 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let signer = super::signer(args.signing_key.as_deref(), args.signing_key_file.as_deref())?;
     let verifier = crate::skills::artifact::Verifier::new([signer.public_key().as_str()])?;
     let cache = super::open_cache(&args.cache_dir.unwrap_or_else(super::default_cache), verifier)?;
+    let certificate = args.tls.certificate().await?;
     super::ready(&db, &stop).await?;
     let listener = TcpListener::bind(args.listen)
         .await
@@ -221,17 +244,29 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
         schemas,
         sealer,
     };
-    tracing::info!(address = %listener.local_addr()?, "serving");
-    plane.run(listener, stop).await
+    let address = listener.local_addr()?;
+    let listener = match &certificate {
+        Some(certificate) => Listener::tls(listener, certificate, Plain::Refused),
+        None => listener.into(),
+    };
+    tracing::info!(%address, tls = certificate.is_some(), "serving");
+    plane.run(listener, certificate, stop).await
 }
 
 impl ControlPlane {
     /// Serves until `stop`.
     pub(super) async fn run(
         self,
-        listener: TcpListener,
+        listener: Listener,
+        certificate: Option<Arc<Certificate>>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
+        let stopped = stop.clone();
+        let following = tokio::spawn(async move {
+            if let Some(certificate) = certificate {
+                certificate.follow(stopped).await;
+            }
+        });
         let requests = Requests::new(self.db.clone(), self.bell.clone());
         let auth = Authenticator::new(self.db.clone(), &self.auth)?;
         let workshop = Workshop {
@@ -260,6 +295,7 @@ impl ControlPlane {
         provisioning.await.context("making schemas panicked")?;
         reconciling.await.context("reconciling deployments panicked")?;
         answering.await.context("answering what skills ask panicked")?;
+        following.await.context("following the certificate's files panicked")?;
         served.context("serving HTTP")
     }
 }

@@ -1,12 +1,13 @@
 // Apps of the organisation, in its own environments: deploy them, scale them, roll them back, look at
 // them. What is asked for is checked at once and committed together with the run's outcome; then the
-// platform makes it so, and wakes the orchestrator with `deployment_settled`.
+// platform makes it so if it still can, and wakes the orchestrator with `deployment_settled`.
 
 import { integer, json, options, parse, show, text } from './contract.js';
 import { call, invalid } from './errors.js';
 import { platform } from './platform.js';
 
 const MOST_REPLICAS = 1_000;
+const MOST_LINES = 1_000;
 const NEW = ['env', 'app', 'register', 'image', 'replicas', 'envVars', 'settings'];
 const SETTLED = ['running', 'failed', 'stopped'];
 
@@ -134,7 +135,7 @@ export function list(env) {
   return call(() => deploy().list(of)).map(deploymentOf);
 }
 
-/** A deployment's revisions, latest first. */
+/** A deployment's revisions, latest first; not those that this run has asked for. */
 export function history(env, app, more) {
   const what = 'deploy.history';
   const { limit = 20 } = options(what, more, ['limit']);
@@ -151,4 +152,19 @@ export function history(env, app, more) {
     createdAt: new Date(Number(one.createdAt)),
     settledAt: one.settledAt === undefined ? undefined : new Date(Number(one.settledAt)),
   }));
+}
+
+/** The last lines of each of a deployment's pods, the newest pods first. The cluster is asked. */
+export function logs(env, app, more) {
+  const what = 'deploy.logs';
+  const { tail = 100 } = options(what, more, ['tail']);
+  const given = [environmentName(what, env), appName(what, app), integer(`${what}: tail`, tail, 1, MOST_LINES)];
+  return call(() => deploy().logs(...given)).map(({ pod, line }) => ({ pod, line }));
+}
+
+/** What the Kubernetes API answers to a GET in the environment's own namespace. The cluster is asked. */
+export function kubernetes(env, path) {
+  const what = 'deploy.kubernetes';
+  const given = [environmentName(what, env), named(`${what}: path`, path, "'api/v1/pods'")];
+  return parse(call(() => deploy().kubernetes(...given)));
 }

@@ -2,9 +2,11 @@
 //
 // A run works on a copy of the host's estate. What it asks for is there at once, `pending` and without a
 // revision of its own; if the run ends well, the copy takes the place of the host's and its changes are
-// numbered (`commit`). They stay under way until the test says what became of them (`settle`).
+// numbered (`commit`). They stay under way until the test says what became of them (`settle`): of what was
+// refused after all nothing stays.
 
 import { json } from './contract.js';
+import { Clusters } from './fake-cluster.js';
 import { NOW, object, refuse } from './fake.js';
 
 const MOST_CHANGES = 100;
@@ -16,6 +18,8 @@ const MOST_PODS = 100;
 
 const STATES = ['pending', 'deploying', 'running', 'failed', 'stopped'];
 const UNDER_WAY = ['pending', 'deploying'];
+/** Reasons for which what was asked for was never done. */
+const REFUSED = ['not_found', 'forbidden', 'conflict', 'invalid', 'rejected', 'not_approved'];
 const LABEL = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/;
 const VARIABLE = /^[A-Za-z_][A-Za-z0-9_]{0,252}$/;
 // [registry/]repository[:tag][@digest]; a registry has a dot or a port, or is localhost.
@@ -119,13 +123,22 @@ export class Estate {
   #environments = new Map();
   #apps;
   #deployments = new Map();
+  /** Before the run. */
+  #earlier = new Map();
+  #clusters;
 
-  constructor({ environments = [], apps = [], deployments = [], workerType = 'general' }, next) {
+  constructor(asked, next) {
+    const { environments = [], apps = [], deployments = [], kubernetes = {}, unreachable = [] } = asked;
     this.#next = next;
-    this.#workerType = workerType;
+    this.#workerType = asked.workerType ?? 'general';
     this.#apps = new Set(apps);
+    this.#clusters = new Clusters(unreachable);
     for (const one of environments) this.#environment(typeof one === 'string' ? { name: one } : one);
+    for (const name of unreachable) this.#implied(name);
     for (const one of deployments) this.#deployed(one);
+    for (const [env, answers] of Object.entries(kubernetes)) {
+      for (const [path, answer] of Object.entries(answers)) this.answers(env, path, answer);
+    }
   }
 
   #environment({ name, status = 'ready', message, allowed = true, approval = false }) {
@@ -133,14 +146,27 @@ export class Estate {
     this.#environments.set(name, { name, status, message, allowed, approval });
   }
 
+  /** What the test speaks of is there. */
+  #implied(name) {
+    if (!this.#environments.has(name)) this.#environment({ name });
+  }
+
   /** What the test says is there already; its environment and its app are then there as well. */
-  #deployed({ id = this.#next(), env, app, image, before = [], replicas = 1, state = 'running', ...more }) {
+  #deployed({ id = this.#next(), askedFor = false, logs = [], ...given }) {
+    const one = this.#standing({ ...given, id });
+    this.#deployments.set(`${one.env}/${one.app}`, one);
+    if (askedFor && UNDER_WAY.includes(one.state)) this.awaited.add(id);
+    this.#clusters.wrote(id, one.app, logs);
+  }
+
+  #standing(given) {
+    const { id, env, app, image, before = [], replicas = 1, state = 'running', ...more } = given;
     if (!STATES.includes(state)) throw new Error(`${state} is none of ${STATES.join(', ')}`);
     [image, ...before].forEach(checkImage);
     checkApp(app);
-    if (!this.#environments.has(env)) this.#environment({ name: env });
+    this.#implied(env);
     this.#apps.add(app);
-    const { envVars = {}, settings = {}, reason, message, askedFor = false } = more;
+    const { envVars = {}, settings = {}, reason, message } = more;
     const revisions = [...before, image].map((image, index) => ({
       revision: index + 1,
       template: index + 1,
@@ -158,14 +184,31 @@ export class Estate {
     }
     const one = { id, env, app, state, revisions, committed: revisions.length, stopping: false, reason, message };
     Object.assign(one, { image, desired: replicas, ready: state === 'running' ? replicas : 0 });
-    this.#deployments.set(`${env}/${app}`, { ...one, pods: state === 'running' ? podsOf(one) : [] });
-    if (askedFor && UNDER_WAY.includes(state)) this.awaited.add(id);
+    const ran = { ...given, image: before.at(-1), before: before.slice(0, -1), state: 'running' };
+    return {
+      ...one,
+      pods: state === 'running' ? podsOf(one) : [],
+      earlier: UNDER_WAY.includes(state) && before.length > 0 ? this.#standing(ran) : undefined,
+    };
+  }
+
+  /** What the pods of a deployment have written. */
+  wrote(id, lines) {
+    this.#clusters.wrote(id, this.#withId(id).app, lines);
+  }
+
+  /** What the Kubernetes API answers. */
+  answers(env, path, answer) {
+    this.#implied(env);
+    this.#clusters.answers(env, path, answer);
   }
 
   /** For a run: what it changes there, nobody sees. */
   copy() {
     const copy = new Estate({ workerType: this.#workerType }, this.#next);
+    copy.#earlier = this.#deployments;
     copy.#environments = this.#environments;
+    copy.#clusters = this.#clusters;
     copy.#apps = new Set(this.#apps);
     copy.#deployments = structuredClone(this.#deployments);
     copy.awaited = new Set(this.awaited);
@@ -174,8 +217,10 @@ export class Estate {
 
   /** What a run asked for comes to be. */
   commit() {
-    for (const one of this.#deployments.values()) {
+    for (const [place, one] of this.#deployments) {
       if (!this.changes.some(({ id }) => id === one.id)) continue;
+      const earlier = this.#earlier.get(place);
+      one.earlier = earlier && { ...earlier, awaited: this.awaited.has(one.id) };
       const latest = one.revisions.length - 1;
       one.revisions.forEach((revision, index) => {
         const over = index < latest ? 'superseded' : one.stopping ? 'stopped' : undefined;
@@ -200,13 +245,46 @@ export class Estate {
     return found;
   }
 
-  /** A deployment comes to rest; whether the request is woken for it. */
+  /** A deployment comes to rest: what the request is told that is woken for it, if it is. */
   settle(id, status, reason, message) {
     const one = this.#withId(id);
-    const ends = one.stopping ? ['stopped'] : ['running', 'failed', 'stopped'];
+    const refused = status === 'failed' && REFUSED.includes(reason);
+    const superseded = status === 'failed' && reason === 'superseded';
+    const ends = one.stopping && !refused && !superseded ? ['stopped'] : ['running', 'failed', 'stopped'];
     if (!UNDER_WAY.includes(one.state)) throw new Error(`deployment ${id} has settled already: it is ${one.state}`);
     if (!ends.includes(status)) throw new Error(`deployment ${id} settles as ${ends.join(', ')}, not as ${status}`);
-    Object.assign(one, { state: status, reason, message, stopping: false });
+    const told = { env: one.env, app: one.app, revision: refused ? null : one.committed, message: message ?? null };
+    const woken = this.awaited.delete(id) ? told : undefined;
+    if (refused) this.#undo(one);
+    else if (superseded) this.#supersede(one);
+    else this.#come(one, status, reason, message);
+    return woken;
+  }
+
+  /** What was asked for is not to be. */
+  #undo({ id, env, app, earlier }) {
+    if (!earlier) {
+      this.#deployments.delete(`${env}/${app}`);
+      return;
+    }
+    const { awaited, ...before } = earlier;
+    this.#deployments.set(`${env}/${app}`, before);
+    if (awaited) this.awaited.add(id);
+  }
+
+  /** What somebody else has asked for is on its way. */
+  #supersede(one) {
+    const ours = one.revisions.at(-1);
+    ours.outcome ??= 'superseded';
+    const number = one.revisions.length + 1;
+    const theirs = { revision: number, template: number, kind: 'updated', outcome: undefined, ran: false };
+    one.revisions.push({ ...ours, ...theirs });
+    const now = { state: 'deploying', stopping: false, reason: undefined, message: undefined };
+    Object.assign(one, { ...now, committed: number });
+  }
+
+  #come(one, status, reason, message) {
+    Object.assign(one, { state: status, reason, message, stopping: false, earlier: undefined });
     const runs = status === 'running';
     if (status !== 'failed') one.ready = runs ? one.desired : 0;
     if (status !== 'failed') one.pods = runs ? podsOf(one) : [];
@@ -214,21 +292,28 @@ export class Estate {
     latest.outcome ??= status;
     if (status === 'failed') Object.assign(latest, { reason, message });
     latest.ran ||= runs;
-    return this.awaited.delete(id);
   }
 
-  /** The environment, if this run may deploy to it. */
-  #permitted(env) {
-    const found = this.#environments.get(env);
-    if (!found) refuse('not-found', `there is no environment \`${env}\``);
+  #known(env) {
+    return this.#environments.get(env) ?? refuse('not-found', `there is no environment \`${env}\``);
+  }
+
+  /** The environment, if it is one of those that are for this run's worker type. */
+  #allowed(env) {
+    const found = this.#known(env);
     if (!found.allowed) {
       refuse('denied', `skills of the worker type \`${this.#workerType}\` may not deploy to \`${env}\``);
     }
-    if (found.status === 'deleting') refuse('conflict', `the environment \`${env}\` is being deleted`);
+    return found;
+  }
+
+  /** Whether this run may deploy there. */
+  #permitted(env) {
+    if (this.#allowed(env).status === 'deleting') refuse('conflict', `the environment \`${env}\` is being deleted`);
   }
 
   #any(env, app) {
-    if (!this.#environments.has(env)) refuse('not-found', `there is no environment \`${env}\``);
+    this.#known(env);
     return this.#deployments.get(`${env}/${app}`) ?? refuse('not-found', `there is no deployment \`${app} in ${env}\``);
   }
 
@@ -356,9 +441,7 @@ export class Estate {
       delete: (env, app) => this.#delete(env, app),
       status: (env, app) => this.#shown(this.#any(env, app)),
       list: (env) => {
-        if (env !== undefined && !this.#environments.has(env)) {
-          refuse('not-found', `there is no environment \`${env}\``);
-        }
+        if (env !== undefined) this.#known(env);
         return [...this.#deployments.values()]
           .filter((one) => one.state !== 'stopped' && (env === undefined || one.env === env))
           .sort((a, b) => order(a.env, b.env) || order(a.app, b.app))
@@ -375,6 +458,17 @@ export class Estate {
             revision, kind, image, version: versionOf(image), replicas, outcome, reason, message,
             createdAt: NOW, settledAt: outcome && NOW,
           }));
+      },
+      logs: (env, app, tail) => {
+        this.#allowed(env);
+        const { id, state, committed } = this.#any(env, app);
+        // What only this run knows of, no cluster does.
+        if (committed === 0) refuse('not-found', `there is no deployment \`${app} in ${env}\``);
+        return state === 'stopped' ? [] : this.#clusters.logs(env, id, tail);
+      },
+      kubernetes: (env, path) => {
+        this.#allowed(env);
+        return this.#clusters.kubernetes(env, path);
       },
     };
   }

@@ -24,7 +24,10 @@ export type Trigger =
   | { type: 'child_complete'; requestId: RequestId; status: EndStatus }
   /** A person answered, or the question expired. */
   | { type: 'hitl_response'; questionId: string; expired: boolean; response?: any; answeredBy?: string }
-  /** A deployment that this orchestrator asked for settled. */
+  /**
+   * A deployment that this orchestrator asked for settled: `running`, `failed` for a reason in a word, or
+   * `stopped`. `request.rawContext` has the same with `message`, a sentence, `env`, `app` and `revision`.
+   */
   | { type: 'deployment_settled'; deploymentId: string; status: string; reason?: string }
   /** A timer that this orchestrator had set went off. */
   | { type: 'timer'; name: string }
@@ -307,11 +310,27 @@ export namespace db {
 /**
  * Apps of the organisation, in its own environments. What is asked for is checked at once and committed
  * together with the run's outcome; then the platform makes it so, which takes a while and can fail: return
- * `waiting()`, and the trigger `deployment_settled` says how it ended. At most 100 changes in one run. Needs
- * the capability `deploy`.
+ * `waiting()`, and the trigger `deployment_settled` says how it ended. The last change that a run asks for of
+ * a deployment is the one that it is woken for; at most 100 changes in one run. Needs the capability `deploy`.
+ *
+ * Between the call and the platform's doing it the world may change. What cannot be done any more settles as
+ * `failed`, and its reason is `not_found`, `forbidden`, `conflict` or `invalid`; `rejected` or `not_approved`
+ * where a person was asked; `superseded` where somebody else changed the deployment before this change was
+ * there. Else the reason is what became of it: `image_pull`, `crash_loop`, `not_ready`, `quota`,
+ * `admission`, … The id is the one that the run was told, even if somebody else deployed the app first.
  */
 export namespace deploy {
-  /** Where a deployment stands; the last three are where it comes to rest. */
+  /**
+   * Where a deployment stands; the last three are where it comes to rest.
+   *
+   * - `pending`: it was asked for; the cluster has not taken it yet. What waits for an approval does not show
+   *   until it is approved.
+   * - `deploying`: the cluster has taken it; not all of it is there or, with the reason `stopping`, not all of
+   *   it is gone yet.
+   * - `running`: as many replicas as there shall be are ready, of the latest revision and no other.
+   * - `failed`: it is not there, and its time is over, or there is no use in waiting.
+   * - `stopped`: nothing of it is there.
+   */
   type State = 'pending' | 'deploying' | 'running' | 'failed' | 'stopped';
   /** A place to deploy to. */
   interface Environment {
@@ -357,8 +376,8 @@ export namespace deploy {
     /** 0 to 1,000. As many as there are when absent; 1 at first. */
     replicas?: number;
     /**
-     * Environment variables, all of them: those of before are forgotten. As they are when absent. At most
-     * 500 of 512 KiB together. Secrets do not belong here.
+     * Environment variables by name, all of them: those of before are forgotten. As they are when absent. At
+     * most 500 of 512 KiB together. Secrets do not belong here.
      */
     envVars?: { [name: string]: string };
     /** What is not named stays as it is; at most 64 KiB of JSON. */
@@ -387,13 +406,13 @@ export namespace deploy {
     image: string;
     /** The image's tag. */
     version: string;
-    /** The latest revision, from 1; 0 if the first is this run's own. */
+    /** The latest revision, from 1; 0 if the first is this run's own and not committed yet. */
     revision: number;
     /** How many there shall be, and how many of the latest revision are ready. */
     replicas: { desired: number; ready: number };
     /** At most 100, those that are not ready first; of `status` only. */
     pods: Pod[];
-    /** Why it stands there, in a word: `image_pull`, `crash_loop`, `not_ready`, `quota`, … */
+    /** Why it stands there, in a word: `image_pull`, `crash_loop`, `not_ready`, `quota`, `admission`, … */
     reason?: string;
     /** The same in a sentence. */
     message?: string;
@@ -418,6 +437,13 @@ export namespace deploy {
     createdAt: Date;
     settledAt?: Date;
   }
+  /** A line that a pod has written. */
+  interface LogLine {
+    /** The pod's name. */
+    pod: string;
+    /** At most 16 KiB of it. */
+    line: string;
+  }
   /** What to go back to; the last revision that ran before the present one when nothing is named. */
   type Target =
     /** The latest revision that ran with this version: an image's tag. */
@@ -435,10 +461,29 @@ export namespace deploy {
   function rollback(env: string, app: string, to?: Target): string;
   /** How a deployment stands. What this run has asked for shows as `pending`. */
   function status(env: string, app: string): Deployment;
-  /** The organisation's deployments, or those of one environment, without those that are stopped; 1,000 at most. */
+  /**
+   * The organisation's deployments, or those of one environment, by environment and app; without those that
+   * are stopped. At most 1,000.
+   */
   function list(env?: string): Deployment[];
-  /** A deployment's revisions, latest first: 1 to 100 of them, 20 when absent. */
+  /**
+   * A deployment's revisions, latest first: 1 to 100 of them, 20 when absent. Not those that this run has
+   * asked for: they have no numbers yet.
+   */
   function history(env: string, app: string, more?: { limit?: number }): Revision[];
+  /**
+   * The last lines of each of a deployment's pods: 1 to 1,000 of them, 100 when absent; the newest pods
+   * first, at most 20 pods and 1 MiB. The cluster is asked, which takes a moment: `unavailable` if it does not
+   * answer within 30 seconds.
+   */
+  function logs(env: string, app: string, more?: { tail?: number }): LogLine[];
+  /**
+   * Reads the Kubernetes API for what there is no function for, in the environment's own namespace, with the
+   * rights of a viewer: no Secrets, nothing of others. `path` is as the API has it without the namespace:
+   * `api/v1/pods`, `apis/apps/v1/replicasets?labelSelector=…`, `api/v1/configmaps/NAME`. The answer is the
+   * API's, parsed, at most 1 MiB of JSON; asked like `logs`.
+   */
+  function kubernetes(env: string, path: string): any;
 }
 // Of its own: where one name is exported by hand, no other is by itself.
 export namespace deploy {

@@ -36,6 +36,8 @@ export interface Deployed {
   message?: string;
   /** An earlier run of the request asked for what is under way, and it is woken when that settles. */
   askedFor?: boolean;
+  /** What its pods have written, the newest pod first; a text is a line of the pod `APP-0`. */
+  logs?: (string | deploy.LogLine)[];
 }
 
 export interface Asked {
@@ -55,11 +57,18 @@ export interface Asked {
   children?: Other[];
   /** Other requests of the organisation. */
   others?: Other[];
-  /** Environments of the organisation, ready and allowed unless they say otherwise. */
+  /**
+   * Environments of the organisation, ready and allowed unless they say otherwise. Where a person is asked,
+   * what a run wants counts as approved until it settles as something else.
+   */
   environments?: (string | (Partial<deploy.Environment> & { name: string }))[];
   /** Registered apps. */
   apps?: string[];
   deployments?: Deployed[];
+  /** What the Kubernetes API answers, by environment and path: `{ prod: { 'api/v1/pods': { items: [] } } }`. */
+  kubernetes?: { [env: string]: { [path: string]: object } };
+  /** Environments whose clusters do not answer: `logs` and `kubernetes` are `unavailable` there. */
+  unreachable?: string[];
   /** Answers statements: with rows as objects, or with how many rows were affected. */
   db?: (call: { schema: string; sql: string; parameters: any[] }) => object[] | number | undefined;
 }
@@ -85,9 +94,15 @@ export class Host {
   stateOf(deploymentId: string): deploy.State;
   /**
    * A deployment that is under way comes to rest, and wakes the request if that has asked for it. `reason` is
-   * why it failed, in a word.
+   * why it failed, in a word; `message` the same in a sentence. Of what was refused after all (`not_found`,
+   * `forbidden`, `conflict`, `invalid`, `rejected`, `not_approved`) nothing stays; after `superseded` what
+   * somebody else has asked for is on its way.
    */
   settle(deploymentId: string, status: 'running' | 'failed' | 'stopped', reason?: string, message?: string): this;
+  /** What the pods of a deployment have written by now, in place of what they had. */
+  logs(deploymentId: string, lines: (string | deploy.LogLine)[]): this;
+  /** What the Kubernetes API answers from now on; other paths are `not_found`. */
+  kubernetes(env: string, path: string, answer: object): this;
   /** Runs the skill once, for everything that has happened since its last run. */
   run(skill: Skill): Promise<Run>;
 }

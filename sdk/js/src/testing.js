@@ -50,18 +50,27 @@ const triggerOf = (trigger) => {
           answeredBy: trigger.answeredBy,
         },
       };
-    case 'deployment_settled':
-      return { tag: 'deployment-settled', val: { ...trigger } };
+    case 'deployment_settled': {
+      const { deploymentId, status, reason } = trigger;
+      return { tag: 'deployment-settled', val: { deploymentId, status, reason } };
+    }
     default:
       return { tag: trigger.type, val: trigger.name };
   }
 };
 
-const eventOf = (trigger) => ({
+/** What a wake-up's context says of an event; `settled` knows more of a deployment than its trigger. */
+const eventOf = (trigger, settled) => ({
   trigger: trigger.type,
   ...(trigger.requestId && {
     completed_request_id: trigger.requestId,
     completed_result_id: trigger.requestId,
+  }),
+  ...(trigger.deploymentId && {
+    deployment_id: trigger.deploymentId,
+    status: trigger.status,
+    reason: trigger.reason ?? null,
+    ...settled.get(trigger.deploymentId),
   }),
 });
 
@@ -76,6 +85,7 @@ export class Host {
   #attempt;
   #questions = new Map();
   #timers = new Map();
+  #settled = new Map();
   #estate;
   #end;
 
@@ -198,9 +208,23 @@ export class Host {
 
   /** A deployment comes to rest, and wakes the request if that has asked for it. */
   settle(deploymentId, status, reason, message) {
-    if (this.#estate.settle(deploymentId, status, reason, message) && !this.#end) {
+    const told = this.#estate.settle(deploymentId, status, reason, message);
+    if (told && !this.#end) {
+      this.#settled.set(deploymentId, told);
       this.#inbox.push({ type: 'deployment_settled', deploymentId, status, reason });
     }
+    return this;
+  }
+
+  /** What the pods of a deployment have written by now, in place of what they had. */
+  logs(deploymentId, lines) {
+    this.#estate.wrote(deploymentId, lines);
+    return this;
+  }
+
+  /** What the Kubernetes API answers from now on. */
+  kubernetes(env, path, answer) {
+    this.#estate.answers(env, path, answer);
     return this;
   }
 
@@ -213,6 +237,7 @@ export class Host {
       known: new Map([...this.#known].map(([id, one]) => [id, { ...one }])),
       keys: new Map(this.#keys),
       migrations: this.#migrations,
+      settled: this.#settled,
       estate: this.#estate.copy(),
       next: () => this.#next(),
       standing: (blockers, known) => this.#standing(blockers, known),
@@ -307,10 +332,10 @@ class FakeRun {
     const own = object('context', json('context', asked.context), 1 << 20);
     const wakeUp = () =>
       JSON.stringify({
-        ...eventOf(trigger),
+        ...eventOf(trigger, this.state.settled),
         parent_request_id: id,
         parent_context: JSON.parse(own),
-        additional_completions: additional.map(eventOf),
+        additional_completions: additional.map((one) => eventOf(one, this.state.settled)),
       });
     return {
       id: () => id,

@@ -250,6 +250,175 @@ test('a run asks for a hundred changes and no more', async () => {
   });
 });
 
+test('of what was refused after all nothing stays', async () => {
+  const host = new Host({
+    environments: [{ name: 'prod', approval: true }],
+    apps: ['web'],
+    deployments: [{ ...api, image: 'a:1', replicas: 2 }],
+  });
+  const look = () => {
+    const { state, version, revision, replicas } = deploy.status('prod', 'api');
+    return [state, version, revision, replicas, deploy.history('prod', 'api').length];
+  };
+  const before = ['running', '1', 1, { desired: 2, ready: 2 }, 1];
+  const [first, second] = (await inside(host, () => {
+    deploy.create({ ...api, image: 'a:2', replicas: 5 });
+    deploy.create({ ...api, app: 'web', image: 'web:1' });
+    return waiting();
+  })).deployed;
+  host.settle(first.id, 'failed', 'rejected', 'rejected by ada').settle(second.id, 'failed', 'not_approved');
+  await inside(host, () => {
+    assert.deepEqual(look(), before);
+    assert.match(code(() => deploy.status('prod', 'web')), /^not_found/);
+    deploy.delete('prod', 'api');
+    return waiting();
+  });
+  await inside(host.settle(first.id, 'failed', 'forbidden'), () => {
+    assert.deepEqual(look(), before);
+    deploy.scale('prod', 'api', 3);
+    return waiting();
+  });
+  // Another change while one is under way: that one is still waited for.
+  const other = new Host({ deployments: [{ ...api, id: 'd', image: 'a:2', before: ['a:1'], state: 'deploying', askedFor: true }] });
+  await inside(other, () => {
+    deploy.scale('prod', 'api', 9);
+    return waiting();
+  });
+  await inside(other.settle('d', 'failed', 'conflict'), () => {
+    assert.deepEqual(look(), ['deploying', '2', 2, { desired: 1, ready: 0 }, 2]);
+    return waiting();
+  });
+  await inside(other.settle('d', 'failed', 'invalid'), () => {
+    assert.deepEqual(look(), ['running', '1', 1, { desired: 1, ready: 1 }, 1]);
+  });
+});
+
+test('what somebody else has asked for takes the place of what the run did', async () => {
+  const host = new Host({ deployments: [{ ...api, id: 'd', image: 'a:1' }] });
+  await inside(host, () => {
+    deploy.create({ ...api, image: 'a:2' });
+    return waiting();
+  });
+  await inside(host.settle('d', 'failed', 'superseded', 'revision 3'), () => {
+    const { state, revision } = deploy.status('prod', 'api');
+    assert.deepEqual([state, revision], ['deploying', 3]);
+    assert.deepEqual(deploy.history('prod', 'api').map(({ outcome }) => outcome), [undefined, 'superseded', 'running']);
+    deploy.delete('prod', 'api');
+    return waiting();
+  });
+  await inside(host.settle('d', 'failed', 'superseded'), () => {
+    assert.equal(deploy.status('prod', 'api').state, 'deploying');
+  });
+});
+
+test('the context of a wake-up says more than its trigger', async () => {
+  const host = new Host({ environments: ['prod'], apps: ['api', 'web'], context: { n: 1 } });
+  const [first, second] = (await inside(host, () => {
+    deploy.create({ ...api, image: 'a:1' });
+    deploy.create({ ...api, app: 'web', image: 'a:1' });
+    return waiting();
+  })).deployed;
+  host.settle(first.id, 'failed', 'rejected', 'rejected by ada').settle(second.id, 'running');
+  const run = await host.run(skill(({ context, rawContext }) => completed('', { data: { context, rawContext } })));
+  assert.deepEqual(run.data.context, { n: 1 });
+  const { trigger, deployment_id, status, reason, message, env, app, revision, additional_completions } = run.data.rawContext;
+  assert.deepEqual([trigger, deployment_id, status, reason], ['deployment_settled', first.id, 'failed', 'rejected']);
+  assert.deepEqual([message, env, app, revision], ['rejected by ada', 'prod', 'api', null]);
+  assert.deepEqual(additional_completions, [{
+    trigger: 'deployment_settled', deployment_id: second.id, status: 'running', reason: null, message: null,
+    ...api, app: 'web', revision: 1,
+  }]);
+});
+
+test('pods have written lines', async () => {
+  const of = (pod, line) => ({ pod, line });
+  const long = 'ä'.repeat(9_000);
+  const host = new Host({
+    deployments: [
+      { ...api, id: 'd', image: 'a:1', logs: [of('new', 'one'), of('old', 'before'), of('new', 'two'), of('new', 'three')] },
+      { ...api, app: 'web', image: 'a:1', logs: ['first', long] },
+      { ...api, app: 'old', image: 'a:1', state: 'stopped', logs: ['gone'] },
+      { ...api, app: 'busy', image: 'a:1', logs: Array.from({ length: 25 }, (_, n) => of(`busy-${n}`, 'x'.repeat(60_000))) },
+      { ...api, app: 'loud', image: 'a:1', logs: Array.from({ length: 1_500 }, () => 'x'.repeat(2_000)) },
+    ],
+  });
+  await inside(host, () => {
+    assert.deepEqual(deploy.logs('prod', 'api', { tail: 2 }), [of('new', 'two'), of('new', 'three'), of('old', 'before')]);
+    assert.deepEqual(deploy.logs('prod', 'api').length, 4);
+    // As much as fits, of characters and of lines.
+    const [first, second] = deploy.logs('prod', 'web');
+    assert.deepEqual(first, of('web-0', 'first'));
+    assert.equal(second.line, `${'ä'.repeat(8_192)}…`);
+    assert.deepEqual(deploy.logs('prod', 'old'), []);
+    const busy = deploy.logs('prod', 'busy');
+    assert.deepEqual([busy.length, busy.at(-1).pod], [20, 'busy-19']);
+    assert.equal(deploy.logs('prod', 'loud', { tail: 1_000 }).length, Math.floor((1 << 20) / (2_000 + 'loud-0'.length)));
+    assert.equal(deploy.logs('prod', 'loud').length, 100);
+    deploy.create({ ...api, app: 'mine', register: true, image: 'a:1' });
+    assert.match(code(() => deploy.logs('prod', 'mine')), /^not_found: .*mine in prod/);
+    deploy.scale('prod', 'api', 2);
+    return waiting();
+  });
+  // What has been written stays, until the test says otherwise.
+  host.settle('d', 'running');
+  await inside(host.logs('d', ['anew']), () => {
+    assert.deepEqual(deploy.logs('prod', 'api'), [of('api-0', 'anew')]);
+  });
+});
+
+test('the Kubernetes API answers what the test says, to what can be asked', async () => {
+  const pods = { items: [{ metadata: { name: 'api-0' } }] };
+  const host = new Host({
+    environments: ['dev', { name: 'closed', allowed: false }],
+    deployments: [{ env: 'far', app: 'api', image: 'a:1' }],
+    kubernetes: { dev: { 'api/v1/pods': pods, 'api/v1/configmaps/big': { data: 'x'.repeat(1 << 20) } } },
+    unreachable: ['far', 'farther'],
+    workerType: 'reports',
+  });
+  host.kubernetes('dev', 'apis/apps/v1/replicasets?labelSelector=app%3Dapi', { items: [] });
+  assert.throws(() => host.kubernetes('dev', 'version', {}), /is neither api\/v1/);
+  assert.throws(() => host.logs('x', []), /no deployment x/);
+  await inside(host, () => {
+    const read = (path, env = 'dev') => () => deploy.kubernetes(env, path);
+    assert.deepEqual(deploy.kubernetes('dev', 'api/v1/pods'), pods);
+    assert.deepEqual(deploy.kubernetes('dev', 'apis/apps/v1/replicasets?labelSelector=app%3Dapi'), { items: [] });
+    for (const path of ['api/v1/configmaps/a.b', 'apis/apps/v1/replicasets', 'api/v1/pods?watch=false', 'api/v1/pods/proxy']) {
+      assert.match(code(read(path)), /^not_found: .*the test says/, path);
+    }
+    for (const path of [
+      'api', 'api/v1', 'api/v2/pods', '/api/v1/pods', 'version', 'apis/apps', 'apis/apps/v1', 'apis//v1/deployments',
+      'api/v1/', 'api/v1//x', 'api/v1/pods/', 'api/v1/../nodes', 'api/v1/pods/%2e%2e', 'api/v1/pods#x', 'api/v1/pods\n',
+      'api/v1/namespaces', 'api/v1/namespaces/other/pods', 'api/v1/watch/pods', 'api/v1/pods?watch', 'api/v1/pods?watch=1',
+      'api/v1/pods?limit=1&watch=true', 'api/v1/pods/x/log?follow=true', 'api/v1/pods/x/exec', 'api/v1/pods/x/portforward',
+    ]) {
+      assert.match(code(read(path)), /^invalid: path: /, path);
+    }
+    for (const path of ['api/v1/secrets', 'api/v1/secrets/x', 'api/v1/services/x/proxy', 'api/v1/services/x/proxy/admin']) {
+      assert.match(code(read(path)), /^denied: /, path);
+    }
+    for (const [act, expected] of [
+      [read(''), /^invalid: .*path is missing/],
+      [read(7), /^invalid: .*path: 7 is not a text/],
+      [read('api/v1/configmaps/big'), /^invalid: .*the answer has 10485\d\d bytes/],
+      [read('api/v1/pods', 'nowhere'), /^not_found: .*environment `nowhere`/],
+      [read('api/v1/pods', 'closed'), /^denied: .*`reports`/],
+      [read('api/v1/pods', 'far'), /^unavailable: .*`far`/],
+      [read('api/v1/pods', 'farther'), /^unavailable/],
+      [() => deploy.logs('far', 'api'), /^unavailable/],
+      [() => deploy.logs('far', 'other'), /^not_found: .*deployment/],
+      [() => deploy.logs('nowhere', 'api'), /^not_found: .*environment/],
+      [() => deploy.logs('closed', 'api'), /^denied/],
+      [() => deploy.logs('dev'), /^invalid: .*app is missing/],
+      [() => deploy.logs('dev', 'api', { tail: 0 }), /^invalid: .*1 to 1000/],
+      [() => deploy.logs('dev', 'api', { tail: 1_001 }), /^invalid: .*1 to 1000/],
+      [() => deploy.logs('dev', 'api', { tail: null }), /^invalid: .*1 to 1000/],
+      [() => deploy.logs('dev', 'api', { lines: 5 }), /^invalid: .*no option "lines"/],
+    ]) {
+      assert.match(code(act), expected, String(act));
+    }
+  });
+});
+
 test('a deployment wakes whoever asked for it, and nobody else', async () => {
   const host = new Host({ deployments: [{ ...api, id: 'd', image: 'a:1', state: 'deploying' }] });
   const idle = await host.run(skill(() => waiting()));

@@ -41,6 +41,12 @@ const author = skill<Context>(async (request) => {
   const { state, pods, config, replicas } = deploy.status('dev', 'api');
   if (state !== 'running') log.info('not there', { id, ...replicas, pods: pods.filter((pod) => pod.ready).length, ...config });
   deploy.history('dev', 'api', { limit: 5 })[0]?.outcome satisfies string | undefined;
+  deploy.logs('dev', 'api', { tail: 5 }).map(({ pod, line }) => `${pod}: ${line}`) satisfies string[];
+  // @ts-expect-error a mistyped option
+  deploy.logs('dev', 'api', { lines: 5 });
+  for (const event of deploy.kubernetes('dev', 'api/v1/events').items) log.info(event.message);
+  // @ts-expect-error a path is missing
+  deploy.kubernetes('dev');
   deploy.list('dev').filter((one) => !one.isSettled).map((one) => one.updatedAt.getTime());
   try {
     notes.execute('DELETE FROM notes');
@@ -55,7 +61,9 @@ const host = new Host({
   context: { text: 'a' },
   db: () => [{ id: 1 }],
   environments: ['dev', { name: 'prod', approval: true }],
-  deployments: [{ env: 'dev', app: 'api', image: 'a:2', before: ['a:1'], state: 'failed', reason: 'quota' }],
+  deployments: [{ env: 'dev', app: 'api', image: 'a:2', before: ['a:1'], state: 'failed', reason: 'quota', logs: ['a'] }],
+  kubernetes: { dev: { 'api/v1/pods': { items: [] } } },
+  unreachable: ['prod'],
 });
 const run = await host.run(author);
 run.created[0]?.blockedBy[0]?.onFailure satisfies 'cancel' | 'run' | 'hold' | undefined;
@@ -65,6 +73,9 @@ for (const change of run.deployed) {
   // @ts-expect-error only one that was to be created has an image
   change.image;
   host.settle(change.id, 'failed', 'crash_loop').stateOf(change.id) satisfies deploy.State;
+  host.logs(change.id, ['a', { pod: 'api-1', line: 'b' }]).kubernetes('dev', 'api/v1/events', { items: [] });
 }
+// @ts-expect-error a line is of some pod
+host.logs('id', [{ line: 'a' }]);
 // @ts-expect-error nothing settles there
 host.settle('id', 'pending');

@@ -1,12 +1,26 @@
 """Deployments: the SDK against its own fake platform."""
 
 import unittest
+from collections.abc import Mapping
 from datetime import datetime, timezone
 
 from eve_sdk import DeploymentSettled, EveError, Initial, Retryable, completed, deploy, skill, waiting
-from eve_sdk.testing import Change, Deployed, Environment, Host
+from eve_sdk.testing import Change, Deployed, Environment, Host, LogLine
 
 DIGEST = f"sha256:{'0a' * 32}"
+
+
+class Twice(Mapping):
+    """A mapping that says a name twice, as those of headers do."""
+
+    def __iter__(self):
+        return iter(["A", "A"])
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, name):
+        return "1"
 
 
 class DeployTest(unittest.TestCase):
@@ -206,6 +220,7 @@ class DeployTest(unittest.TestCase):
                 ("invalid", "of type list, not a mapping", create(env_vars=[("A", "secret")])),
                 ("invalid", "variable's name", create(env_vars={"A-B": "x"})),
                 ("invalid", r"U\+0000", create(env_vars={"A": "\0"})),
+                ("invalid", "A: is given twice", create(env_vars=Twice())),
                 ("invalid", "bytes together", create(env_vars={"A": "x" * 600_000})),
                 ("invalid", "settings: is not a JSON object", create(settings=[])),
                 ("invalid", "written as JSON", create(settings={"x": {1}})),
@@ -273,6 +288,205 @@ class DeployTest(unittest.TestCase):
             self.assertEqual(deploy.status("prod", "api").replicas.desired, 99)
 
         self.inside(Host(deployments=[Deployed("prod", "api", "a:1")]), act)
+
+    def test_of_what_was_refused_after_all_nothing_stays(self):
+        def look():
+            one = deploy.status("prod", "api")
+            ready = (one.replicas.desired, one.replicas.ready)
+            return (one.state, one.version, one.revision, ready, len(deploy.history("prod", "api")))
+
+        def asking(*changes):
+            def act():
+                for change in changes:
+                    change()
+                return waiting()
+
+            return act
+
+        def standing(*expected, then=lambda: None):
+            def act():
+                self.assertEqual(look(), expected)
+                return then()
+
+            return act
+
+        host = Host(
+            environments=[Environment("prod", approval=True)], apps=["web"],
+            deployments=[Deployed("prod", "api", "a:1", 2)],
+        )
+        before = ("running", "1", 1, (2, 2), 1)
+        first, second = self.inside(
+            host,
+            asking(
+                lambda: deploy.create("prod", "api", image="a:2", replicas=5),
+                lambda: deploy.create("prod", "web", image="web:1"),
+            ),
+        ).deployed
+        host.settle(first.id, "failed", "rejected", "rejected by ada").settle(second.id, "failed", "not_approved")
+        self.inside(host, standing(*before, then=asking(lambda: deploy.delete("prod", "api"))))
+        host.settle(first.id, "failed", "forbidden")
+
+        def again():
+            self.refused("not_found", "web", lambda: deploy.status("prod", "web"))
+            deploy.scale("prod", "api", 3)
+            return waiting()
+
+        self.inside(host, standing(*before, then=again))
+        # Another change while one is under way: that one is still waited for.
+        given = Deployed("prod", "api", "a:2", before=["a:1"], state="deploying", asked_for=True, id="d")
+        other = Host(deployments=[given])
+        self.inside(other, asking(lambda: deploy.scale("prod", "api", 9)))
+        other.settle("d", "failed", "conflict")
+        self.inside(other, standing("deploying", "2", 2, (1, 0), 2, then=waiting))
+        other.settle("d", "failed", "invalid")
+        self.inside(other, standing("running", "1", 1, (1, 1), 1))
+
+    def test_what_somebody_else_has_asked_for_takes_the_place_of_what_the_run_did(self):
+        def deploying():
+            deploy.create("prod", "api", image="a:2")
+            return waiting()
+
+        def deleting():
+            one = deploy.status("prod", "api")
+            self.assertEqual((one.state, one.revision), ("deploying", 3))
+            outcomes = [past.outcome for past in deploy.history("prod", "api")]
+            self.assertEqual(outcomes, [None, "superseded", "running"])
+            deploy.delete("prod", "api")
+            return waiting()
+
+        host = Host(deployments=[Deployed("prod", "api", "a:1", id="d")])
+        self.inside(host, deploying)
+        self.inside(host.settle("d", "failed", "superseded", "revision 3"), deleting)
+        host.settle("d", "failed", "superseded")
+        self.inside(host, lambda: self.assertEqual(deploy.status("prod", "api").state, "deploying"))
+
+    def test_the_context_of_a_wake_up_says_more_than_its_trigger(self):
+        def act():
+            deploy.create("prod", "api", image="a:1")
+            deploy.create("prod", "web", image="a:1")
+            return waiting()
+
+        host = Host(environments=["prod"], apps=["api", "web"], context={"n": 1})
+        first, second = self.inside(host, act).deployed
+        host.settle(first.id, "failed", "rejected", "rejected by ada").settle(second.id, "running")
+        run = host.run(lambda request: completed("", data=[request.context, request.raw_context]))
+        self.assertEqual(
+            run.data,
+            [
+                {"n": 1},
+                {
+                    "trigger": "deployment_settled", "deployment_id": first.id, "status": "failed",
+                    "reason": "rejected", "message": "rejected by ada", "env": "prod", "app": "api",
+                    "revision": None, "parent_request_id": host.id, "parent_context": {"n": 1},
+                    "additional_completions": [
+                        {
+                            "trigger": "deployment_settled", "deployment_id": second.id, "status": "running",
+                            "reason": None, "message": None, "env": "prod", "app": "web", "revision": 1,
+                        }
+                    ],
+                },
+            ],
+        )
+
+    def test_pods_have_written_lines(self):
+        def act():
+            lines = [LogLine("new", "two"), LogLine("new", "three"), LogLine("old", "before")]
+            self.assertEqual(deploy.logs("prod", "api", tail=2), lines)
+            self.assertEqual(len(deploy.logs("prod", "api")), 4)
+            # As much as fits, of characters and of lines.
+            self.assertEqual(
+                deploy.logs("prod", "web"), [LogLine("web-0", "first"), LogLine("web-0", "ä" * 8_192 + "…")]
+            )
+            self.assertEqual(deploy.logs("prod", "old"), [])
+            busy = deploy.logs("prod", "busy")
+            self.assertEqual((len(busy), busy[-1].pod), (20, "busy-19"))
+            self.assertEqual(len(deploy.logs("prod", "loud", tail=1_000)), (1 << 20) // (2_000 + len("loud-0")))
+            self.assertEqual(len(deploy.logs("prod", "loud")), 100)
+            deploy.create("prod", "mine", image="a:1", register=True)
+            self.refused("not_found", "mine in prod", lambda: deploy.logs("prod", "mine"))
+            deploy.scale("prod", "api", 2)
+            return waiting()
+
+        lines = [
+            LogLine("new", "one"), LogLine("old", "before"), LogLine("new", "two"), LogLine("new", "three"),
+        ]
+        host = Host(
+            deployments=[
+                Deployed("prod", "api", "a:1", id="d", logs=lines),
+                Deployed("prod", "web", "a:1", logs=["first", "ä" * 9_000]),
+                Deployed("prod", "old", "a:1", state="stopped", logs=["gone"]),
+                Deployed("prod", "busy", "a:1", logs=[LogLine(f"busy-{n}", "x" * 60_000) for n in range(25)]),
+                Deployed("prod", "loud", "a:1", logs=["x" * 2_000] * 1_500),
+            ]
+        )
+        self.inside(host, act)
+        # What has been written stays, until the test says otherwise.
+        host.settle("d", "running").logs("d", ["anew"])
+        self.inside(
+            host, lambda: self.assertEqual(deploy.logs("prod", "api"), [LogLine("api-0", "anew")])
+        )
+        with self.assertRaisesRegex(ValueError, "no deployment x"):
+            host.logs("x", [])
+
+    def test_the_kubernetes_api_answers_what_the_test_says(self):
+        pods = {"items": [{"metadata": {"name": "api-0"}}]}
+        sets = "apis/apps/v1/replicasets?labelSelector=app%3Dapi"
+
+        def reading(path, env="dev"):
+            return lambda: deploy.kubernetes(env, path)
+
+        def act():
+            self.assertEqual(deploy.kubernetes("dev", "api/v1/pods"), pods)
+            self.assertEqual(deploy.kubernetes("dev", sets), {"items": []})
+            for path in [
+                "api/v1/configmaps/a.b", "apis/apps/v1/replicasets", "api/v1/pods?watch=false", "api/v1/pods/proxy",
+                "api/v1/pods?watch=0&watch=1",
+            ]:
+                with self.subTest(path):
+                    self.refused("not_found", "the test says", reading(path))
+            for path in [
+                "api", "api/v1", "api/v2/pods", "/api/v1/pods", "version", "apis/apps", "apis/apps/v1",
+                "apis//v1/deployments", "api/v1/", "api/v1//x", "api/v1/pods/", "api/v1/../nodes",
+                "api/v1/pods/%2e%2e", "api/v1/pods#x", "api/v1/pods\n", "api/v1/pöds", "api/v1/namespaces",
+                "api/v1/namespaces/other/pods", "api/v1/watch/pods", "api/v1/pods?watch", "api/v1/pods?watch=1",
+                "api/v1/pods?limit=1&watch=true", "api/v1/pods/x/log?follow=true", "api/v1/pods/x/exec",
+                "api/v1/pods/x/portforward",
+            ]:
+                with self.subTest(path):
+                    self.refused("invalid", "^path: ", reading(path))
+            for path in [
+                "api/v1/secrets", "api/v1/secrets/x", "api/v1/services/x/proxy", "api/v1/services/x/proxy/admin",
+            ]:
+                with self.subTest(path):
+                    self.refused("denied", "may not read", reading(path))
+            for code, message, call in [
+                ("invalid", "path is missing", reading("")),
+                ("invalid", "path: 7 is not a str", reading(7)),
+                ("invalid", "the answer has 10485.. bytes", reading("api/v1/configmaps/big")),
+                ("not_found", "environment `nowhere`", reading("api/v1/pods", "nowhere")),
+                ("denied", "`reports`", reading("api/v1/pods", "closed")),
+                ("unavailable", "`far`", reading("api/v1/pods", "far")),
+                ("unavailable", "`farther`", reading("api/v1/pods", "farther")),
+                ("unavailable", "`far`", lambda: deploy.logs("far", "api")),
+                ("not_found", "deployment", lambda: deploy.logs("far", "other")),
+                ("not_found", "environment", lambda: deploy.logs("nowhere", "api")),
+                ("denied", "`reports`", lambda: deploy.logs("closed", "api")),
+                ("invalid", "app is missing", lambda: deploy.logs("dev", "")),
+                ("invalid", "1 to 1000", lambda: deploy.logs("dev", "api", tail=0)),
+                ("invalid", "1 to 1000", lambda: deploy.logs("dev", "api", tail=1_001)),
+                ("invalid", "1 to 1000", lambda: deploy.logs("dev", "api", tail=None)),
+            ]:
+                with self.subTest(message):
+                    self.refused(code, message, call)
+
+        host = Host(
+            environments=["dev", Environment("closed", allowed=False)],
+            deployments=[Deployed("far", "api", "a:1")],
+            kubernetes={("dev", "api/v1/pods"): pods, ("dev", "api/v1/configmaps/big"): {"data": "x" * (1 << 20)}},
+            unreachable=["far", "farther"],
+            worker_type="reports",
+        )
+        self.inside(host.kubernetes("dev", sets, {"items": []}), act)
 
     def test_a_deployment_wakes_whoever_asked_for_it(self):
         host = Host(deployments=[Deployed("prod", "api", "a:1", state="deploying", id="d")])

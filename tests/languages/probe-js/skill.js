@@ -100,6 +100,10 @@ const orders = {
       previous: () => deploy.rollback('dev', 'probe'),
       version: () => deploy.rollback('dev', 'probe', { version: 'v9' }),
       revision: () => deploy.rollback('dev', 'probe', { revision: 9 }),
+      logs: () => deploy.logs('dev', 'other'),
+      tail: () => deploy.logs('dev', 'probe', { tail: 0 }),
+      path: () => deploy.kubernetes('dev', 'version'),
+      read: () => deploy.kubernetes('closed', 'api/v1/pods'),
     });
     const { revision, state } = deploy.status('dev', 'probe');
     const history = deploy.history('dev', 'probe', { limit: 5 }).map((one) => [
@@ -117,7 +121,8 @@ const orders = {
   wait({ trigger }) {
     if (trigger.type !== 'initial') throw permanent(`woken by ${trigger.type}`);
     deploy.create({ env: 'dev', app: 'probe', image: 'acme/probe:v2' });
-    return waiting({ deadline: '1s' });
+    // What nobody has taken by then is withdrawn.
+    return waiting({ deadline: '10s' });
   },
 
   undeploy() {

@@ -130,6 +130,10 @@ def deployed(request: Request) -> Outcome:
         "previous": lambda: deploy.rollback("dev", "probe"),
         "version": lambda: deploy.rollback("dev", "probe", version="v9"),
         "revision": lambda: deploy.rollback("dev", "probe", revision=9),
+        "logs": lambda: deploy.logs("dev", "other"),
+        "tail": lambda: deploy.logs("dev", "probe", tail=0),
+        "path": lambda: deploy.kubernetes("dev", "version"),
+        "read": lambda: deploy.kubernetes("closed", "api/v1/pods"),
     })
     one = deploy.status("dev", "probe")
     history = [
@@ -153,7 +157,8 @@ def wait(request: Request) -> Outcome:
     if not isinstance(request.trigger, Initial):
         raise Permanent(f"woken by {request.trigger}")
     deploy.create("dev", "probe", image="acme/probe:v2")
-    return waiting(deadline=1)
+    # What nobody has taken by then is withdrawn.
+    return waiting(deadline=10)
 
 
 def undeploy(request: Request) -> Outcome:

@@ -88,3 +88,37 @@ async fn a_killed_postgres_comes_back() -> Result<()> {
     assert!(status.success(), "{status}: {}", dev.log());
     Ok(())
 }
+
+/// Both at one address: https for whoever sends a token by kubectl, http for a quick `curl`.
+#[tokio::test]
+async fn https_is_spoken_and_http_as_well() -> Result<()> {
+    let folder = tempfile::TempDir::new()?;
+    let data = folder.path().join("data");
+    let eve = Eve::without_database()?;
+    let mut dev = start(&eve, &data)?;
+    ready(&mut dev).await;
+    let context = eve.json(["context", "show", "dev"]).await?;
+    let url = context["url"].as_str().context("a url")?;
+    assert!(url.starts_with("https://127.0.0.1:"), "{context}");
+    let authority = std::fs::read_to_string(data.join("tls/ca.crt"))?;
+    assert_eq!(context["certificate_authority"], authority.as_str());
+    assert!(eve.run(["whoami"]).await?.status.success());
+
+    let plain = url.replace("https", "http");
+    let answer = eve_tests::http_client()?.get(format!("{plain}/healthz")).send().await?;
+    assert!(answer.status().is_success());
+    // No other server's authority is believed, and this one's is for nobody else.
+    let other = eve.run(["--url", &url.replace("127.0.0.1", "localhost"), "whoami"]).await?;
+    assert_eq!(other.code(), Some(5), "{other}");
+
+    // A restart keeps what contexts and kubeconfigs carry.
+    dev.terminate();
+    assert!(dev.wait().await.success(), "{}", dev.log());
+    let mut dev = start(&eve, &data)?;
+    ready(&mut dev).await;
+    let again = eve.json(["context", "show", "dev"]).await?;
+    assert_eq!(again["certificate_authority"], context["certificate_authority"]);
+    dev.terminate();
+    assert!(dev.wait().await.success(), "{}", dev.log());
+    Ok(())
+}

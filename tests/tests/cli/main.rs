@@ -12,5 +12,8 @@ mod rates;
 mod reading;
 mod release_notes;
 mod schedules;
+mod secrets;
 mod skills;
+mod tls;
+mod traffic;
 mod tree;

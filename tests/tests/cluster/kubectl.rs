@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use eve_host::dev::certificate;
 use eve_tests::{Database, Eve, Org, Output, Platform, Process, wait_for};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -10,7 +11,7 @@ use tokio::net::TcpStream;
 use uuid::Uuid;
 
 use crate::api::Cluster;
-use crate::{stage, wall};
+use crate::{stage, tls, wall};
 
 const CONFIG_MAP: &str =
     "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: greeting}\ndata: {text: TEXT}\n";
@@ -413,63 +414,28 @@ async fn others(ground: &Ground) -> Result<()> {
     Ok(())
 }
 
-/// A kubeconfig, used by kubectl alone, against the server behind a proxy that has a certificate.
+/// A kubeconfig, used by kubectl alone, against a control plane that has a certificate.
 async fn other_tools(ground: &Ground) -> Result<()> {
     let folder = ground.folder.path();
-    let certificates = format!(
-        "cd '{}'
-         new='openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes'
-         $new -x509 -days 1 -subj /CN=tests -keyout ca.key -out ca.crt
-         $new -subj /CN=127.0.0.1 -keyout tls.key -out tls.csr
-         echo subjectAltName=IP:127.0.0.1 >tls.ext
-         openssl x509 -req -days 1 -in tls.csr -CA ca.crt -CAkey ca.key -CAcreateserial -extfile tls.ext -out tls.crt",
-        folder.display()
-    );
-    ground.run(&certificates).await?;
-    let port = serve_tls(&folder.join("tls.crt"), &folder.join("tls.key"), &ground.address).await?;
-    let script = format!(
-        "cd '{}'; export SSL_CERT_FILE=$PWD/ca.crt
-         eve --url https://127.0.0.1:{port} env kubeconfig dev --file config
-         stat -c %a config; grep -c eve_ config || true
-         unset EVE_URL
-         KUBECONFIG=config $EVE_KUBECTL get pods -o name
-         KUBECONFIG=config $EVE_KUBECTL exec deployment/api -- /web version",
-        folder.display()
-    );
-    let shown = ground.run(&script).await?.stdout;
-    let lines: Vec<_> = shown.lines().collect();
-    ensure!(lines.len() == 4 && lines[0] == "600" && lines[1] == "0", "{shown}");
-    ensure!(lines[2].starts_with("pod/api-") && lines[3] == "v1.2.3", "{shown}");
+    let made = certificate::ensure(folder, [127, 0, 0, 1].into())?;
+    let files = made.files.key.to_string_lossy();
+    let address = eve_tests::free_address()?;
+    let serve = ["serve", "--listen", &address, "--tls-cert", &files, "--tls-key", &files];
+    let mut server = ground.eve().start(serve)?;
+    wait_for("a control plane with a certificate", async || {
+        assert_eq!(server.ended().ok().flatten(), None, "{}", server.log());
+        TcpStream::connect(&address).await.ok()
+    })
+    .await;
+    let authority = made.authority_file.display();
+    let login =
+        format!("eve --url https://{address} login --name tls --ca-file '{authority}' >/dev/null");
+    ground.run(&login).await?;
+    tls::tools(ground.eve(), folder, &format!("--url https://{address}")).await?;
+    server.terminate();
+    let status = server.wait().await;
+    ensure!(status.success(), "{status}: {}", server.log());
     Ok(())
-}
-
-/// A proxy with a certificate in front of `address`; its port.
-async fn serve_tls(certificate: &Path, key: &Path, address: &str) -> Result<u16> {
-    use rustls::pki_types::pem::PemObject as _;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![CertificateDer::from_pem_file(certificate)?],
-            PrivateKeyDer::from_pem_file(key)?,
-        )?;
-    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let port = listener.local_addr()?.port();
-    let address = address.to_owned();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (acceptor, address) = (acceptor.clone(), address.clone());
-            tokio::spawn(async move {
-                let mut client = acceptor.accept(stream).await?;
-                let mut server = TcpStream::connect(address).await?;
-                tokio::io::copy_bidirectional(&mut client, &mut server).await
-            });
-        }
-    });
-    Ok(port)
 }
 
 async fn tricks(ground: &Ground) -> Result<()> {

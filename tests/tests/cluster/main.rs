@@ -4,10 +4,10 @@
 //! Flow: [`wall`] installs the manifests and waits until they are in force, [`environment`] makes two
 //! environments with the control plane's own account, as the platform does. [`attacks`] then runs the
 //! tables in `attacks/`, which [`table`] reads; [`sweep`] asks about every verb on every resource.
-//! [`kubectl`] does the same through the platform's own door.
+//! [`kubectl`] does the same through the platform's own door, and [`tls`] is what other tools go through.
 //!
 //! [`stage`] is the whole platform on that cluster, registered as an operator would; [`environments`],
-//! [`deploying`] and [`many`] use it as members do.
+//! [`deploying`], [`traffic`], [`diff`] and [`many`] use it as members do.
 //!
 //! Invariants:
 //! - The API server is a real one, named by `EVE_TEST_KUBECONFIG` (an administrator's). Without it the
@@ -18,12 +18,16 @@
 mod api;
 mod attacks;
 mod deploying;
+mod diff;
 mod environment;
 mod environments;
 mod kubectl;
 mod many;
+mod secrets;
 mod skills;
 mod stage;
 mod sweep;
 mod table;
+mod tls;
+mod traffic;
 mod wall;

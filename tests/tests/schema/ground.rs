@@ -235,6 +235,8 @@ pub async fn furnish(session: &mut PgConnection, org: Uuid) -> Result<()> {
               VALUES ('{id}', '{org}', '{id}', 'general', 'dev', 'api', 'delete', '{{}}', '{id}');
          INSERT INTO eve.cluster_asks (id, org_id, worker_type, environment, body)
               VALUES ('{id}', '{org}', 'general', 'dev', '{{}}');
+         INSERT INTO eve.environment_secrets (org_id, environment_id, name, value, created_by, updated_by)
+              VALUES ('{org}', '{id}', 'API_KEY', '{{}}', '{{}}', '{{}}');
          INSERT INTO eve.audit_log (id, org_id, actor, action, target)
               VALUES ('{id}', '{org}', '{{}}', 'look', 'wall');"
     );

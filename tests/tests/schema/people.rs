@@ -17,6 +17,7 @@ const MEMBERS_SEE: [&str; 23] = [
     "deployment_orders",
     "deployment_revisions",
     "deployments",
+    "environment_secrets",
     "environments",
     "hitl_requests",
     "orchestration_results",
@@ -184,13 +185,32 @@ async fn nothing_sealed_is_for_people_to_read() -> Result<()> {
     assert!(readable.is_empty(), "{readable:?}");
     // Whoever asks for everything of a table that has such a column is refused.
     let owner = person(ground.acme.owner);
-    for table in ["api_tokens", "skill_versions", "queue", "skill_migrations", "artifacts"] {
+    for table in [
+        "api_tokens",
+        "artifacts",
+        "deployment_revisions",
+        "deployments",
+        "environment_secrets",
+        "queue",
+        "skill_migrations",
+        "skill_versions",
+    ] {
         sign_in(&mut ground, &owner).await?;
         let all = ground.attempt(&format!("SELECT * FROM eve.{table}")).await?;
         assert!(all.is_err_and(|refusal| refusal.is_denied()), "{table}");
         // Nor does a whole row in any other form show it.
         let row = ground.attempt(&format!("SELECT to_jsonb(t) FROM eve.{table} t")).await?;
         assert!(row.is_err_and(|refusal| refusal.is_denied()), "{table}");
+    }
+    // Names and versions of secrets are for members, whoever else may guess at values.
+    sign_in(&mut ground, &owner).await?;
+    let named =
+        ground.attempt("SELECT name, version, updated_at FROM eve.environment_secrets").await?;
+    assert_eq!(named.ok(), Some(1));
+    for column in ["value", "value ->> 'sealed'", "created_by", "updated_by"] {
+        sign_in(&mut ground, &owner).await?;
+        let read = ground.attempt(&format!("SELECT {column} FROM eve.environment_secrets")).await?;
+        assert!(read.is_err_and(|refusal| refusal.is_denied()), "{column}");
     }
     for filter in ["token_hash = '\\x00'", "token_hash IS NOT NULL ORDER BY id"] {
         sign_in(&mut ground, &owner).await?;

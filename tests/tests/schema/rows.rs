@@ -40,6 +40,7 @@ const SIGHTS: &[(&str, Sight, &[&str])] = &[
             "deployment_orders",
             "deployment_revisions",
             "deployments",
+            "environment_secrets",
             "environments",
             "hitl_requests",
             "idempotency_keys",

@@ -8,7 +8,8 @@ use super::super::error::{Error, Exit};
 use super::super::json::Inputs;
 use super::super::output::Output;
 use super::{Patience, Target, wait};
-use crate::deployments::{Autoscale, Deployment, NewDeployment, Settings, Variables};
+use crate::deployments::secrets::SecretReference;
+use crate::deployments::{Autoscale, Canary, Deployment, NewDeployment, Settings, Variables};
 
 /// Deploy an app to an environment, or another version of it
 ///
@@ -20,6 +21,13 @@ Examples:
   eve deploy create --app api-service --env prod --image acme/api:v1.2.3 --replicas 3
   eve deploy create --app api-service --env dev --image acme/api:v1.2.4 --wait \\
     --env-vars '{\"DATABASE_URL\": \"...\", \"API_KEY\": \"...\"}'
+  eve deploy create --app api-service --env prod --image acme/api:v1.2.3 --host api
+  eve deploy create --app api-canary --env prod --image acme/api:v1.2.4 \\
+    --canary-of api-service --traffic 10
+
+  # With secrets of the environment, which `eve secret set` makes
+  eve deploy create --app api-service --env prod --image acme/api:v1.2.4 --secret DATABASE_URL \\
+    --secret PGPASSWORD=DATABASE_PASSWORD --secret-file /etc/tls/key.pem=TLS_KEY
 
 Exit codes with --wait: 0 it runs, 1 it has failed, or the time was over.")]
 pub struct Create {
@@ -31,12 +39,34 @@ pub struct Create {
     /// Register the app if there is none of that name
     #[arg(long)]
     register: bool,
+    #[command(flatten)]
+    wishes: Wishes,
+    #[command(flatten)]
+    patience: Patience,
+    /// What to run instead of the image's entry point, behind --
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// How an app is to run: what is left out stays as it was.
+#[derive(clap::Args, Debug)]
+pub struct Wishes {
     /// How many replicas: 0 to 1000 [default: as before, 1 at first]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     replicas: Option<i64>,
     /// Environment variables, all of them: a JSON object of texts. They are kept sealed
     #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
     env_vars: Option<String>,
+    /// A secret of the environment that it gets as an environment variable; all of them are named, those of
+    /// before are forgotten
+    #[arg(long, value_name = "[VARIABLE=]NAME")]
+    secret: Vec<String>,
+    /// A secret of the environment that it gets as a file
+    #[arg(long, value_name = "PATH=NAME", value_parser = SecretReference::of_file)]
+    secret_file: Vec<SecretReference>,
+    /// None of the secrets that it had
+    #[arg(long, conflicts_with_all = ["secret", "secret_file"])]
+    no_secrets: bool,
     /// The port that it listens on [default: 8080]
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
@@ -58,11 +88,20 @@ pub struct Create {
     /// How long it may take to be there before it has failed [default: 10m]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     deadline: Option<Duration>,
-    #[command(flatten)]
-    patience: Patience,
-    /// What to run instead of the image's entry point, behind --
-    #[arg(last = true, value_name = "COMMAND")]
-    command: Vec<String>,
+    /// A host that leads to it from outside, instead of those of before: a name alone, or the whole host.
+    /// May be repeated
+    #[arg(long, value_name = "NAME", conflicts_with = "no_host")]
+    host: Vec<String>,
+    /// No host leads to it any more
+    #[arg(long)]
+    no_host: bool,
+    /// It takes a share of this app's requests, in the same environment
+    #[arg(long, value_name = "APP", requires = "traffic")]
+    canary_of: Option<String>,
+    /// The share, in percent: 1 to 100. Without a gateway requests are split among replicas, and without
+    /// --replicas it gets as many as come nearest
+    #[arg(long, value_name = "PERCENT", requires = "canary_of", allow_negative_numbers = true)]
+    traffic: Option<i32>,
 }
 
 fn autoscale(text: &str) -> Result<Autoscale, String> {
@@ -72,31 +111,60 @@ fn autoscale(text: &str) -> Result<Autoscale, String> {
     Ok(Autoscale { min: number(min)?, max: number(max)?, cpu_percent: 80 })
 }
 
-impl Create {
-    fn body(&self) -> Result<NewDeployment, Error> {
+impl Wishes {
+    /// The secrets that it refers to from now on; none if that stays as it is.
+    fn secrets(&self) -> Option<Vec<SecretReference>> {
+        let variables = self.secret.iter().map(|text| SecretReference::of_variable(text));
+        let named: Vec<_> = variables.chain(self.secret_file.iter().cloned()).collect();
+        (self.no_secrets || !named.is_empty()).then_some(named)
+    }
+
+    /// The environment variables, and everything else.
+    pub fn read(&self, command: &[String]) -> Result<(Option<Variables>, Settings), Error> {
         let mut inputs = Inputs::default();
         let env_vars = match self.env_vars.as_deref() {
             Some(argument) => Some(inputs.read("--env-vars", argument)?.parse::<Variables>()?),
             None => None,
         };
+        let hosts = match self.no_host {
+            true => Some(Vec::new()),
+            false => (!self.host.is_empty()).then(|| self.host.clone()),
+        };
+        let canary = self.canary_of.clone().zip(self.traffic);
+        let settings = Settings {
+            port: self.port,
+            health_path: self.health_path.clone(),
+            cpu: self.cpu.clone(),
+            memory: self.memory.clone(),
+            command: command.to_vec(),
+            autoscale: self.autoscale,
+            run_as_user: self.run_as_user,
+            deadline_s: self
+                .deadline
+                .map(|deadline| u32::try_from(deadline.as_secs()).unwrap_or(u32::MAX)),
+            secrets: self.secrets(),
+            hosts,
+            canary: canary.map(|(of, percent)| Canary { of, percent }),
+        };
+        Ok((env_vars, settings))
+    }
+
+    /// How many replicas.
+    pub fn replicas(&self) -> Option<i64> {
+        self.replicas
+    }
+}
+
+impl Create {
+    fn body(&self) -> Result<NewDeployment, Error> {
+        let (env_vars, settings) = self.wishes.read(&self.command)?;
         Ok(NewDeployment {
             app: self.target.app.clone(),
             register: self.register,
             image: self.image.clone(),
-            replicas: self.replicas,
+            replicas: self.wishes.replicas(),
             env_vars,
-            settings: Settings {
-                port: self.port,
-                health_path: self.health_path.clone(),
-                cpu: self.cpu.clone(),
-                memory: self.memory.clone(),
-                command: self.command.clone(),
-                autoscale: self.autoscale,
-                run_as_user: self.run_as_user,
-                deadline_s: self
-                    .deadline
-                    .map(|deadline| u32::try_from(deadline.as_secs()).unwrap_or(u32::MAX)),
-            },
+            settings,
         })
     }
 
@@ -168,9 +236,30 @@ mod tests {
                 },
             }))
         );
+        let secrets = ["--secret", "A", "--secret-file", "/run/b=B", "--secret", "C=D"];
+        assert_eq!(
+            body(&secrets).map(|body| body["settings"]["secrets"].clone()),
+            Ok(json!([
+                {"name": "A"}, {"name": "D", "variable": "C"}, {"name": "B", "file": "/run/b"},
+            ]))
+        );
+        let none = body(&["--no-secrets"]).map(|body| body["settings"].clone());
+        assert_eq!(none, Ok(json!({"secrets": []})));
+        assert!(body(&["--no-secrets", "--secret", "A"]).is_err());
+        assert!(body(&["--secret-file", "/run/b"]).is_err_and(|e| e.contains("PATH=NAME")));
         assert!(body(&["--env-vars", r#"{"A": 1}"#]).is_err_and(|e| e.contains("string")));
         assert!(body(&["--env-vars", "[]"]).is_err());
         assert!(body(&["--autoscale", "2"]).is_err_and(|e| e.contains("2..10")));
         assert!(body(&["--timeout", "1m"]).is_err_and(|e| e.contains("--wait")));
+        let settings = |words: &[&str]| body(words).map(|body| body["settings"].clone());
+        let hosts = ["--host", "api", "--host", "www"];
+        assert_eq!(settings(&hosts), Ok(json!({"hosts": ["api", "www"]})));
+        assert_eq!(settings(&["--no-host"]), Ok(json!({"hosts": []})));
+        assert!(body(&["--no-host", "--host", "api"]).is_err());
+        let canary = ["--canary-of", "api-service", "--traffic", "10"];
+        let wanted = json!({"canary": {"of": "api-service", "percent": 10}});
+        assert_eq!(settings(&canary), Ok(wanted));
+        assert!(body(&canary[..2]).is_err_and(|e| e.contains("--traffic")));
+        assert!(body(&canary[2..]).is_err_and(|e| e.contains("--canary-of")));
     }
 }

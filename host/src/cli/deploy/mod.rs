@@ -1,6 +1,7 @@
 //! `eve deploy …`: apps in environments.
 
 mod create;
+mod diff;
 mod logs;
 mod shown;
 mod wait;
@@ -53,6 +54,7 @@ pub struct Patience {
 #[derive(clap::Subcommand, Debug)]
 pub enum Command {
     Create(Box<create::Create>),
+    Diff(Box<diff::Differ>),
     /// Give a deployment another number of replicas
     #[command(
         after_help = "Example:\n  eve deploy scale --app api-service --env prod --replicas 5"
@@ -139,6 +141,7 @@ Exit codes: 0 it runs, 1 it has failed, or the time was over.")]
 pub async fn run(command: Command, globals: &Globals, out: &Output) -> Result<Exit, Error> {
     match command {
         Command::Create(command) => command.run(globals, out).await,
+        Command::Diff(command) => command.run(globals, out).await,
         Command::Scale { target, replicas, patience } => {
             let client = globals.connect()?;
             let made: Deployment =

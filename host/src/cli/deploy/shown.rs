@@ -4,6 +4,7 @@ use comfy_table::{Cell, Color};
 use serde_json::Value;
 
 use super::super::output::{Render, View, cell, optional, text_cell};
+use crate::deployments::traffic::{Shown as Traffic, SplitBy};
 use crate::deployments::{
     Deployment, DeploymentEvent, DeploymentStatus, Outcome, Replicas, Revision,
 };
@@ -24,6 +25,26 @@ fn replicas(replicas: Replicas) -> String {
     format!("{}/{}", replicas.ready, replicas.desired)
 }
 
+/// Who has which share, and which was asked for where that is another.
+fn split(traffic: &Traffic) -> String {
+    let mut lines: Vec<String> = traffic
+        .shares
+        .iter()
+        .map(|share| match f64::from(share.asked) == share.percent {
+            true => format!("{} % {}", share.percent, share.app),
+            false => format!("{} % {} (asked for: {} %)", share.percent, share.app, share.asked),
+        })
+        .collect();
+    lines.push(
+        match traffic.by {
+            SplitBy::Weights => "by the gateway, of what comes from outside",
+            SplitBy::Replicas => "by numbers of replicas",
+        }
+        .to_owned(),
+    );
+    lines.join("\n")
+}
+
 impl Render for Deployment {
     fn render(&self, view: &View) -> String {
         let why = match (&self.reason, &self.message) {
@@ -41,6 +62,10 @@ impl Render for Deployment {
             ("revision", cell(self.revision.to_string())),
             ("replicas", cell(format!("{} ready", replicas(self.replicas)))),
         ]);
+        if !self.urls.is_empty() {
+            pairs.push(("url", text_cell(self.urls.join("\n"))));
+        }
+        pairs.extend(self.traffic.as_ref().map(|traffic| ("traffic", text_cell(split(traffic)))));
         pairs.extend(self.deployed_at.map(|at| ("first ran", view.moment(at))));
         let mut text = view.details(pairs);
         if !self.pods.is_empty() {
@@ -100,7 +125,7 @@ impl Render for History {
                 outcome(item.outcome),
                 cell(item.replicas.to_string()),
                 cell(view.ago(item.created_at)),
-                optional(item.message.as_ref()),
+                optional(item.message.as_ref().or(item.cause.as_ref())),
             ]
         });
         view.table(
@@ -151,7 +176,7 @@ fn details(event: &DeploymentEvent) -> String {
         Value::String(text) => Some(text.clone()),
         other => Some(other.to_string()),
     };
-    ["image", "replicas", "reason", "message", "what"]
+    ["image", "replicas", "reason", "message", "what", "cause", "secret", "hosts", "canaries"]
         .iter()
         .filter_map(|key| text(key))
         .collect::<Vec<_>>()
@@ -177,6 +202,11 @@ mod tests {
                  "restarts": 2, "version": "v1.2.2", "started_at": "2026-02-27T00:00:00Z"},
             ],
             "reason": "image_pull", "message": "pod api-service-5d8-abcde: ErrImagePull: not found",
+            "urls": ["https://api.prod.acme.apps.example.com"],
+            "traffic": {"of": "api-service", "by": "replicas", "shares": [
+                {"app": "api-service", "asked": 90, "percent": 75.0},
+                {"app": "api-canary", "asked": 10, "percent": 25.0},
+            ]},
             "config": {}, "deployed_at": null, "deployed_by": null, "request_id": null,
             "created_at": "2026-02-27T00:00:00Z", "updated_at": "2026-02-28T23:59:30Z",
         }))
@@ -199,7 +229,10 @@ mod tests {
                 "created_at": "2026-02-28T23:59:00Z", "settled_at": null,
             })
         };
+        let mut rotated = revision(4, "updated", json!("running"), Value::Null);
+        rotated["cause"] = json!("secret API_KEY, version 2");
         let history: History = serde_json::from_value(json!({"items": [
+            rotated,
             revision(3, "rolled_back", Value::Null, json!(1)),
             revision(2, "updated", json!("failed"), Value::Null),
             revision(1, "created", json!("running"), Value::Null),

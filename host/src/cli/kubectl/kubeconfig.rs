@@ -2,6 +2,8 @@
 //!
 //! They are written in YAML with every text in double quotes, as JSON has it: both read it the same.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 fn quoted(text: &str) -> String {
@@ -10,11 +12,12 @@ fn quoted(text: &str) -> String {
 
 /// For the forwarder of one command: its address is all that is needed.
 pub fn local(server: &str, env: &str, namespace: &str) -> String {
-    whole(server, env, namespace, "{}")
+    whole(server, None, env, namespace, "{}")
 }
 
-/// For other tools: they ask this program for the caller's token whenever they need it.
-pub fn direct(url: &str, org: &str, env: &str, namespace: &str) -> String {
+/// For other tools: they ask this program for the caller's token whenever they need it. `authority` is what
+/// the server's certificate is verified by, PEM, if not by what the machine trusts.
+pub fn direct(url: &str, authority: Option<&str>, org: &str, env: &str, namespace: &str) -> String {
     let user = format!(
         "
     exec:
@@ -28,11 +31,13 @@ pub fn direct(url: &str, org: &str, env: &str, namespace: &str) -> String {
         org = quoted(org),
     );
     let server = format!("{url}/v1/orgs/{org}/envs/{env}/kube");
-    whole(&server, &format!("{org}-{env}"), namespace, &user)
+    whole(&server, authority, &format!("{org}-{env}"), namespace, &user)
 }
 
-fn whole(server: &str, name: &str, namespace: &str, user: &str) -> String {
+fn whole(server: &str, authority: Option<&str>, name: &str, namespace: &str, user: &str) -> String {
     let name = quoted(&format!("eve-{name}"));
+    let authority = authority
+        .map(|pem| format!("\n    certificate-authority-data: {}", quoted(&STANDARD.encode(pem))));
     format!(
         "\
 apiVersion: v1
@@ -41,7 +46,7 @@ current-context: {name}
 clusters:
 - name: {name}
   cluster:
-    server: {server}
+    server: {server}{authority}
 contexts:
 - name: {name}
   context:
@@ -53,6 +58,7 @@ users:
   user: {user}
 ",
         server = quoted(server),
+        authority = authority.unwrap_or_default(),
         namespace = quoted(namespace),
         user = user.trim_end(),
     )
@@ -68,8 +74,13 @@ mod tests {
 
     #[test]
     fn other_tools_find_everything_but_a_token() {
-        let config = read(&direct("https://eve.example.com/x", "acme", "prod", "acme-prod"));
+        let url = "https://eve.example.com/x";
+        let config = read(&direct(url, None, "acme", "prod", "acme-prod"));
         let cluster = &config["clusters"][0]["cluster"];
+        assert_eq!(cluster.as_object().map(serde_json::Map::len), Some(1));
+        let trusting = read(&direct(url, Some("PEM\n"), "acme", "prod", "acme-prod"));
+        let authority = &trusting["clusters"][0]["cluster"]["certificate-authority-data"];
+        assert_eq!(authority, "UEVNCg==");
         assert_eq!(cluster["server"], "https://eve.example.com/x/v1/orgs/acme/envs/prod/kube");
         assert_eq!(config["contexts"][0]["context"]["namespace"], "acme-prod");
         assert_eq!(config["current-context"], "eve-acme-prod");

@@ -4,7 +4,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Provider;
+use super::logins::{AwsLogin, AzureLogin, GoogleLogin, Login};
+use super::{Gateway, Provider};
 use crate::deployments::names;
 use crate::requests::Invalid;
 
@@ -41,10 +42,29 @@ pub struct NewCluster {
     #[serde(default)]
     #[schema(value_type = Option<String>, write_only)]
     pub client_key: Option<SecretString>,
+    /// A login at AWS instead of a token, for EKS: the control plane asks the cluster with it for tokens of its
+    /// account, and for nothing else.
+    #[serde(default)]
+    pub aws: Option<AwsLogin>,
+    /// The same at Google Cloud, for GKE: the key of a service account.
+    #[serde(default)]
+    pub google: Option<GoogleLogin>,
+    /// The same at Azure, for AKS with Entra ID: the secret of an application.
+    #[serde(default)]
+    pub azure: Option<AzureLogin>,
     /// What the host names of its environments end with: `apps.example.com` gives the environment `dev` of
     /// `acme` the suffix `.dev.acme.apps.example.com`. Without it nothing is reached from outside.
     #[serde(default)]
     pub domain: Option<String>,
+    /// The Gateway that leads requests to apps, by HTTPRoutes: it wins over an ingress class.
+    #[serde(default)]
+    pub gateway: Option<Gateway>,
+    /// The class of the Ingresses that lead requests to apps.
+    #[serde(default)]
+    pub ingress_class: Option<String>,
+    /// Apps are reached by https: the Gateway, or the ingress controller, has certificates for the domain.
+    #[serde(default)]
+    pub https: bool,
 }
 
 /// What stands beside a cluster's credentials, and is no secret.
@@ -56,6 +76,20 @@ pub(in crate::deployments) struct ClusterConfig {
     pub certificate_authority: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Gateway>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingress_class: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub https: bool,
+}
+
+impl ClusterConfig {
+    /// What the host names of an environment end with, with a dot first; none if nothing is reached from
+    /// outside.
+    pub fn host_suffix(&self, env: &str, org: &str) -> Option<String> {
+        self.domain.as_ref().map(|domain| format!(".{env}.{org}.{domain}"))
+    }
 }
 
 /// What a cluster is entered with, once it is opened.
@@ -66,6 +100,8 @@ pub enum Credentials {
     Token(SecretString),
     /// A client certificate and its key, PEM.
     Certificate(String, SecretString),
+    /// A login at a cloud.
+    Login(Login),
 }
 
 /// As it is sealed.
@@ -78,6 +114,8 @@ struct Sealed {
     client_certificate: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     client_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    login: Option<Login>,
 }
 
 impl NewCluster {
@@ -93,7 +131,7 @@ impl NewCluster {
             return Err(Invalid::new(
                 "provider",
                 format_args!(
-                    "nothing can be deployed to `{}` yet; to these it can: local, eks, gke, aks",
+                    "`{}` is not supported yet: nothing could be deployed there; these are: local, eks, gke, aks",
                     self.provider.as_str()
                 ),
             ));
@@ -138,6 +176,7 @@ impl NewCluster {
                 "must be a bearer token: visible characters without spaces",
             ));
         }
+        self.check_login()?;
         match (&self.token, &self.client_certificate, &self.client_key) {
             (_, None, None) => {}
             (None, Some(certificate), Some(_)) => {
@@ -162,7 +201,49 @@ impl NewCluster {
                 return Err(Invalid::new("domain", "must be a domain, such as apps.example.com"));
             }
         }
+        if let Some(gateway) = &self.gateway {
+            names::label("gateway.namespace", &gateway.namespace, 63)?;
+            // It is the value of a label, too.
+            subdomain("gateway.name", &gateway.name, 63)?;
+        }
+        if let Some(class) = &self.ingress_class {
+            subdomain("ingress_class", class, 253)?;
+        }
         Ok(())
+    }
+
+    /// The login at a cloud, if there is one.
+    fn login(&self) -> Option<Login> {
+        let aws = self.aws.clone().map(Login::Aws);
+        let google = self.google.clone().map(Login::Google);
+        aws.or(google).or(self.azure.clone().map(Login::Azure))
+    }
+
+    fn check_login(&self) -> Result<(), Invalid> {
+        let Some(login) = self.login() else { return Ok(()) };
+        let (field, provider) = (login.field(), login.provider());
+        let others = [
+            self.aws.is_some(),
+            self.google.is_some(),
+            self.azure.is_some(),
+            self.token.is_some(),
+            self.client_certificate.is_some() || self.client_key.is_some(),
+        ];
+        if others.into_iter().filter(|given| *given).count() > 1 {
+            let message = "give one credential: a login, a token or a client certificate";
+            return Err(Invalid::new(field, message));
+        }
+        if self.provider != provider {
+            return Err(Invalid::new(
+                field,
+                format_args!(
+                    "is for clusters of `{}`, and this one is of `{}`",
+                    provider.as_str(),
+                    self.provider.as_str()
+                ),
+            ));
+        }
+        login.check()
     }
 
     /// What is no secret.
@@ -170,6 +251,9 @@ impl NewCluster {
         ClusterConfig {
             certificate_authority: self.certificate_authority.clone(),
             domain: self.domain.clone(),
+            gateway: self.gateway.clone(),
+            ingress_class: self.ingress_class.clone(),
+            https: self.https,
         }
     }
 
@@ -182,8 +266,10 @@ impl NewCluster {
             token: exposed(&self.token),
             client_certificate: self.client_certificate.clone(),
             client_key: exposed(&self.client_key),
+            login: self.login(),
         };
-        let any = sealed.token.is_some() || sealed.client_certificate.is_some();
+        let any =
+            sealed.token.is_some() || sealed.client_certificate.is_some() || sealed.login.is_some();
         any.then(|| serde_json::to_string(&sealed).expect("texts always serialise").into())
     }
 }
@@ -197,9 +283,18 @@ impl Credentials {
             Sealed { client_certificate: Some(certificate), client_key: Some(key), .. } => {
                 Some(Credentials::Certificate(certificate, key.into()))
             }
+            Sealed { login: Some(login), .. } => Some(Credentials::Login(login)),
             _ => None,
         }
     }
+}
+
+/// The name of an object: DNS labels with dots between them (RFC 1123).
+fn subdomain(field: &str, name: &str, longest: usize) -> Result<(), Invalid> {
+    if name.len() > longest {
+        return Err(Invalid::new(field, format_args!("may have at most {longest} characters")));
+    }
+    name.split('.').try_for_each(|label| names::label(field, label, 63))
 }
 
 fn check_endpoint(endpoint: &str) -> Result<(), Invalid> {
@@ -249,6 +344,8 @@ mod tests {
             json!({"endpoint": null}),
             json!({"token": "abc.def", "certificate_authority": pem, "domain": "apps.example.com"}),
             json!({"client_certificate": pem, "client_key": key, "provider": "eks"}),
+            json!({"gateway": {"namespace": "eve-gateway", "name": "tenants.v1"}, "https": true}),
+            json!({"ingress_class": "nginx"}),
         ] {
             assert_eq!(check(good.clone()), Ok(()), "{good}");
         }
@@ -256,6 +353,7 @@ mod tests {
             (json!({"id": "A"}), "id"),
             (json!({"id": "../a"}), "id"),
             (json!({"provider": "ecs"}), "provider"),
+            (json!({"provider": "docker"}), "not supported yet"),
             (json!({"provider": "nomad"}), "nomad"),
             (json!({"provider": "eks", "endpoint": null}), "endpoint"),
             (json!({"endpoint": "http://10.0.0.1"}), "https"),
@@ -269,6 +367,10 @@ mod tests {
             (json!({"client_certificate": pem}), "together"),
             (json!({"client_key": key}), "together"),
             (json!({"certificate_authority": "/etc/ca.crt"}), "PEM"),
+            (json!({"gateway": {"namespace": "a.b", "name": "g"}}), "gateway.namespace"),
+            (json!({"gateway": {"namespace": "a", "name": "/g"}}), "gateway.name"),
+            (json!({"gateway": "a/g"}), "Gateway"),
+            (json!({"ingress_class": "nginx,other"}), "ingress_class"),
             (json!({"exec": {"command": "sh"}}), "exec"),
             (json!({"insecure_skip_tls_verify": true}), "insecure"),
             (json!({"proxy_url": "http://h"}), "proxy_url"),
@@ -277,6 +379,51 @@ mod tests {
             let refused = check(bad.clone()).expect_err(&bad.to_string());
             assert!(refused.contains(word), "{bad}: {refused}");
         }
+    }
+
+    #[test]
+    fn a_login_goes_with_its_cloud_and_with_nothing_else() {
+        let aws = json!({
+            "access_key_id": "AKIAIOSFODNN7EXAMPLE", "secret_access_key": "hush",
+            "region": "eu-central-1", "cluster_name": "prod",
+        });
+        let azure = json!({
+            "tenant_id": "01990000-0000-7000-8000-000000000001",
+            "client_id": "01990000-0000-7000-8000-000000000002", "client_secret": "hush",
+        });
+        for good in
+            [json!({"provider": "eks", "aws": aws}), json!({"provider": "aks", "azure": azure})]
+        {
+            assert_eq!(check(good.clone()), Ok(()), "{good}");
+        }
+        let with = |key: &str, value: serde_json::Value| {
+            let mut changed = aws.clone();
+            changed[key] = value;
+            json!({"provider": "eks", "aws": changed})
+        };
+        let mut elsewhere = azure.clone();
+        elsewhere["tenant_id"] = json!("evil.example");
+        for (bad, word) in [
+            (json!({"provider": "gke", "aws": aws}), "clusters of `eks`"),
+            (json!({"aws": aws}), "clusters of `eks`"),
+            (json!({"provider": "eks", "aws": aws, "token": "a"}), "one credential"),
+            (json!({"provider": "eks", "aws": aws, "azure": azure}), "one credential"),
+            (json!({"provider": "aks", "azure": elsewhere}), "UUID"),
+            (with("region", json!("eu-central-1.evil.example")), "aws.region"),
+            (with("endpoint_url", json!("https://evil.example")), "endpoint_url"),
+            (with("credential_process", json!("sh")), "credential_process"),
+            (with("role_arn", json!("arn:aws:iam::1:role/x")), "role_arn"),
+        ] {
+            let refused = check(bad.clone()).expect_err(&bad.to_string());
+            assert!(refused.contains(word), "{bad}: {refused}");
+        }
+        let whole = json!({"id": "a", "provider": "eks", "endpoint": "https://h", "aws": aws});
+        let cluster: NewCluster = serde_json::from_value(whole).expect("a cluster");
+        assert!(!format!("{cluster:?}").contains("hush"));
+        let secret = cluster.secret().expect("a secret");
+        let opened = Credentials::parse(secret.expose_secret().as_bytes());
+        let Some(Credentials::Login(Login::Aws(login))) = opened else { panic!("a login") };
+        assert_eq!(login.secret_access_key.expose_secret(), "hush");
     }
 
     #[test]

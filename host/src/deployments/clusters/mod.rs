@@ -2,16 +2,19 @@
 //!
 //! Invariants:
 //! - What a cluster is entered with is sealed before it is stored, and never shown again.
-//! - It is a token or a certificate: whatever would have the control plane run a program, read a file, or
-//!   talk through somebody else is refused.
+//! - It is a token, a certificate or a login at a cloud ([`logins`]): whatever would have the control plane run
+//!   a program, read a file, or talk through somebody else is refused.
 
 mod credentials;
+pub mod logins;
 mod store;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use sqlx::types::Json;
 use utoipa::ToSchema;
 
+pub(super) use credentials::ClusterConfig;
 pub use credentials::{Credentials, NewCluster};
 pub(super) use store::Row;
 
@@ -28,9 +31,9 @@ pub enum Provider {
     Gke,
     /// Microsoft's Kubernetes.
     Aks,
-    /// Amazon's own orchestrator.
+    /// Amazon's own orchestrator; not supported yet.
     Ecs,
-    /// A Docker on one machine.
+    /// A Docker on one machine; not supported yet.
     Docker,
 }
 
@@ -61,6 +64,16 @@ impl Provider {
     pub fn is_kubernetes(self) -> bool {
         !matches!(self, Provider::Ecs | Provider::Docker)
     }
+}
+
+/// A Gateway of the Gateway API, which the operator keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Gateway {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
 }
 
 /// What the last look at a cluster found.
@@ -111,6 +124,13 @@ pub struct Cluster {
     pub version: Option<String>,
     /// When it was looked at.
     pub checked_at: Option<DateTime<Utc>>,
+    /// What the host names of its environments end with; none if nothing is reached from outside.
+    pub domain: Option<String>,
+    /// The Gateway that leads requests to apps.
+    #[schema(value_type = Option<Gateway>)]
+    pub gateway: Option<Json<Gateway>>,
+    /// The class of the Ingresses that do, where there is no Gateway.
+    pub ingress_class: Option<String>,
     /// Environments in it.
     pub environments: i64,
     /// When it was registered.

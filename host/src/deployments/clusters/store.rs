@@ -2,9 +2,10 @@
 
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
+use sqlx::types::Json;
 
 use super::credentials::ClusterConfig;
-use super::{Cluster, ClusterCheck, ClusterStatus, NewCluster, Provider};
+use super::{Cluster, ClusterCheck, ClusterStatus, Gateway, NewCluster, Provider};
 use crate::db::{Scope, is_duplicate};
 use crate::deployments::{DeployError, Deployments};
 use crate::requests::Invalid;
@@ -78,7 +79,10 @@ impl Deployments {
             return Err(DeployError::Conflict(format!("there may be {MAX_CLUSTERS} clusters")));
         }
         let platform = Tenant::proven(PLATFORM_ORG);
-        let details = json!({ "provider": new.provider, "endpoint": new.endpoint });
+        let details = json!({
+            "provider": new.provider, "endpoint": new.endpoint, "domain": new.domain,
+            "gateway": new.gateway, "ingress_class": new.ingress_class,
+        });
         audit::record_details(&mut tx, platform, actor, "cluster.add", &new.id, details)
             .await
             .map_err(failed)?;
@@ -123,7 +127,10 @@ impl Deployments {
             return Err(DeployError::not_found("cluster", id));
         }
         let platform = Tenant::proven(PLATFORM_ORG);
-        let details = json!({ "provider": new.provider, "endpoint": new.endpoint });
+        let details = json!({
+            "provider": new.provider, "endpoint": new.endpoint, "domain": new.domain,
+            "gateway": new.gateway, "ingress_class": new.ingress_class,
+        });
         audit::record_details(&mut tx, platform, actor, "cluster.update", id, details)
             .await
             .map_err(failed)?;
@@ -148,7 +155,9 @@ impl Deployments {
             Cluster,
             r#"SELECT id, name, provider AS "provider: Provider", endpoint,
                       credentials IS NOT NULL AS "has_credentials!", status AS "status: ClusterStatus",
-                      message, version, checked_at, created_at,
+                      message, version, checked_at, created_at, config ->> 'domain' AS domain,
+                      config -> 'gateway' AS "gateway: Json<Gateway>",
+                      config ->> 'ingress_class' AS ingress_class,
                       (SELECT count(*) FROM eve.environments e WHERE e.cluster_id = c.id)
                           AS "environments!"
                  FROM eve.clusters c
@@ -169,7 +178,9 @@ impl Deployments {
             Cluster,
             r#"SELECT id, name, provider AS "provider: Provider", endpoint,
                       credentials IS NOT NULL AS "has_credentials!", status AS "status: ClusterStatus",
-                      message, version, checked_at, created_at,
+                      message, version, checked_at, created_at, config ->> 'domain' AS domain,
+                      config -> 'gateway' AS "gateway: Json<Gateway>",
+                      config ->> 'ingress_class' AS ingress_class,
                       (SELECT count(*) FROM eve.environments e WHERE e.cluster_id = c.id)
                           AS "environments!"
                  FROM eve.clusters c
@@ -185,8 +196,9 @@ impl Deployments {
     /// Looks at a cluster, and writes down what there is.
     pub async fn check_cluster(&self, id: &str) -> Result<ClusterCheck, DeployError> {
         let row = self.cluster_row(id).await?;
+        let stores = self.secret_stores(id).await?;
         let check = match self.connect(&row) {
-            Ok(cluster) => cluster.check().await,
+            Ok(cluster) => cluster.check(&stores).await,
             Err(error) => ClusterCheck::unreachable(error.to_string()),
         };
         let failed = DeployError::database("writing down what a cluster is like");
@@ -205,6 +217,23 @@ impl Deployments {
         .map_err(failed)?;
         tx.commit().await.map_err(failed)?;
         Ok(check)
+    }
+
+    /// The stores that environments in a cluster keep their secrets in.
+    async fn secret_stores(&self, id: &str) -> Result<Vec<String>, DeployError> {
+        let failed = DeployError::database("reading a cluster's environments");
+        let mut tx = self.db.begin(Scope::Control).await.map_err(failed)?;
+        sqlx::query_scalar!(
+            r#"SELECT DISTINCT config -> 'secret_store' ->> 'name' AS "name!"
+                 FROM eve.environments
+                WHERE cluster_id = $1 AND config ? 'secret_store'
+                ORDER BY 1
+                LIMIT 20"#,
+            id
+        )
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(failed)
     }
 
     /// Forgets a cluster in which there are no environments any more. Nothing in it is changed.

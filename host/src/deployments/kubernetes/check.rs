@@ -7,14 +7,15 @@ use futures::StreamExt as _;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::Api;
 use kube::api::PostParams;
 use serde_json::json;
 
 use super::connection::{Connection, patiently};
 use super::failure::Failure;
-use super::{DEPLOYERS, PLATFORM};
+use super::{DEPLOYERS, PLATFORM, secrets};
 use crate::deployments::clusters::{ClusterCheck, ClusterStatus};
 
 /// The oldest Kubernetes: ValidatingAdmissionPolicy is stable since then.
@@ -61,16 +62,16 @@ const TOO_MUCH: [Question; 3] = [
 ];
 
 impl Connection {
-    /// Looks at the cluster.
-    pub(in crate::deployments) async fn check(&self) -> ClusterCheck {
-        match tokio::time::timeout(LIMIT, self.look()).await {
+    /// Looks at the cluster, in which environments keep their secrets in these stores.
+    pub(in crate::deployments) async fn check(&self, stores: &[String]) -> ClusterCheck {
+        match tokio::time::timeout(LIMIT, self.look(stores)).await {
             Ok(Ok(check)) => check,
             Ok(Err(failure)) => ClusterCheck::unreachable(failure.to_string()),
             Err(_) => ClusterCheck::unreachable(format!("no answer within {} s", LIMIT.as_secs())),
         }
     }
 
-    async fn look(&self) -> Result<ClusterCheck, Failure> {
+    async fn look(&self, stores: &[String]) -> Result<ClusterCheck, Failure> {
         let client = self.account();
         let version = patiently(client.apiserver_version()).await?;
         let mut missing = Vec::new();
@@ -116,6 +117,9 @@ impl Connection {
                     .into(),
             );
         }
+        if !stores.is_empty() {
+            missing.extend(self.lacks_for_stores(stores).await?);
+        }
         let status = match missing.is_empty() {
             true => ClusterStatus::Ready,
             false => ClusterStatus::Unready,
@@ -127,6 +131,55 @@ impl Connection {
             missing,
             warnings,
         })
+    }
+
+    /// What has to be there where environments keep their secrets in stores, and is not. Whether the stores
+    /// themselves are there we may not see.
+    async fn lacks_for_stores(&self, stores: &[String]) -> Result<Vec<String>, Failure> {
+        let client = self.account();
+        let mut missing = Vec::new();
+        if !secrets::is_installed(client).await? {
+            missing.push(format!(
+                "External Secrets ({}/v1), from whose stores environments take their secrets",
+                secrets::GROUP
+            ));
+        }
+        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), PLATFORM);
+        match patiently(maps.get_opt("eve-platform")).await {
+            Ok(map) => {
+                let data = map.and_then(|map| map.data).unwrap_or_default();
+                let allowed = data.get("secret-stores").cloned().unwrap_or_default();
+                for store in stores {
+                    if !allowed.split(',').any(|allowed| allowed.trim() == store) {
+                        missing.push(format!(
+                            "`{store}` among the secret-stores of the ConfigMap {PLATFORM}/eve-platform"
+                        ));
+                    }
+                }
+            }
+            // That is said among the permissions.
+            Err(Failure::Denied(_)) => {}
+            Err(failure) => return Err(failure),
+        }
+        let roles: Api<ClusterRole> = Api::all(client.clone());
+        match patiently(roles.get_opt("eve-app-deployer")).await {
+            Ok(role) => {
+                let rules = role.and_then(|role| role.rules).unwrap_or_default();
+                let knows = |groups: &Option<Vec<String>>| {
+                    groups.iter().flatten().any(|group| group == secrets::GROUP)
+                };
+                if !rules.iter().any(|rule| knows(&rule.api_groups)) {
+                    missing.push(
+                        "externalsecrets in the ClusterRole eve-app-deployer: apply `eve cluster manifest` \
+                         again"
+                            .into(),
+                    );
+                }
+            }
+            Err(Failure::Denied(_)) => {}
+            Err(failure) => return Err(failure),
+        }
+        Ok(missing)
     }
 
     /// Each as a sentence, and whether it is denied.

@@ -14,9 +14,10 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 use tower::BoxError;
 
-use super::DEPLOYERS;
 use super::failure::{Failure, in_words};
+use super::{DEPLOYERS, PLATFORM};
 use crate::deployments::DeployError;
+use crate::deployments::clusters::logins::LoginTokens;
 use crate::deployments::clusters::{Credentials, Row};
 use crate::sealing::Sealer;
 
@@ -24,6 +25,8 @@ use crate::sealing::Sealer;
 const TOKEN_SECONDS: i64 = 600;
 /// When another is asked for. A watch that is opened then ends before its token does.
 const TOKEN_USED: Duration = Duration::from_secs(240);
+/// The control plane's own account, in the platform's namespace.
+const ACCOUNT: &str = "eve-control-plane";
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long the answer to a call that is no stream may take.
@@ -142,6 +145,7 @@ impl Connection {
             );
         }
         let mut own = config.clone();
+        let mut login = None;
         match credentials {
             Some(Credentials::Token(token)) => own.auth_info.token = Some(shared(&token)),
             Some(Credentials::Certificate(certificate, key)) => {
@@ -150,9 +154,14 @@ impl Connection {
                 own.auth_info.client_certificate_data = Some(encode(&certificate));
                 own.auth_info.client_key_data = Some(encode(key.expose_secret()).into());
             }
+            Some(Credentials::Login(found)) => login = Some(LoginTokens::new(found)),
             Some(Credentials::InCluster) | None => {}
         }
-        let account = client(own, None).map_err(|error| wrong(in_words(&error)))?;
+        let account = match login {
+            None => client(own, None),
+            Some(login) => account_by(own, login),
+        };
+        let account = account.map_err(|error| wrong(in_words(&error)))?;
         config.auth_info = Default::default();
         Ok(Connection(Arc::new(Inner {
             cluster: row.id.clone(),
@@ -176,10 +185,11 @@ impl Connection {
         }
         let tokens = Tokens {
             accounts: Api::namespaced(self.0.account.clone(), DEPLOYERS),
+            place: DEPLOYERS,
             name: identity.account(namespace),
             held: Arc::default(),
         };
-        let client = client(self.0.config.clone(), Some(tokens))?;
+        let client = client(self.0.config.clone(), Some(Bearer::Account(tokens)))?;
         known.insert((namespace.to_owned(), identity), client.clone());
         Ok(client)
     }
@@ -201,7 +211,20 @@ pub async fn patiently<T>(
     }
 }
 
-fn client(config: Config, tokens: Option<Tokens>) -> Result<Client, kube::Error> {
+/// The control plane's own account, for whoever has a login at the cluster's cloud: that is let do one thing,
+/// ask for tokens of the account, so that it is confined as everywhere.
+fn account_by(config: Config, login: LoginTokens) -> Result<Client, kube::Error> {
+    let door = client(config.clone(), Some(Bearer::Login(Arc::new(login))))?;
+    let tokens = Tokens {
+        accounts: Api::namespaced(door, PLATFORM),
+        place: PLATFORM,
+        name: ACCOUNT.to_owned(),
+        held: Arc::default(),
+    };
+    client(config, Some(Bearer::Account(tokens)))
+}
+
+fn client(config: Config, tokens: Option<Bearer>) -> Result<Client, kube::Error> {
     let plain = ClientBuilder::try_from(config)?.build();
     let Some(tokens) = tokens else { return Ok(plain) };
     let authorized = tower::service_fn(move |request: http::Request<Body>| {
@@ -214,26 +237,41 @@ fn client(config: Config, tokens: Option<Tokens>) -> Result<Client, kube::Error>
     Ok(Client::new(authorized, "default"))
 }
 
-/// The token of an identity.
+/// What a client presents.
+#[derive(Clone)]
+enum Bearer {
+    /// Tokens of an account of the cluster.
+    Account(Tokens),
+    /// Tokens of a login at its cloud.
+    Login(Arc<LoginTokens>),
+}
+
+/// The tokens of an account.
 #[derive(Clone)]
 struct Tokens {
     accounts: Api<ServiceAccount>,
+    place: &'static str,
     name: String,
     held: Arc<Mutex<Option<(SecretString, Instant)>>>,
 }
 
-impl Tokens {
+impl Bearer {
     async fn authorize(
         &self,
         mut request: http::Request<Body>,
     ) -> Result<http::Request<Body>, BoxError> {
-        let token = self.token().await?;
+        let token = match self {
+            Bearer::Account(tokens) => tokens.token().await?,
+            Bearer::Login(login) => login.token().await?,
+        };
         let mut value = http::HeaderValue::try_from(format!("Bearer {}", token.expose_secret()))?;
         value.set_sensitive(true);
         request.headers_mut().insert(http::header::AUTHORIZATION, value);
         Ok(request)
     }
+}
 
+impl Tokens {
     async fn token(&self) -> Result<SecretString, BoxError> {
         let mut held = self.held.lock().await;
         if let Some((token, since)) = held.as_ref()
@@ -254,11 +292,24 @@ impl Tokens {
             &asked,
         ))
         .await
-        .map_err(|failure| format!("no token for {DEPLOYERS}/{}: {failure}", self.name))?;
+        .map_err(|failure| self.said(&failure))?;
         let token: SecretString =
             given.status.map(|status| status.token).ok_or("the API server gave no token")?.into();
         *held = Some((shared(&token), Instant::now()));
         Ok(token)
+    }
+
+    /// Why there is no token, and what to do about it where that is somebody's to do.
+    fn said(&self, failure: &Failure) -> String {
+        let next = match failure {
+            _ if self.place != PLATFORM => "",
+            Failure::Gone(_) => "; `eve cluster manifest` makes it",
+            Failure::Denied(_) => {
+                "; what the cluster has to let a login at its cloud do is in docs/deployments.md"
+            }
+            _ => "",
+        };
+        format!("no token for {}/{}: {failure}{next}", self.place, self.name)
     }
 }
 
@@ -286,7 +337,7 @@ fn credentials(row: &Row, sealer: Option<&Sealer>) -> Result<Option<Credentials>
         })?;
     Credentials::parse(opened.expose_secret())
         .map(Some)
-        .ok_or_else(|| wrong("its credential is neither a token nor a certificate"))
+        .ok_or_else(|| wrong("its credential is neither a token, a certificate nor a login"))
 }
 
 /// The certificates of a PEM text, as DER.
@@ -298,3 +349,6 @@ fn certificates(pem: &str) -> Option<Vec<Vec<u8>>> {
         .collect();
     all.ok().filter(|all| !all.is_empty())
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{APP_LABEL, MANAGED_BY, REVISION, TEMPLATE};
+use super::secrets::Secrets;
+use super::{APP_LABEL, MANAGED_BY, REVISION, SERVES, TEMPLATE};
+use crate::deployments::traffic::Traffic;
 use crate::deployments::{Image, Settings, Variables};
 
 /// How long a container without a probe has to run before it is taken for ready.
@@ -34,6 +36,10 @@ pub struct Spec {
     pub variables: Variables,
     /// A name for these variables that tells nobody what they are.
     pub fingerprint: Option<String>,
+    /// The secrets that it refers to.
+    pub secrets: Option<Secrets>,
+    /// What leads to it, and who shares its requests.
+    pub traffic: Traffic,
 }
 
 /// How the number of replicas is said.
@@ -46,7 +52,7 @@ pub enum Count {
 }
 
 /// One object, with what is needed to address it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Object {
     /// Its path below the namespace: `api/v1`, `apis/apps/v1`.
     pub api: &'static str,
@@ -58,6 +64,13 @@ pub struct Object {
     pub body: Option<Value>,
 }
 
+/// What is in it may be secret.
+impl std::fmt::Debug for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.api, self.plural, self.name)
+    }
+}
+
 impl Spec {
     /// The name of the Secret that the variables are in; none without variables. It is never changed:
     /// other variables have another name.
@@ -65,7 +78,7 @@ impl Spec {
         self.fingerprint.as_ref().map(|fingerprint| format!("{}-env-{fingerprint}", self.app))
     }
 
-    fn labels(&self) -> Value {
+    pub(super) fn labels(&self) -> Value {
         json!({
             "app": self.app,
             "app.kubernetes.io/name": self.app,
@@ -80,7 +93,15 @@ impl Spec {
         json!({ "app.kubernetes.io/name": self.app, APP_LABEL: self.app })
     }
 
-    fn metadata(&self, name: &str) -> Value {
+    /// The labels of its pods.
+    fn pod_labels(&self) -> Value {
+        let mut labels = self.labels();
+        let canary = self.settings.canary.as_ref();
+        labels[SERVES] = json!(canary.map_or(&self.app, |canary| &canary.of));
+        labels
+    }
+
+    pub(super) fn metadata(&self, name: &str) -> Value {
         json!({ "name": name, "labels": self.labels() })
     }
 
@@ -95,16 +116,23 @@ impl Spec {
         Some(Object { api: "api/v1", plural: "secrets", name, body: Some(body) })
     }
 
-    /// The Service: the app's name, on port 80.
+    /// The Service: the app's name, on port 80. It leads to the app's pods, and where requests are split
+    /// among replicas to those of its canaries as well.
     pub fn service(&self) -> Object {
+        let shared = !self.traffic.canaries.is_empty() && !self.traffic.is_weighed();
+        let selector = match shared {
+            true => json!({ SERVES: self.app }),
+            false => self.selector(),
+        };
         let body = json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": self.metadata(&self.app),
             "spec": {
                 "type": "ClusterIP",
-                "selector": self.selector(),
+                "selector": selector,
+                // By name: a canary may listen elsewhere.
                 "ports": [{
-                    "name": "http", "port": 80, "protocol": "TCP", "targetPort": self.settings.port(),
+                    "name": "http", "port": 80, "protocol": "TCP", "targetPort": "http",
                 }],
             },
         });
@@ -166,6 +194,16 @@ impl Spec {
         if let Some(user) = settings.run_as_user {
             security["runAsUser"] = json!(user);
         }
+        let mut pod = json!({
+            "automountServiceAccountToken": false,
+            "enableServiceLinks": false,
+            "securityContext": security,
+            "terminationGracePeriodSeconds": 30,
+        });
+        if let (Some(secrets), Some(name)) = (&self.secrets, self.secrets_name()) {
+            secrets.mount(&name, &mut container, &mut pod);
+        }
+        pod["containers"] = json!([container]);
         let mut spec = json!({
             "selector": { "matchLabels": self.selector() },
             // Without a probe a container that runs counts as ready: one that ends at once must not.
@@ -178,16 +216,10 @@ impl Spec {
             },
             "template": {
                 "metadata": {
-                    "labels": self.labels(),
+                    "labels": self.pod_labels(),
                     "annotations": { TEMPLATE: self.template.to_string() },
                 },
-                "spec": {
-                    "automountServiceAccountToken": false,
-                    "enableServiceLinks": false,
-                    "securityContext": security,
-                    "terminationGracePeriodSeconds": 30,
-                    "containers": [container],
-                },
+                "spec": pod,
             },
         });
         if let Count::Exactly(replicas) = count {
@@ -262,10 +294,12 @@ impl Spec {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::deployments::kubernetes::secrets::Source;
+    use crate::deployments::secrets::{Held, SecretReference, SecretStore};
 
-    fn spec() -> Spec {
+    pub(in crate::deployments::kubernetes) fn spec() -> Spec {
         Spec {
             id: Uuid::nil(),
             app: "api-service".into(),
@@ -278,7 +312,19 @@ mod tests {
             settings: Settings::default(),
             variables: Variables::new(),
             fingerprint: None,
+            secrets: None,
+            traffic: Traffic::default(),
         }
+    }
+
+    fn references() -> Vec<SecretReference> {
+        serde_json::from_value(json!([
+            {"name": "DATABASE_URL"},
+            {"name": "TOKEN", "variable": "API_TOKEN"},
+            {"name": "TLS_KEY", "file": "/etc/tls/key.pem"},
+            {"name": "TOKEN", "file": "/run/secrets/token"},
+        ]))
+        .expect("references")
     }
 
     #[test]
@@ -316,7 +362,36 @@ mod tests {
         ]);
         // A secret's content is in the Secret and nowhere else.
         for object in [spec.deployment(Count::Theirs, None), spec.service(), spec.autoscaler()] {
-            assert!(!format!("{object:?}").contains("hush"));
+            assert!(!format!("{:?}", object.body).contains("hush"));
         }
+    }
+
+    #[test]
+    fn secrets_are_referred_to_wherever_they_come_from() {
+        let values = ["DATABASE_URL", "TOKEN", "TLS_KEY"].map(|name| (name.into(), "hush".into()));
+        let held =
+            Source::Held { held: Held(values.into()), fingerprint: "0123456789abcdef".into() };
+        let store = Source::Store(SecretStore {
+            name: "eve-tenants".into(),
+            prefix: "eve-horizon/acme/prod/".into(),
+        });
+        let with =
+            |source| Spec { secrets: Some(Secrets { references: references(), source }), ..spec() };
+        let (held, store) = (with(held), with(store));
+        let pods = |spec: &Spec| {
+            let body = spec.deployment(Count::Exactly(3), None).body.unwrap_or_default();
+            body["spec"]["template"]["spec"].clone()
+        };
+        insta::assert_json_snapshot!([
+            held.secrets_object().and_then(|secret| secret.body),
+            store.secrets_object().and_then(|secret| secret.body),
+            Some(pods(&held)),
+        ]);
+        // The pods are the same but for the Secret's name.
+        let renamed = pods(&held).to_string().replace("-secrets-0123456789abcdef", "-secrets-r3");
+        assert_eq!(renamed, pods(&store).to_string());
+        // A value is in the Secret and nowhere else, and printed nowhere.
+        assert!(!pods(&held).to_string().contains("hush"));
+        assert!(!format!("{held:?} {:?}", held.secrets_object()).contains("hush"));
     }
 }

@@ -35,6 +35,8 @@ pub struct Seen {
     pub available: i32,
     /// Why pods cannot be made, as its controller says.
     pub failure: Option<String>,
+    /// Why the secrets that its pods wait for are not there, where somebody else puts them there.
+    pub secrets: Option<String>,
     /// Its pods.
     pub pods: Vec<SeenPod>,
 }
@@ -124,6 +126,7 @@ fn seen(deployment: &Deployment, pods: Vec<KubePod>) -> Seen {
         updated: status.updated_replicas.unwrap_or_default(),
         available: status.available_replicas.unwrap_or_default(),
         failure,
+        secrets: None,
         pods: pods.iter().map(pod).collect(),
     }
 }

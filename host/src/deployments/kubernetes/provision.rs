@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::connection::{Connection, Identity, patiently};
 use super::failure::Failure;
 use super::{DEPLOYERS, ENVIRONMENT_LABEL, MANAGED_BY, MANAGER, manifests};
+use crate::deployments::clusters::Gateway;
 use crate::deployments::environments::Quota;
 
 /// What a namespace is made for.
@@ -27,6 +28,10 @@ pub struct Wanted {
     pub namespace: String,
     /// What host names end with, with a dot first; none if nothing is reached from outside.
     pub host_suffix: Option<String>,
+    /// What the keys of its secrets in the platform's stores begin with; none if they are not kept there.
+    pub secret_prefix: Option<String>,
+    /// The Gateway that leads to its apps.
+    pub gateway: Option<Gateway>,
     /// What all of it may have together.
     pub quota: Quota,
 }
@@ -47,7 +52,7 @@ pub async fn provision(connection: &Connection, wanted: &Wanted) -> Result<(), F
     apply::<ServiceAccount>(client, name, default_account()).await?;
     apply::<ResourceQuota>(client, name, quota(client, &wanted.quota).await?).await?;
     apply::<LimitRange>(client, name, managed(manifests::limits())).await?;
-    for policy in manifests::network() {
+    for policy in network(wanted.gateway.as_ref()) {
         apply::<NetworkPolicy>(client, name, managed(policy)).await?;
     }
     for identity in Identity::ALL {
@@ -104,6 +109,9 @@ async fn namespace(client: &Client, wanted: &Wanted) -> Result<(), Failure> {
     let mut annotations = json!({});
     if let Some(suffix) = &wanted.host_suffix {
         annotations["eve-horizon.dev/host-suffix"] = json!(suffix);
+    }
+    if let Some(prefix) = &wanted.secret_prefix {
+        annotations["eve-horizon.dev/secret-prefix"] = json!(prefix);
     }
     let object = json!({
         "apiVersion": "v1", "kind": "Namespace",
@@ -239,6 +247,24 @@ async fn quota(client: &Client, quota: &Quota) -> Result<Value, Failure> {
     hard["requests.memory"] = json!(format!("{}Gi", quota.memory_gib));
     hard["limits.memory"] = json!(format!("{}Gi", 2 * quota.memory_gib));
     Ok(object)
+}
+
+/// Who may talk to whom: the pods of the cluster's Gateway too, which carry its name in its namespace
+/// (GEP-1762).
+fn network(gateway: Option<&Gateway>) -> Vec<Value> {
+    let mut policies = manifests::network();
+    let Some(gateway) = gateway else { return policies };
+    let peer = json!({
+        "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": gateway.namespace } },
+        "podSelector": { "matchLabels": { "gateway.networking.k8s.io/gateway-name": gateway.name } },
+    });
+    for policy in &mut policies {
+        let rules = policy.pointer_mut("/spec/ingress").and_then(Value::as_array_mut);
+        if let Some(rules) = rules.filter(|rules| !rules.is_empty()) {
+            rules.push(json!({ "from": [peer] }));
+        }
+    }
+    policies
 }
 
 /// With the label of what is ours.

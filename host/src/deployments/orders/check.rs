@@ -95,7 +95,7 @@ impl Deployments {
             Ok(()) => read::one(&mut tx, tenant, env, app).await.map_err(failed)?,
             Err(_) => None,
         };
-        let unknown = || DeployError::not_found("deployment", &format!("{app} in {env}"));
+        let unknown = || DeployError::not_found("deployment", app);
         let gone = there.as_ref().is_none_or(|there| {
             there.status == DeploymentStatus::Stopped || there.reason.as_deref() == Some("stopping")
         });
@@ -104,16 +104,17 @@ impl Deployments {
                 known(&mut tx, tenant, app).await?;
             }
             Change::Create(_) => {}
-            _ if own => {}
-            _ if gone => return Err(unknown()),
-            Change::Scale(_) => {
+            _ if gone && !own => return Err(unknown()),
+            Change::Rollback(rollback) => {
+                let id = there.as_ref().map(|there| there.id);
+                desired::target(&mut tx, id, env, app, rollback).await?;
+            }
+            // What the run itself has said of the load, the caller knows.
+            Change::Scale(_) if !own => {
                 let config = there.as_ref().map(|there| &there.config).ok_or_else(unknown)?;
                 desired::not_autoscaled(app, config)?;
             }
-            Change::Rollback(rollback) => {
-                let id = there.as_ref().map(|there| there.id).ok_or_else(unknown)?;
-                desired::target(&mut tx, id, env, app, rollback).await?;
-            }
+            Change::Scale(_) => {}
             Change::Delete => {}
         }
         Ok(there)
@@ -177,7 +178,8 @@ async fn environment(tx: &mut Tx, tenant: Tenant, env: &str) -> Result<Row, Depl
     .ok_or_else(unknown)
 }
 
-async fn permitted(
+/// Whether skills of a worker type may have something to do with an environment.
+pub(in crate::deployments) async fn permitted(
     tx: &mut Tx,
     tenant: Tenant,
     worker_type: &str,

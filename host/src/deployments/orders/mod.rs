@@ -16,7 +16,7 @@
 //! - What may be done is decided when it is taken; what the run was told before was a courtesy.
 //! - The body, which may hold environment variables, is gone once it is decided.
 
-mod check;
+pub(super) mod check;
 mod settle;
 mod take;
 

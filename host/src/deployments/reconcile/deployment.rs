@@ -13,11 +13,15 @@ use super::environment::Environment;
 use super::judge::{Asked, Verdict, Why, judge, ready};
 use crate::db::{Scope, Tx};
 use crate::deployments::desired::settings_of;
-use crate::deployments::kubernetes::apply;
+use crate::deployments::kubernetes::apply::{self, External};
 use crate::deployments::kubernetes::failure::{Failure, in_words};
 use crate::deployments::kubernetes::objects::Spec;
-use crate::deployments::kubernetes::observe::{SHAKY_SECONDS, Seen, observe};
-use crate::deployments::{DeployError, DeploymentStatus, Image, MAX_REPLICAS, Outcome, Pod};
+use crate::deployments::kubernetes::observe::{SHAKY_SECONDS, Seen, TroubleKind, observe};
+use crate::deployments::kubernetes::secrets::{Secrets, Source, Sync, sync};
+use crate::deployments::traffic::{self, Traffic};
+use crate::deployments::{
+    DeployError, DeploymentStatus, Image, MAX_REPLICAS, Outcome, Pod, Settings,
+};
 use crate::scheduler::report;
 
 /// Pods that are written down.
@@ -26,6 +30,10 @@ const SHOWN_PODS: usize = 100;
 const DELETION: Duration = Duration::from_secs(1);
 /// How soon it is looked at again when a container has just been started again.
 const SHAKY: Duration = Duration::from_secs(SHAKY_SECONDS as u64 / 2);
+/// How often it is asked why secrets that others put there are not there.
+const SYNCING: Duration = Duration::from_secs(5);
+/// How long what is to be deleted waits until no requests of another app are led to it any more.
+const PARTING: Duration = Duration::from_secs(30);
 /// Least time between two looks at what is on its way.
 const LEAST: Duration = Duration::from_millis(500);
 
@@ -63,6 +71,18 @@ struct Row {
     ran_at: Option<DateTime<Utc>>,
     config: Value,
     variables: Option<Value>,
+    secrets: Option<Value>,
+    applied_traffic: Option<Value>,
+    /// Of its cluster.
+    cluster_config: Value,
+}
+
+/// What came of reconciling.
+pub(super) struct Done {
+    /// When to look at it again.
+    pub next: Next,
+    /// Apps to look at because of what became of this one.
+    pub also: Vec<String>,
 }
 
 /// The apps that are deployed in an environment; only those that the cluster has not heard the last of.
@@ -93,29 +113,62 @@ pub(super) async fn reconcile(
     client: &Client,
     app: &str,
     again: bool,
+) -> Result<Done, Failure> {
+    let next = one(context, environment, client, app, again).await?;
+    // Whoever dies here leaves it to whoever leads next, who looks at all of them.
+    let also = async {
+        let mut tx = context.deployments.db.begin(Scope::Control).await?;
+        traffic::unsettled(&mut tx, environment.id, app, &environment.place()).await
+    };
+    Ok(Done { next, also: also.await.map_err(database)? })
+}
+
+async fn one(
+    context: &Context,
+    environment: &Environment,
+    client: &Client,
+    app: &str,
+    again: bool,
 ) -> Result<Next, Failure> {
     let namespace = &environment.namespace;
+    let external = match environment.config.secret_store {
+        Some(_) => External::Secrets,
+        None => External::Nothing,
+    };
     let row = match load(context, environment.id, app).await.map_err(database)? {
         Some(row) if row.status != DeploymentStatus::Stopped => row,
         // What carries our label and is nobody's any more was left by a control plane that was left behind.
         other => {
             let latest = other.map_or(i32::MAX, |row| row.revision);
-            return match apply::remove(client, namespace, app, latest).await? {
+            return match apply::remove(client, namespace, app, latest, external).await? {
                 true => Ok(Next::Idle),
                 false => Ok(Next::In(DELETION)),
             };
         }
     };
+    if row.cluster_config != environment.cluster.config {
+        // The cluster is to be another: the environment is looked after anew in a moment.
+        return Ok(Next::In(LEAST));
+    }
     if row.stopping {
-        if !apply::remove(client, namespace, app, row.revision).await? {
+        // Requests are led elsewhere before its pods go; but not for ever.
+        if row.underway_s < PARTING.as_secs_f64() && parting(context, environment, app).await? {
+            return Ok(Next::In(LEAST));
+        }
+        if !apply::remove(client, namespace, app, row.revision, external).await? {
             return Ok(Next::In(DELETION));
         }
         stopped(context, &row).await.map_err(database)?;
         return Ok(Next::Idle);
     }
     let mut row = row;
-    if again || row.revision > row.applied_revision {
-        if let Err(next) = bring(context, environment, client, app, &mut row).await? {
+    let settings = settings_of(&row.config);
+    let traffic = traffic_of(context, environment, app, &settings).await.map_err(database)?;
+    let diverted = traffic
+        .as_ref()
+        .is_ok_and(|traffic| *traffic != Traffic::of_stored(row.applied_traffic.as_ref()));
+    if again || diverted || row.revision > row.applied_revision {
+        if let Err(next) = bring(context, environment, client, app, &mut row, traffic).await? {
             return Ok(next);
         }
     } else if row.settled_revision == row.revision && row.applied_generation.is_none() {
@@ -123,7 +176,7 @@ pub(super) async fn reconcile(
         return Ok(Next::Idle);
     }
     let Some(generation) = row.applied_generation else { return Ok(Next::Again) };
-    let Some(seen) = observe(client, namespace, app).await? else {
+    let Some(mut seen) = observe(client, namespace, app).await? else {
         note(context, &row, "drifted", json!({ "what": ["the Deployment was deleted"] }))
             .await
             .map_err(database)?;
@@ -133,7 +186,17 @@ pub(super) async fn reconcile(
         // Somebody has changed it: an autoscaler, or whoever should not.
         return Ok(Next::Again);
     }
-    let settings = settings_of(&row.config);
+    if external == External::Secrets && waits_for_config(&seen, row.template) {
+        match unsynced(context, environment, client, app, &row).await? {
+            Sync::Gone => {
+                let what = json!({ "what": ["the ExternalSecret was deleted"] });
+                note(context, &row, "drifted", what).await.map_err(database)?;
+                return Ok(Next::Again);
+            }
+            Sync::Done => {}
+            Sync::Waiting(why) => seen.secrets = Some(why),
+        }
+    }
     let deadline = Duration::from_secs(settings.deadline_s().into());
     let asked = Asked {
         generation,
@@ -153,8 +216,11 @@ pub(super) async fn reconcile(
     };
     if !matches!(verdict, Verdict::Deploying(_)) && row.settled_revision < row.revision {
         let mut used = apply::used_secrets(client, namespace, app).await?;
-        used.extend(spec(context, environment, app, &row).ok().and_then(|spec| spec.secret_name()));
-        apply::tidy(client, namespace, app, &used).await?;
+        let traffic = Ok(Traffic::default());
+        if let Ok(spec) = spec(context, environment, app, &row, traffic) {
+            used.extend([spec.secret_name(), spec.secrets_name()].into_iter().flatten());
+        }
+        apply::tidy(client, namespace, app, &used, external).await?;
     }
     Ok(match (verdict, before) {
         // The clock has just begun again.
@@ -163,6 +229,10 @@ pub(super) async fn reconcile(
             if seen.pods.iter().any(|pod| pod.shaky_since.is_some()) =>
         {
             Next::In(SHAKY)
+        }
+        // What makes a Secret tells only whoever asks why it does not.
+        (Verdict::Deploying(_), _) if seen.secrets.is_some() => {
+            Next::In(SYNCING.min(deadline.saturating_sub(asked.underway).max(LEAST)))
         }
         (Verdict::Deploying(_), DeploymentStatus::Running) => Next::In(deadline),
         (Verdict::Deploying(_), _) => Next::In(deadline.saturating_sub(asked.underway).max(LEAST)),
@@ -180,13 +250,11 @@ async fn bring(
     client: &Client,
     app: &str,
     row: &mut Row,
+    traffic: Result<Traffic, String>,
 ) -> Result<Result<(), Next>, Failure> {
-    let spec = match spec(context, environment, app, row) {
+    let spec = match spec(context, environment, app, row, traffic) {
         Ok(spec) => spec,
-        Err(why) => {
-            refused(context, row, &why).await.map_err(database)?;
-            return Ok(Err(Next::Idle));
-        }
+        Err(why) => return unfit(context, app, row, &why).await,
     };
     match apply::apply(client, &environment.namespace, &spec).await {
         Ok(applied) => {
@@ -201,7 +269,8 @@ async fn bring(
             if !drift.is_empty() {
                 note(context, row, "drifted", json!({ "what": drift })).await.map_err(database)?;
             }
-            if !taken(context, row, applied.generation).await.map_err(database)? {
+            let traffic = spec.traffic.stored();
+            if !taken(context, row, applied.generation, traffic).await.map_err(database)? {
                 return Ok(Err(Next::In(LEAST)));
             }
             row.applied_generation = Some(applied.generation);
@@ -211,16 +280,8 @@ async fn bring(
             }
             Ok(Ok(()))
         }
-        // What runs goes on running: that it could not be made anew is said, and tried again.
-        Err(Failure::Refused { reason, message })
-            if row.applied_revision == row.revision && row.applied_generation.is_some() =>
-        {
-            tracing::warn!(app, reason, message, "what runs could not be applied again");
-            Ok(Ok(()))
-        }
         Err(Failure::Refused { reason, message }) => {
-            refused(context, row, &Why::new(reason, message)).await.map_err(database)?;
-            Ok(Err(Next::Idle))
+            unfit(context, app, row, &Why::new(reason, message)).await
         }
         Err(failure) => {
             if let Failure::Away(message) | Failure::Denied(message) = &failure {
@@ -232,13 +293,95 @@ async fn bring(
     }
 }
 
-fn spec(context: &Context, environment: &Environment, app: &str, row: &Row) -> Result<Spec, Why> {
+/// Whether a container of the latest template cannot be made because of what it is given.
+fn waits_for_config(seen: &Seen, template: i32) -> bool {
+    seen.pods.iter().any(|pod| {
+        pod.template == template
+            && pod.trouble.as_ref().is_some_and(|trouble| trouble.kind == TroubleKind::Config)
+    })
+}
+
+/// How far the secrets are that somebody else puts there.
+async fn unsynced(
+    context: &Context,
+    environment: &Environment,
+    client: &Client,
+    app: &str,
+    row: &Row,
+) -> Result<Sync, Failure> {
+    let spec = spec(context, environment, app, row, Ok(Traffic::default())).ok();
+    match spec.as_ref().and_then(Spec::external) {
+        Some((name, store)) => sync(client, &environment.namespace, &name, store).await,
+        None => Ok(Sync::Done),
+    }
+}
+
+/// It cannot be as it is to be. What runs goes on running: that it could not be made anew is said, and tried
+/// again.
+async fn unfit(
+    context: &Context,
+    app: &str,
+    row: &Row,
+    why: &Why,
+) -> Result<Result<(), Next>, Failure> {
+    if row.applied_revision == row.revision && row.applied_generation.is_some() {
+        let Why { reason, message } = why;
+        tracing::warn!(app, reason, message, "what runs could not be applied again");
+        return Ok(Ok(()));
+    }
+    refused(context, row, why).await.map_err(database)?;
+    Ok(Err(Next::Idle))
+}
+
+/// What its traffic is to be; or why it cannot be as its settings say.
+async fn traffic_of(
+    context: &Context,
+    environment: &Environment,
+    app: &str,
+    settings: &Settings,
+) -> Result<Result<Traffic, String>, sqlx::Error> {
+    let mut tx = context.deployments.db.begin(Scope::Control).await?;
+    traffic::wanted(&mut tx, environment.id, app, settings, &environment.place()).await
+}
+
+/// Whether requests of another app are still led to it.
+async fn parting(context: &Context, environment: &Environment, app: &str) -> Result<bool, Failure> {
+    let asked = async {
+        let mut tx = context.deployments.db.begin(Scope::Control).await?;
+        traffic::takes_a_share(&mut tx, environment.id, app).await
+    };
+    asked.await.map_err(database)
+}
+
+fn spec(
+    context: &Context,
+    environment: &Environment,
+    app: &str,
+    row: &Row,
+    traffic: Result<Traffic, String>,
+) -> Result<Spec, Why> {
     let deployments = &context.deployments;
+    let traffic = traffic.map_err(|why| Why::new("route", why))?;
     let image: Image = row.image.parse().map_err(|why: String| Why::new("invalid", why))?;
     let sealed = |error: DeployError| Why::new("sealed", in_words(&error));
     let variables = deployments.unseal(row.id, row.variables.as_ref()).map_err(sealed)?;
     let fingerprint =
         deployments.fingerprint(row.variables.as_ref(), &variables).map_err(sealed)?;
+    let settings = settings_of(&row.config);
+    let secrets = match settings.secrets.clone().filter(|references| !references.is_empty()) {
+        None => None,
+        Some(references) => {
+            let source = match &environment.config.secret_store {
+                Some(store) => Source::Store(store.clone()),
+                None => {
+                    let (held, fingerprint) =
+                        deployments.held(row.id, row.secrets.as_ref()).map_err(sealed)?;
+                    Source::Held { held, fingerprint }
+                }
+            };
+            Some(Secrets { references, source })
+        }
+    };
     Ok(Spec {
         id: row.id,
         app: app.to_owned(),
@@ -248,9 +391,11 @@ fn spec(context: &Context, environment: &Environment, app: &str, row: &Row) -> R
         image,
         digest: row.digest.clone().filter(|_| row.pinned),
         replicas: row.replicas,
-        settings: settings_of(&row.config),
+        settings,
         variables,
         fingerprint,
+        secrets,
+        traffic,
     })
 }
 
@@ -267,9 +412,13 @@ async fn load(context: &Context, environment: Uuid, app: &str) -> Result<Option<
                   d.applied_revision, d.applied_generation, d.settled_revision, d.ready_replicas,
                   d.pods AS "pods: Json<Vec<Pod>>", d.reason, d.message,
                   extract(epoch FROM now() - d.underway_since)::float8 AS "underway_s!",
-                  r.template, r.image, r.digest, r.pinned, r.ran_at, r.replicas, r.config, r.variables
+                  r.template, r.image, r.digest, r.pinned, r.ran_at, r.replicas, r.config, r.variables,
+                  d.secrets,
+                  d.applied_traffic, c.config AS cluster_config
              FROM eve.deployments d
              JOIN eve.apps a ON a.id = d.app_id
+             JOIN eve.environments e ON e.id = d.environment_id
+             JOIN eve.clusters c ON c.id = e.cluster_id
              JOIN eve.deployment_revisions r ON r.deployment_id = d.id AND r.revision = d.revision
             WHERE d.environment_id = $1 AND a.name = $2"#,
         environment,
@@ -320,25 +469,38 @@ async fn note(context: &Context, row: &Row, kind: &str, details: Value) -> Resul
 }
 
 /// The cluster has taken the revision.
-async fn taken(context: &Context, row: &Row, generation: i64) -> Result<bool, sqlx::Error> {
-    if row.applied_revision == row.revision && row.applied_generation == Some(generation) {
+async fn taken(
+    context: &Context,
+    row: &Row,
+    generation: i64,
+    traffic: Option<Value>,
+) -> Result<bool, sqlx::Error> {
+    if row.applied_revision == row.revision
+        && row.applied_generation == Some(generation)
+        && row.applied_traffic == traffic
+    {
         return Ok(true);
     }
     let Some(mut tx) = at(context, row).await? else { return Ok(false) };
     sqlx::query!(
         "UPDATE eve.deployments
-            SET applied_revision = revision, applied_generation = $2, updated_at = now(),
+            SET applied_revision = revision, applied_generation = $2, applied_traffic = $3,
+                updated_at = now(),
                 status = CASE WHEN status = 'pending' THEN 'deploying' ELSE status END,
                 reason = CASE WHEN reason = 'cluster' THEN NULL ELSE reason END,
                 message = CASE WHEN reason = 'cluster' THEN NULL ELSE message END
           WHERE id = $1",
         row.id,
         generation,
+        traffic.as_ref(),
     )
     .execute(&mut *tx)
     .await?;
     if row.status == DeploymentStatus::Pending {
         event(&mut tx, row, "deploying", json!({ "generation": generation })).await?;
+    }
+    if row.applied_traffic != traffic {
+        event(&mut tx, row, "traffic", traffic.unwrap_or_else(|| json!({}))).await?;
     }
     tx.commit().await?;
     Ok(true)
@@ -392,7 +554,7 @@ async fn stopped(context: &Context, row: &Row) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE eve.deployments
             SET status = 'stopped', stopping = false, ready_replicas = 0, pods = '[]', reason = NULL,
-                message = NULL, applied_generation = NULL, updated_at = now()
+                message = NULL, applied_generation = NULL, applied_traffic = NULL, updated_at = now()
           WHERE id = $1",
         row.id
     )

@@ -8,6 +8,7 @@ use futures::StreamExt as _;
 use futures::stream::{BoxStream, SelectAll};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::networking::v1::Ingress;
 use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, ResourceExt as _};
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::deployment::{self, Next};
+use super::deployment::{self, Done, Next};
 use super::{Backoff, Context};
 use crate::db::Scope;
 use crate::deployments::clusters::Row;
@@ -25,7 +26,9 @@ use crate::deployments::environments::{EnvironmentConfig, EnvironmentStatus};
 use crate::deployments::kubernetes::connection::{Connection, Identity};
 use crate::deployments::kubernetes::failure::{Failure, shown};
 use crate::deployments::kubernetes::provision::{self, Wanted};
+use crate::deployments::kubernetes::routes::HttpRoute;
 use crate::deployments::kubernetes::{APP_LABEL, MANAGED_BY};
+use crate::deployments::traffic::Place;
 use crate::scheduler::report;
 
 /// How often a namespace is looked at, to see whether it still is as it was made.
@@ -53,6 +56,13 @@ pub(super) struct Environment {
     pub config: EnvironmentConfig,
     pub slug: String,
     pub cluster: Row,
+}
+
+impl Environment {
+    /// What its hosts are made of.
+    pub fn place(&self) -> Place {
+        Place::new(&self.name, &self.slug, &self.cluster.id, self.cluster.config())
+    }
 }
 
 /// Looks after an environment until it is gone, or `over`.
@@ -179,7 +189,7 @@ impl<'a> Watch<'a> {
         let mut inspections = tokio::time::interval_at(Instant::now() + INSPECTION, INSPECTION);
         let mut resyncs = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
         // On their own: one that holds a lock or a connection goes on whatever is waited for here.
-        let mut jobs: JoinSet<Result<Next, Failure>> = JoinSet::new();
+        let mut jobs: JoinSet<Result<Done, Failure>> = JoinSet::new();
         let mut running: HashMap<tokio::task::Id, (String, bool)> = HashMap::new();
         let (context, environment, client) = (self.context, self.environment, self.client.clone());
         // What was changed before this began to listen.
@@ -273,8 +283,17 @@ impl<'a> Watch<'a> {
         let mut all = SelectAll::new();
         all.push(watcher(deployments, config.clone()).default_backoff().map(change).boxed());
         all.push(watcher(pods, config.clone()).default_backoff().map(change).boxed());
-        // A Service tells nothing by changing; but it has to be there.
-        all.push(watcher(services, config).default_backoff().map(change).boxed());
+        // A Service tells nothing by changing; but it has to be there. So has what leads to it, of which the
+        // cluster may lack the kind.
+        all.push(watcher(services, config.clone()).default_backoff().map(change).boxed());
+        let doors = self.environment.cluster.config();
+        if doors.gateway.is_some() {
+            let routes: Api<PartialObjectMeta<HttpRoute>> = Api::namespaced(client(), namespace);
+            all.push(watcher(routes, config).default_backoff().map(change).boxed());
+        } else if doors.ingress_class.is_some() {
+            let ingresses: Api<PartialObjectMeta<Ingress>> = Api::namespaced(client(), namespace);
+            all.push(watcher(ingresses, config).default_backoff().map(change).boxed());
+        }
         all
     }
 
@@ -306,14 +325,17 @@ impl<'a> Watch<'a> {
         &mut self,
         app: String,
         again: bool,
-        outcome: Result<Result<Next, Failure>, JoinError>,
+        outcome: Result<Result<Done, Failure>, JoinError>,
     ) {
         self.busy.remove(&app);
         let now = Instant::now();
         match outcome {
-            Ok(Ok(next)) => {
+            Ok(Ok(done)) => {
                 self.backoff.reset();
-                match next {
+                for other in done.also {
+                    self.dirty.entry(other).or_default();
+                }
+                match done.next {
                     Next::Idle => {}
                     Next::Again => {
                         let (fought, last) =
@@ -391,12 +413,13 @@ fn change<K: kube::Resource>(
 }
 
 fn wanted(environment: &Environment) -> Wanted {
-    let domain = environment.cluster.config().domain;
+    let cluster = environment.cluster.config();
     Wanted {
         environment: environment.id,
         namespace: environment.namespace.clone(),
-        host_suffix: domain
-            .map(|domain| format!(".{}.{}.{domain}", environment.name, environment.slug)),
+        host_suffix: cluster.host_suffix(&environment.name, &environment.slug),
+        gateway: cluster.gateway,
+        secret_prefix: environment.config.secret_store.as_ref().map(|store| store.prefix.clone()),
         quota: environment.config.quota(),
     }
 }

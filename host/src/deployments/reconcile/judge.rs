@@ -117,6 +117,12 @@ fn why(seen: &Seen, asked: &Asked) -> Option<(Why, bool)> {
     let pods = seen.pods.iter().filter(|pod| pod.template == asked.template && !pod.ending);
     let (trouble, name) =
         pods.filter_map(|pod| Some((pod.trouble.as_ref()?, &pod.pod.name))).max()?;
+    // That a Secret is not there says less than why.
+    if trouble.kind == TroubleKind::Config
+        && let Some(message) = &seen.secrets
+    {
+        return Some((Why::new("secret_missing", message), false));
+    }
     let why = Why::new(trouble.kind.as_str(), format!("pod {name}: {}", trouble.message));
     Some((why, trouble.kind == TroubleKind::Hopeless))
 }
@@ -157,6 +163,7 @@ mod tests {
             updated: 2,
             available: 2,
             failure: None,
+            secrets: None,
             pods: vec![pod(2, true, None), pod(2, true, None)],
         }
     }
@@ -223,6 +230,11 @@ mod tests {
             assert!(matches!(late, Verdict::Failed(_)), "{late:?}");
             assert_eq!(reason(&late), word);
         }
+        let missing = |kind| Seen { secrets: Some("no such key".into()), ..with(kind) };
+        let waiting = judge(&missing(TroubleKind::Config), &asked(59));
+        assert_eq!(waiting, Verdict::Deploying(Some(Why::new("secret_missing", "no such key"))));
+        assert!(matches!(judge(&missing(TroubleKind::Config), &asked(60)), Verdict::Failed(_)));
+        assert_eq!(reason(&judge(&missing(TroubleKind::CrashLoop), &asked(0))), "crash_loop");
         let hopeless = judge(&with(TroubleKind::Hopeless), &asked(0));
         assert!(matches!(hopeless, Verdict::Failed(_)));
         // What troubles pods of an older template is no reason.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use crate::deployments::diff::{Change, Diff};
 use crate::deployments::kubernetes::logs::{LogLine, Wanted};
 use crate::deployments::{
     Deployer, Deployment, DeploymentEvent, NewDeployment, Revision, Rollback, Scale,
@@ -40,7 +41,7 @@ const DEFAULT_TAIL: u32 = 100;
     request_body = NewDeployment,
     responses(
         (status = 202, description = "It was asked for", body = Deployment),
-        (status = 409, description = "The environment is being deleted (`conflict`)"),
+        (status = 409, description = "The environment is being deleted, a host leads to another app, or the cluster has nothing that leads to hosts (`conflict`)"),
     )
 )]
 pub async fn create_deployment(
@@ -120,7 +121,10 @@ pub async fn get_deployment(
 #[utoipa::path(
     delete, path = "/v1/envs/{env}/deployments/{app}", tag = "deployments",
     params(("env" = String, Path), ("app" = String, Path)),
-    responses((status = 202, description = "It is being deleted", body = Deployment))
+    responses(
+        (status = 202, description = "It is being deleted", body = Deployment),
+        (status = 409, description = "It has canaries (`conflict`)"),
+    )
 )]
 pub async fn delete_deployment(
     State(state): State<AppState>,
@@ -167,6 +171,26 @@ pub async fn roll_back_deployment(
 ) -> Result<impl IntoResponse, Problem> {
     let made = state.deployments.rollback(&Deployer::from(&caller), &env, &app, &rollback).await?;
     Ok((StatusCode::ACCEPTED, Json(made)))
+}
+
+/// Says what a change would alter: of what was asked for, and, by a dry run, of the objects in the cluster.
+/// Without a body, or an empty one: what there differs from what the latest revision says. Nothing is changed.
+/// Values of variables are in no answer; naming some takes the right to deploy.
+#[utoipa::path(
+    post, path = "/v1/envs/{env}/deployments/{app}/diff", tag = "deployments",
+    params(("env" = String, Path), ("app" = String, Path)), request_body = Change,
+    responses(
+        (status = 200, description = "What differs", body = Diff),
+        (status = 409, description = "The cluster does not answer, or the change contradicts what there is (`conflict`)"),
+    )
+)]
+pub async fn diff_deployment(
+    State(state): State<AppState>,
+    Allowed(caller, _): Allowed<ReadDeployments>,
+    Path((env, app)): Path<(String, String)>,
+    OptionalJson(change): OptionalJson<Change>,
+) -> Result<Json<Diff>, Problem> {
+    Ok(Json(state.deployments.diff(&caller, &env, &app, &change).await?))
 }
 
 /// Which page.

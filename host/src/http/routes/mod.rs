@@ -20,6 +20,8 @@ mod requests;
 mod schedules;
 mod schemas;
 #[allow(unused_qualifications, reason = "utoipa's macro qualifies the names of query parameters")]
+mod secrets;
+#[allow(unused_qualifications, reason = "utoipa's macro qualifies the names of query parameters")]
 mod skills;
 mod tokens;
 mod worker_types;
@@ -95,6 +97,8 @@ pub fn all() -> OpenApiRouter<AppState> {
         .routes(routes!(clusters::check_cluster))
         .routes(routes!(environments::list_envs, environments::create_env))
         .routes(routes!(environments::get_env, environments::delete_env))
+        .routes(routes!(secrets::list_secrets))
+        .routes(routes!(secrets::set_secret, secrets::delete_secret))
         .routes(routes!(apps::list_apps, apps::create_app))
         .routes(routes!(apps::get_app, apps::delete_app))
         .routes(routes!(deployments::list_deployments))
@@ -102,6 +106,7 @@ pub fn all() -> OpenApiRouter<AppState> {
         .routes(routes!(deployments::get_deployment, deployments::delete_deployment))
         .routes(routes!(deployments::scale_deployment))
         .routes(routes!(deployments::roll_back_deployment))
+        .routes(routes!(deployments::diff_deployment))
         .routes(routes!(deployments::get_history))
         .routes(routes!(deployments::list_events))
         .routes(routes!(deployments::get_logs))

@@ -112,6 +112,7 @@ impl Belongings {
             .replace("{capability}", "db")
             .replace("{env}", "secret-env")
             .replace("{app}", "secret-app")
+            .replace("{secret}", "SECRET")
             .replace("{slug}", "corp")
             .replace("{user_id}", &self.member.to_string());
         assert!(!filled.contains('{'), "{path}: say here what stands for its parameters");
@@ -126,6 +127,7 @@ fn body(path: &str) -> Value {
         "/v1/schemas/{schema}/query" => json!({ "sql": "SELECT 1" }),
         "/v1/members/{user_id}" => json!({ "role": "member" }),
         "/v1/envs/{env}/deployments" => json!({ "app": "secret-app", "image": "secret:1" }),
+        "/v1/envs/{env}/secrets/{secret}" => json!({ "value": "secret" }),
         "/v1/envs/{env}/deployments/{app}/scale" => json!({ "replicas": 1 }),
         _ => json!({}),
     }

@@ -1,5 +1,7 @@
 //! What operators ask: metrics, readiness, shutdown.
 
+use tokio::net::TcpListener;
+
 use super::*;
 
 #[tokio::test]

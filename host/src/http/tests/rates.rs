@@ -6,6 +6,8 @@ use axum::extract::ConnectInfo;
 use futures::FutureExt as _;
 use futures::stream::FuturesUnordered;
 
+use tokio::net::TcpListener;
+
 use super::super::rates::Rate;
 use super::coverage::operations;
 use super::*;

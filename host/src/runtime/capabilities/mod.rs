@@ -11,6 +11,8 @@
 
 pub mod db;
 pub mod deploy;
+#[cfg(test)]
+mod deploy_parity_tests;
 pub mod log;
 pub mod memory_queue;
 pub mod queue;

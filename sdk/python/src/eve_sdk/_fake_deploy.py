@@ -2,44 +2,34 @@
 
 A run works on a copy of the host's estate. What it asks for is there at once, `pending` and without a
 revision of its own; if the run ends well, the copy takes the place of the host's and its changes are
-numbered (`commit`). They stay under way until the test says what became of them (`settle`).
+numbered (`commit`). They stay under way until the test says what became of them (`settle`): of what was
+refused after all nothing stays.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, Literal
 
 from ._contract import dumps
 from ._errors import Refused
-from ._fake import NOW, json_object
-from .deploy import Environment, State
+from ._fake import NOW
+from ._fake_cluster import Clusters
+from ._fake_forms import check_app, check_image, check_settings, check_variables, is_environment, merged, version
+from .deploy import Environment, LogLine, State
 
 _MOST_CHANGES = 100
-_MOST_VARIABLES = 500
-_VARIABLES_BYTES = 512 << 10
-_SETTINGS_BYTES = 64 << 10
 _MOST_LISTED = 1_000
 _MOST_PODS = 100
 
 _STATES = ("pending", "deploying", "running", "failed", "stopped")
 _UNDER_WAY = ("pending", "deploying")
-_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
-_APP = re.compile(r"(?=[a-z])[a-z0-9-]{0,49}[a-z0-9]")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,252}")
-# [registry/]repository[:tag][@digest]; a registry has a dot or a port, or is localhost.
-_HOST = "[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*"
-_PART = r"[a-z0-9]+(?:(?:\.(?!\.)|[_-])+[a-z0-9]+)*"
-_IMAGE = re.compile(
-    rf"(?:(?:localhost|{_HOST}(?:\.{_HOST})+|{_HOST}(?=:))(?::[1-9][0-9]{{0,4}})?/)?{_PART}(?:/{_PART})*"
-    r"(?::([A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(?:@(sha256:[0-9a-f]{64}))?"
-)
-
+#: Reasons for which what was asked for was never done.
+_REFUSED = ("not_found", "forbidden", "conflict", "invalid", "rejected", "not_approved")
 
 @dataclass(frozen=True)
 class Deployed:
@@ -59,6 +49,8 @@ class Deployed:
     #: An earlier run of the request asked for what is under way, and it is woken when that settles.
     asked_for: bool = False
     id: str | None = None
+    #: What its pods have written, the newest pod first; a str is a line of the pod `APP-0`.
+    logs: Sequence[str | LogLine] = ()
 
 
 @dataclass(frozen=True)
@@ -111,6 +103,9 @@ class _Deployment:
     revisions: list[_Revision] = field(default_factory=list)
     #: How many of the revisions are not a run's own.
     committed: int = 0
+    #: Before what is under way was asked for, and whether the request was woken for it then.
+    earlier: _Deployment | None = None
+    awaited: bool = False
 
     @property
     def is_gone(self) -> bool:
@@ -121,116 +116,38 @@ class _Deployment:
         self.ready = self.desired
         self.pods = [
             SimpleNamespace(
-                name=f"{self.app}-{index}", status="Running", ready=True, restarts=0, version=_version(self.image)
+                name=f"{self.app}-{index}", status="Running", ready=True, restarts=0, version=version(self.image)
             )
             for index in range(min(self.desired, _MOST_PODS))
         ]
 
+    def come(self, status: State, reason: str | None, message: str | None) -> None:
+        """It comes to rest."""
+        self.state, self.reason, self.message = status, reason, message
+        self.stopping, self.earlier = False, None
+        latest = self.revisions[-1]
+        latest.outcome = latest.outcome or status
+        if status == "running":
+            self.fill()
+            latest.ran = True
+        elif status == "stopped":
+            self.empty()
+        else:
+            latest.reason, latest.message = reason, message
+
+    def supersede(self) -> None:
+        """What somebody else has asked for is on its way."""
+        ours = self.revisions[-1]
+        ours.outcome = ours.outcome or "superseded"
+        self.committed = number = len(self.revisions) + 1
+        self.revisions.append(
+            replace(ours, revision=number, template=number, kind="updated", outcome=None, ran=False)
+        )
+        self.state, self.stopping, self.reason, self.message = "deploying", False, None, None
+
     def empty(self) -> None:
         """No pods are there."""
         self.ready, self.pods = 0, []
-
-
-def _version(image: str) -> str:
-    """The image's tag, else its digest."""
-    found = _IMAGE.fullmatch(image)
-    return (found and (found[1] or found[2])) or "latest"
-
-
-def _check_image(image: str) -> None:
-    if len(image) > 512:
-        raise Refused("invalid", "image: is longer than 512 characters")
-    if not _IMAGE.fullmatch(image):
-        raise Refused("invalid", f"image: `{image}` is not an image, as in acme/api:v1.2.3")
-
-
-def _check_app(app: str) -> None:
-    if not _APP.fullmatch(app):
-        raise Refused(
-            "invalid",
-            f"app: `{app}` is not a DNS label of at most 50 characters that begins with a letter: "
-            "lower-case letters, digits and `-`, no `-` at the end",
-        )
-
-
-def _check_variables(pairs: list[tuple[str, str]]) -> None:
-    if len(pairs) > _MOST_VARIABLES:
-        raise Refused("invalid", f"env_vars: may be at most {_MOST_VARIABLES} variables")
-    if sum(len(name.encode()) + len(value.encode()) for name, value in pairs) > _VARIABLES_BYTES:
-        raise Refused("invalid", f"env_vars: may have at most {_VARIABLES_BYTES} bytes together")
-    for name, value in pairs:
-        if not _VARIABLE.fullmatch(name):
-            raise Refused(
-                "invalid", f"env_vars: `{name}` is not a variable's name: letters, digits and `_`, no digit first"
-            )
-        if "\0" in value:
-            raise Refused("invalid", f"env_vars: {name}: may not contain the character U+0000")
-
-
-def _within(least: int, most: int) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and least <= value <= most
-
-
-def _quantity(units: str) -> Callable[[Any], bool]:
-    form = re.compile(rf"([0-9]+\.?[0-9]*|\.[0-9]+)(?:{units})")
-
-    def fits(value: Any) -> bool:
-        found = form.fullmatch(value) if isinstance(value, str) else None
-        return bool(found and len(found[1]) <= 12 and float(found[1]) > 0)
-
-    return fits
-
-
-def _is_path(value: Any) -> bool:
-    return isinstance(value, str) and bool(re.fullmatch(r"/[!-~]{0,1023}", value))
-
-
-def _is_command(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) <= 100
-        and all(isinstance(word, str) and len(word.encode()) <= 4096 for word in value)
-    )
-
-
-def _is_autoscale(value: Any) -> bool:
-    if not isinstance(value, dict) or not _within(1, 100)(value.get("min")):
-        return False
-    percent = value.get("cpu_percent", 80)
-    return _within(value["min"], 100)(value.get("max")) and _within(1, 100)(percent)
-
-
-# By name: what fits, and what is to be done about what does not.
-_SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "port": (_within(1, 65_535), "must be 1 to 65535"),
-    "health_path": (_is_path, "must be a path that begins with `/`, such as /healthz"),
-    "cpu": (_quantity("m?"), "must be a number of cores, such as 250m or 2"),
-    "memory": (
-        _quantity("Ki|Mi|Gi|k|M|G"), "must be a number of bytes with its unit, such as 256Mi or 1Gi",
-    ),
-    "command": (_is_command, "must be at most 100 words of at most 4096 bytes"),
-    "autoscale": (_is_autoscale, "must be at least 1 and at most 100 replicas, `min` first"),
-    "run_as_user": (_within(1, 2_147_483_647), "must be 1 to 2147483647: nothing runs as root"),
-    "deadline_s": (_within(5, 3_600), "must be 5 to 3600 seconds"),
-}
-
-
-def _check_settings(text: str | None) -> dict[str, Any]:
-    """What was said, None being as if it were not.
-
-    A name that is unknown here may be known to the platform.
-    """
-    said = json.loads(json_object("settings", text, _SETTINGS_BYTES))
-    settings = {name: value for name, value in said.items() if value is not None}
-    for name, value in settings.items():
-        if name in _SETTINGS and not _SETTINGS[name][0](value):
-            raise Refused("invalid", f"settings.{name}: {_SETTINGS[name][1]}")
-    return settings
-
-
-def _merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """What is said now over what was said before. No command is none said."""
-    return {**before, **{name: value for name, value in now.items() if (name, value) != ("command", [])}}
 
 
 class Estate:
@@ -243,36 +160,57 @@ class Estate:
         environments: Iterable[str | Environment] = (),
         apps: Iterable[str] = (),
         deployments: Iterable[Deployed] = (),
+        kubernetes: Mapping[tuple[str, str], Any] | None = None,
+        unreachable: Iterable[str] = (),
     ) -> None:
         self._next, self._worker_type = next_id, worker_type
         self._environments: dict[str, Environment] = {}
         self._apps = set(apps)
+        unreachable = tuple(unreachable)
+        self._clusters = Clusters(unreachable)
         self._deployments: dict[tuple[str, str], _Deployment] = {}
+        #: Before the run.
+        self._earlier: dict[tuple[str, str], _Deployment] = {}
         #: What was asked for since the last commit.
         self.changes: list[Change] = []
         #: Ids of deployments that the request is woken for.
         self.awaited: set[str] = set()
         for one in environments:
             self._add_environment(Environment(one) if isinstance(one, str) else one)
+        for name in unreachable:
+            self._imply(name)
         for given in deployments:
             self._add_deployment(given)
+        for (env, path), answer in (kubernetes or {}).items():
+            self.answers(env, path, answer)
 
     def _add_environment(self, one: Environment) -> None:
-        if not _LABEL.fullmatch(one.name) or len(one.name) > 40:
+        if not is_environment(one.name):
             raise ValueError(f"{one.name!r} is not the name of an environment")
         self._environments[one.name] = one
+
+    def _imply(self, name: str) -> None:
+        """What the test speaks of is there."""
+        if name not in self._environments:
+            self._add_environment(Environment(name))
 
     def _add_deployment(self, given: Deployed) -> None:
         if given.state not in _STATES:
             raise ValueError(f"{given.state!r} is none of {', '.join(_STATES)}")
-        images = [*given.before, given.image]
-        for image in images:
-            _check_image(image)
-        _check_app(given.app)
-        if given.env not in self._environments:
-            self._add_environment(Environment(given.env))
+        for image in (*given.before, given.image):
+            check_image(image)
+        check_app(given.app)
+        self._imply(given.env)
         self._apps.add(given.app)
-        one = _Deployment(given.id or self._next(), given.env, given.app, given.state, given.image, given.replicas)
+        one = self._standing(given, given.id or self._next())
+        self._deployments[given.env, given.app] = one
+        if given.asked_for and given.state in _UNDER_WAY:
+            self.awaited.add(one.id)
+        self._clusters.wrote(one.id, one.app, given.logs)
+
+    def _standing(self, given: Deployed, id: str) -> _Deployment:
+        images = [*given.before, given.image]
+        one = _Deployment(id, given.env, given.app, given.state, given.image, given.replicas)
         one.reason, one.message, one.committed = given.reason, given.message, len(images)
         settings = json.loads(dumps("settings", dict(given.settings)))
         one.revisions = [
@@ -288,23 +226,38 @@ class Estate:
             latest = one.revisions[-1]
             latest.outcome, latest.ran = "failed" if given.state == "failed" else None, False
             latest.reason, latest.message = given.reason, given.message
-        self._deployments[given.env, given.app] = one
-        if given.asked_for and given.state in _UNDER_WAY:
-            self.awaited.add(one.id)
+        if given.state in _UNDER_WAY and given.before:
+            ran = replace(given, image=given.before[-1], before=given.before[:-1], state="running")
+            one.earlier = self._standing(ran, id)
+        return one
+
+    def wrote(self, id: str, lines: Iterable[str | LogLine]) -> None:
+        """What the pods of a deployment have written."""
+        self._clusters.wrote(id, self._with_id(id).app, lines)
+
+    def answers(self, env: str, path: str, answer: Any) -> None:
+        """What the Kubernetes API answers."""
+        self._imply(env)
+        self._clusters.answers(env, path, answer)
 
     def copy(self) -> Estate:
         """For a run: what it changes there, nobody sees."""
         made = Estate(self._next, self._worker_type, self._environments.values(), self._apps)
         made._deployments = copy.deepcopy(self._deployments)
+        made._earlier = self._deployments
         made.awaited = set(self.awaited)
+        made._clusters = self._clusters
         return made
 
     def commit(self) -> None:
         """What a run asked for comes to be."""
         asked = {change.id for change in self.changes}
-        for one in self._deployments.values():
+        for place, one in self._deployments.items():
             if one.id not in asked:
                 continue
+            one.earlier = self._earlier.get(place)
+            if one.earlier:
+                one.earlier.awaited = one.id in self.awaited
             for revision in one.revisions[:-1]:
                 revision.outcome = revision.outcome or "superseded"
             one.committed = len(one.revisions)
@@ -325,35 +278,52 @@ class Estate:
         """Where a deployment stands."""
         return self._with_id(id).state
 
-    def settle(self, id: str, status: State, reason: str | None, message: str | None) -> bool:
-        """A deployment comes to rest; whether the request is woken for it."""
+    def settle(
+        self, id: str, status: State, reason: str | None, message: str | None
+    ) -> dict[str, Any] | None:
+        """A deployment comes to rest: what the request is told that is woken for it, if it is."""
         one = self._with_id(id)
-        ends = ("stopped",) if one.stopping else ("running", "failed", "stopped")
+        refused = status == "failed" and reason in _REFUSED
+        superseded = status == "failed" and reason == "superseded"
+        deleted = one.stopping and not refused and not superseded
+        ends = ("stopped",) if deleted else ("running", "failed", "stopped")
         if one.state not in _UNDER_WAY:
             raise ValueError(f"deployment {id} has settled already: it is {one.state}")
         if status not in ends:
             raise ValueError(f"deployment {id} settles as {', '.join(ends)}, not as {status}")
-        one.state, one.reason, one.message, one.stopping = status, reason, message, False
-        latest = one.revisions[-1]
-        latest.outcome = latest.outcome or status
-        if status == "running":
-            one.fill()
-            latest.ran = True
-        elif status == "stopped":
-            one.empty()
-        else:
-            latest.reason, latest.message = reason, message
+        told = {
+            "env": one.env, "app": one.app, "revision": None if refused else one.committed, "message": message,
+        }
         woken = id in self.awaited
         self.awaited.discard(id)
-        return woken
+        if refused:
+            self._undo(one)
+        elif superseded:
+            one.supersede()
+        else:
+            one.come(status, reason, message)
+        return told if woken else None
 
-    def _permitted(self, env: str) -> None:
-        """Whether this run may deploy there."""
+    def _undo(self, one: _Deployment) -> None:
+        """What was asked for is not to be."""
+        if one.earlier is None:
+            del self._deployments[one.env, one.app]
+            return
+        self._deployments[one.env, one.app] = one.earlier
+        if one.earlier.awaited:
+            self.awaited.add(one.id)
+
+    def _allowed(self, env: str) -> Environment:
+        """The environment, if it is one of those that are for this run's worker type."""
         self._known(env)
         found = self._environments[env]
         if not found.allowed:
             raise Refused("denied", f"skills of the worker type `{self._worker_type}` may not deploy to `{env}`")
-        if found.status == "deleting":
+        return found
+
+    def _permitted(self, env: str) -> None:
+        """Whether this run may deploy there."""
+        if self._allowed(env).status == "deleting":
             raise Refused("conflict", f"the environment `{env}` is being deleted")
 
     def _known(self, env: str) -> None:
@@ -394,11 +364,11 @@ class Estate:
         """Deploys."""
         self._room()
         env, app, image, pairs = of["env"], of["app"], of["image"], of["env_vars"]
-        _check_app(app)
-        _check_image(image)
+        check_app(app)
+        check_image(image)
         if pairs is not None:
-            _check_variables(pairs)
-        said = _check_settings(of["settings"])
+            check_variables(pairs)
+        said = check_settings(of["settings"])
         self._permitted(env)
         if app not in self._apps and not of["register"]:
             raise Refused("not_found", f"there is no app `{app}`")
@@ -408,7 +378,7 @@ class Estate:
         one = self._deployments[env, app]
         # What it was before it was deleted is no reason to be so again.
         before = None if one.is_gone else one.revisions[-1]
-        settings = _merged(before.settings if before else {}, said)
+        settings = merged(before.settings if before else {}, said)
         replicas = of["replicas"]
         if replicas is not None:
             # Whoever says how many replicas there shall be does not want the load to say so.
@@ -455,7 +425,7 @@ class Estate:
         ran = [revision for revision in reversed(one.revisions) if revision.ran]
         match tag:
             case "version":
-                found = [revision for revision in ran if _version(revision.image) == wanted]
+                found = [revision for revision in ran if version(revision.image) == wanted]
                 what = f"version `{wanted}`"
             case "revision":
                 found = [revision for revision in ran if revision.revision == wanted]
@@ -464,7 +434,7 @@ class Estate:
                 found = [revision for revision in ran if revision.template != now.template]
                 what = "other version"
         if not found:
-            others = [str(other.revision) if tag == "revision" else _version(other.image) for other in ran]
+            others = [str(other.revision) if tag == "revision" else version(other.image) for other in ran]
             these = f"; these did: {', '.join(list(dict.fromkeys(others))[:20])}" if others else ""
             raise Refused("conflict", f"no {what} of `{app}` ever ran in `{env}`{these}")
         target = found[0]
@@ -485,7 +455,7 @@ class Estate:
         latest = one.revisions[-1]
         return SimpleNamespace(
             id=one.id, app=one.app, env=one.env, state=one.state, image=one.image,
-            version=_version(one.image), revision=one.committed, desired=one.desired, ready=one.ready, pods=pods,
+            version=version(one.image), revision=one.committed, desired=one.desired, ready=one.ready, pods=pods,
             reason=one.reason, message=one.message, updated_at=NOW,
             config=json.dumps({**latest.settings, "variables": latest.variables}),
         )
@@ -510,17 +480,32 @@ class Estate:
         one = self._any(env, app)
         return [
             SimpleNamespace(
-                revision=past.revision, kind=past.kind, image=past.image, version=_version(past.image),
+                revision=past.revision, kind=past.kind, image=past.image, version=version(past.image),
                 replicas=past.replicas, outcome=past.outcome, reason=past.reason, message=past.message,
                 created_at=NOW, settled_at=NOW if past.outcome else None,
             )
             for past in reversed(one.revisions[: one.committed])
         ][:limit]
 
+    def logs(self, env: str, app: str, tail: int) -> list[SimpleNamespace]:
+        """The last lines of each of a deployment's pods."""
+        self._allowed(env)
+        one = self._any(env, app)
+        if one.committed == 0:
+            # What only this run knows of, no cluster does.
+            raise Refused("not_found", f"there is no deployment `{app} in {env}`")
+        return [] if one.state == "stopped" else self._clusters.logs(env, one.id, tail)
+
+    def kubernetes(self, env: str, path: str) -> str:
+        """What the Kubernetes API answers, as JSON."""
+        self._allowed(env)
+        return self._clusters.kubernetes(env, path)
+
     def platform(self) -> SimpleNamespace:
         """The contract's interface."""
         return SimpleNamespace(
             environments=lambda: [one for _, one in sorted(self._environments.items())],
             create=self.create, scale=self.scale, rollback=self.rollback, delete=self.delete,
-            status=self.status, list=self._list, history=self.history,
+            status=self.status, list=self._list, history=self.history, logs=self.logs,
+            kubernetes=self.kubernetes,
         )

@@ -37,11 +37,15 @@ class HitlResponse:
 
 @dataclass(frozen=True)
 class DeploymentSettled:
-    """A deployment that this orchestrator asked for came to rest."""
+    """A deployment that this orchestrator asked for came to rest.
+
+    `Request.raw_context` has the same with `message`, a sentence, `env`, `app` and `revision`.
+    """
 
     deployment_id: str
     #: `running`, `failed` or `stopped`.
     status: str
+    #: Why, when it failed, in a word.
     reason: str | None = None
 
 

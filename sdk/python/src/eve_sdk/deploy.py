@@ -4,6 +4,12 @@ What is asked for is checked at once and committed together with the run's outco
 run fails or is lost, none of it. Then the platform makes it so. That takes a while, and can fail: return
 `waiting()`, and the trigger `DeploymentSettled` says how it ended. The last change that a run asks for of a
 deployment is the one that it is woken for; at most 100 changes in one run. Needs the capability `deploy`.
+
+Between the call and the platform's doing it the world may change. What cannot be done any more settles as
+`failed`, and its reason is `not_found`, `forbidden`, `conflict` or `invalid`; `rejected` or `not_approved`
+where a person was asked; `superseded` where somebody else changed the deployment before this change was
+there. Else the reason is what became of it: `image_pull`, `crash_loop`, `not_ready`, `quota`, `admission`, …
+The id is the one that the run was told, even if somebody else deployed the app first.
 """
 
 from __future__ import annotations
@@ -18,14 +24,24 @@ from ._errors import call, invalid
 from ._platform import platform
 
 __all__ = [
-    "Deployment", "Environment", "Pod", "Replicas", "Revision", "State",
-    "create", "delete", "environments", "history", "list_deployments", "rollback", "scale", "status",
+    "Deployment", "Environment", "LogLine", "Pod", "Replicas", "Revision", "State",
+    "create", "delete", "environments", "history", "kubernetes", "list_deployments", "logs", "rollback",
+    "scale", "status",
 ]
 
 #: Where a deployment stands; the last three are where it comes to rest.
+#:
+#: - `pending`: it was asked for; the cluster has not taken it yet. What waits for an approval does not show
+#:   until it is approved.
+#: - `deploying`: the cluster has taken it; not all of it is there or, with the reason `stopping`, not all of
+#:   it is gone yet.
+#: - `running`: as many replicas as there shall be are ready, of the latest revision and no other.
+#: - `failed`: it is not there, and its time is over, or there is no use in waiting.
+#: - `stopped`: nothing of it is there.
 State = Literal["pending", "deploying", "running", "failed", "stopped"]
 
 _MOST_REPLICAS = 1_000
+_MOST_LINES = 1_000
 _SETTLED = ("running", "failed", "stopped")
 
 
@@ -81,12 +97,12 @@ class Deployment:
     image: str
     #: The image's tag.
     version: str
-    #: The latest revision, from 1; 0 if the first is this run's own.
+    #: The latest revision, from 1; 0 if the first is this run's own and not committed yet.
     revision: int
     replicas: Replicas
     #: At most 100, those that are not ready first; of `status` only.
     pods: list[Pod]
-    #: Why it stands there, in a word: `image_pull`, `crash_loop`, `not_ready`, `quota`, …
+    #: Why it stands there, in a word: `image_pull`, `crash_loop`, `not_ready`, `quota`, `admission`, …
     reason: str | None
     #: The same in a sentence.
     message: str | None
@@ -118,6 +134,16 @@ class Revision:
     message: str | None
     created_at: datetime
     settled_at: datetime | None
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A line that a pod has written."""
+
+    #: The pod's name.
+    pod: str
+    #: At most 16 KiB of it.
+    line: str
 
 
 def _named(what: str, value: Any, example: str) -> str:
@@ -166,8 +192,8 @@ def create(
     - `app`: a DNS label of at most 50 characters that begins with a letter.
     - `image`: `[registry/]repository[:tag][@digest]`, at most 512 characters.
     - `replicas`: 0 to 1,000. As many as there are when absent; 1 at first.
-    - `env_vars`: environment variables, all of them: those of before are forgotten. As they are when absent.
-      At most 500 of 512 KiB together. Secrets do not belong here.
+    - `env_vars`: environment variables by name, each once, all of them: those of before are forgotten. As
+      they are when absent. At most 500 of 512 KiB together. Secrets do not belong here.
     - `settings`: how it is to run, by the names that the HTTP API has, such as
       `{"port": 8080, "health_path": "/healthz", "cpu": "250m", "memory": "256Mi"}`; at most 64 KiB. What is
       not named stays as it is.
@@ -253,7 +279,10 @@ def list_deployments(env: str | None = None) -> list[Deployment]:
 
 
 def history(env: str, app: str, *, limit: int = 20) -> list[Revision]:
-    """A deployment's revisions, latest first; 1 to 100 of them."""
+    """A deployment's revisions, latest first; 1 to 100 of them.
+
+    Not those that this run has asked for: they have no numbers yet.
+    """
     what = "deploy.history"
     place = _place(what, env, app)
     if limit is None:
@@ -274,3 +303,29 @@ def history(env: str, app: str, *, limit: int = 20) -> list[Revision]:
         )
         for one in found
     ]
+
+
+def logs(env: str, app: str, *, tail: int = 100) -> list[LogLine]:
+    """The last lines of each of a deployment's pods, 1 to 1,000 of them.
+
+    The newest pods first, at most 20 pods and 1 MiB. The cluster is asked, which takes a moment:
+    `unavailable` if it does not answer within 30 seconds.
+    """
+    what = "deploy.logs"
+    place = _place(what, env, app)
+    if tail is None:
+        raise invalid(f"{what}: tail: None is not an int from 1 to {_MOST_LINES}")
+    found = call(platform("deploy").logs, *place, integer(f"{what}: tail", tail, 1, _MOST_LINES))
+    return [LogLine(one.pod, one.line) for one in found]
+
+
+def kubernetes(env: str, path: str) -> Any:
+    """Reads the Kubernetes API for what there is no function for, in the environment's own namespace.
+
+    With the rights of a viewer: no Secrets, nothing of others. `path` is as the API has it without the
+    namespace: `api/v1/pods`, `apis/apps/v1/replicasets?labelSelector=…`, `api/v1/configmaps/NAME`. The
+    answer is the API's, parsed, at most 1 MiB of JSON; asked like `logs`.
+    """
+    what = "deploy.kubernetes"
+    of = _named(f"{what}: env", env, "prod"), _named(f"{what}: path", path, "api/v1/pods")
+    return read(call(platform("deploy").kubernetes, *of))

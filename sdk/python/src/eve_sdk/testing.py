@@ -12,7 +12,7 @@ is run again by the same host, with what the test has let happen meanwhile.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -34,10 +34,11 @@ from ._request import (
 )
 from ._skill import Skill, execute
 from ._values import from_contract, to_contract
-from .deploy import Environment, State
+from .deploy import Environment, LogLine, State
 
 __all__ = [
-    "Change", "Created", "Deployed", "Environment", "Host", "Line", "Question", "Run", "StatementSeen",
+    "Change", "Created", "Deployed", "Environment", "Host", "Line", "LogLine", "Question", "Run",
+    "StatementSeen",
 ]
 
 _ENDED = ("completed", "failed", "cancelled")
@@ -198,10 +199,14 @@ def _variant(trigger: Trigger) -> tuple[str, Any]:
             return ("other", name)
 
 
-def _event(trigger: Trigger) -> dict[str, Any]:
+def _event(trigger: Trigger, settled: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What a wake-up's context says of an event; `settled` knows more of a deployment than its trigger."""
     event: dict[str, Any] = {"trigger": _variant(trigger)[0]}
-    if isinstance(trigger, ChildComplete):
-        event["completed_request_id"] = event["completed_result_id"] = trigger.request_id
+    match trigger:
+        case ChildComplete(id):
+            event["completed_request_id"] = event["completed_result_id"] = id
+        case DeploymentSettled(id, status, reason):
+            event |= {"deployment_id": id, "status": status, "reason": reason, **settled.get(id, {})}
     return event
 
 
@@ -220,7 +225,10 @@ class Host:
 
     `db` answers statements: it is called with schema, SQL and parameters, and returns rows as dicts, or
     how many rows were affected. `environments`, ready and allowed unless they say otherwise, `apps` and
-    `deployments` are what the organisation has.
+    `deployments` are what the organisation has; where a person is asked, what a run wants counts as approved
+    until it settles as something else. `kubernetes` is what the Kubernetes API answers, by
+    environment and path: `{("prod", "api/v1/pods"): {"items": []}}`; the clusters of the environments in
+    `unreachable` do not answer, and `deploy.logs` and `deploy.kubernetes` are `unavailable` there.
     """
 
     def __init__(
@@ -241,6 +249,8 @@ class Host:
         environments: Iterable[str | Environment] = (),
         apps: Iterable[str] = (),
         deployments: Iterable[Deployed] = (),
+        kubernetes: Mapping[tuple[str, str], Any] | None = None,
+        unreachable: Iterable[str] = (),
     ) -> None:
         self._ids = 0
         self.id = self._next()
@@ -259,7 +269,10 @@ class Host:
         self._questions: set[str] = set()
         self._timers: set[str] = set()
         self._migrations: dict[str, dict[int, str]] = {}
-        self._estate = Estate(self._next, worker_type, environments, apps, deployments)
+        self._settled: dict[str, dict[str, Any]] = {}
+        self._estate = Estate(
+            self._next, worker_type, environments, apps, deployments, kubernetes, unreachable
+        )
 
     def _next(self) -> str:
         self._ids += 1
@@ -359,10 +372,24 @@ class Host:
     ) -> Host:
         """A deployment that is under way comes to rest, and wakes the request if that has asked for it.
 
-        `reason` is why it failed, in a word; `message` the same in a sentence.
+        `reason` is why it failed, in a word; `message` the same in a sentence. Of what was refused after all
+        (`not_found`, `forbidden`, `conflict`, `invalid`, `rejected`, `not_approved`) nothing stays; after
+        `superseded` what somebody else has asked for is on its way.
         """
-        if self._estate.settle(deployment_id, status, reason, message) and not self._end:
+        told = self._estate.settle(deployment_id, status, reason, message)
+        if told and not self._end:
+            self._settled[deployment_id] = told
             self._inbox.append(DeploymentSettled(deployment_id, status, reason))
+        return self
+
+    def logs(self, deployment_id: str, lines: Iterable[str | LogLine]) -> Host:
+        """What the pods of a deployment have written by now, in place of what they had."""
+        self._estate.wrote(deployment_id, lines)
+        return self
+
+    def kubernetes(self, env: str, path: str, answer: Any) -> Host:
+        """What the Kubernetes API answers from now on; other paths are `not_found`."""
+        self._estate.answers(env, path, answer)
         return self
 
     def run(self, skill: Skill | Callable[[Any], Any]) -> Run:
@@ -465,8 +492,8 @@ class _Fake:
         context = host.context
         if not isinstance(first, (Initial, Cron)):
             context = json.dumps({
-                **_event(first), "parent_request_id": host.id, "parent_context": json.loads(context),
-                "additional_completions": [_event(one) for one in more],
+                **_event(first, host._settled), "parent_request_id": host.id, "parent_context": json.loads(context),
+                "additional_completions": [_event(one, host._settled) for one in more],
             })
         attempt = host._attempt
         return SimpleNamespace(

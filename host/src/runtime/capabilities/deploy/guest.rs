@@ -1,6 +1,7 @@
 //! What crosses between guest and deployments: the types of `wit/skill.wit` to and from ours.
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::{CallError, Deploys};
@@ -51,16 +52,28 @@ fn new_deployment(new: wit::NewDeployment) -> Result<(String, NewDeployment), Er
                 text.len()
             )));
         }
-        Some(text) => serde_json::from_str(text)
-            .map_err(|error| Error::Invalid(storable(&format!("settings: {error}"))))?,
+        Some(text) => {
+            let value: Value = serde_json::from_str(text).map_err(|error| {
+                Error::Invalid(storable(&format!("settings: not valid JSON: {error}")))
+            })?;
+            // A list would do for serde.
+            if !value.is_object() {
+                return Err(Error::Invalid("settings: must be a JSON object".into()));
+            }
+            serde_json::from_value(value)
+                .map_err(|error| Error::Invalid(storable(&format!("settings: {error}"))))?
+        }
     };
     let env_vars = match new.env_vars {
         None => None,
         Some(pairs) => {
-            let count = pairs.len();
-            let variables: Variables = pairs.into_iter().collect();
-            if variables.len() < count {
-                return Err(Error::Invalid("env-vars: a name is there twice".into()));
+            let mut variables = Variables::new();
+            for (name, value) in pairs {
+                if let Some(twice) = variables.insert(name.clone(), value).map(|_| name) {
+                    let twice: String = twice.chars().take(80).collect();
+                    let twice = storable(&twice.escape_debug().to_string());
+                    return Err(Error::Invalid(format!("env_vars: `{twice}` stands there twice")));
+                }
             }
             Some(variables)
         }
@@ -76,20 +89,21 @@ fn new_deployment(new: wit::NewDeployment) -> Result<(String, NewDeployment), Er
     Ok((new.env, deployment))
 }
 
-fn target(to: wit::Target) -> Result<Rollback, Error> {
+fn target(env: &str, app: &str, to: wit::Target) -> Result<Rollback, Error> {
     Ok(match to {
         wit::Target::Previous => Rollback::default(),
         // A tag has at most 128 characters.
-        wit::Target::Version(version) if version.is_empty() || version.len() > 128 => {
-            return Err(Error::Invalid("to: a version has 1 to 128 characters".into()));
+        wit::Target::Version(version) if version.len() > 128 => {
+            return Err(Error::Invalid("to: a version has at most 128 characters".into()));
         }
         wit::Target::Version(version) => Rollback { to_version: Some(version), to_revision: None },
-        wit::Target::Revision(revision) => Rollback {
-            to_version: None,
-            to_revision: Some(
-                i32::try_from(revision)
-                    .map_err(|_| Error::Invalid(format!("to: there is no revision {revision}")))?,
-            ),
+        wit::Target::Revision(revision) => match i32::try_from(revision) {
+            Ok(revision) => Rollback { to_version: None, to_revision: Some(revision) },
+            Err(_) => {
+                return Err(Error::Conflict(format!(
+                    "no revision {revision} of `{app}` ever ran in `{env}`"
+                )));
+            }
         },
     })
 }
@@ -223,7 +237,10 @@ impl wit::Host for Context {
     }
 
     async fn rollback(&mut self, env: String, app: String, to: wit::Target) -> Call<String> {
-        let change = target(to).map(Change::Rollback);
+        let change = match names(&env, &app) {
+            Ok(()) => target(&env, &app, to).map(Change::Rollback),
+            Err(error) => Err(error),
+        };
         ordered(&mut self.deploys, env, app, change).await
     }
 

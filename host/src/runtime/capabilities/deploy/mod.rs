@@ -24,6 +24,7 @@ use crate::deployments::asks::Ask;
 use crate::deployments::orders::{Change, Order, Place};
 use crate::deployments::{
     DeployError, Deployment, DeploymentStatus, Image, NewDeployment, Replicas, Revision,
+    not_autoscaled,
 };
 use crate::runtime::bindings::eve::skill::types::Error;
 use crate::runtime::{HostFailure, limits};
@@ -167,7 +168,19 @@ impl Deploys {
             )));
         }
         let key = (env, app);
-        let own = self.own.get(&key).is_some_and(|own| own.status != DeploymentStatus::Stopped);
+        let own = match self.own.get(&key) {
+            // The run itself has had it deleted: it can only be deployed anew.
+            Some(own) if is_leaving(own) && !matches!(change, Change::Create(_)) => {
+                return Err(guest::error(DeployError::not_found("deployment", &key.1)).into());
+            }
+            Some(own) => {
+                if let Change::Scale(_) = change {
+                    not_autoscaled(&key.1, &own.config).map_err(guest::error)?;
+                }
+                !is_leaving(own)
+            }
+            None => false,
+        };
         let asked = (key.clone(), change.clone());
         let there = self
             .ask(move |host| async move {
@@ -198,10 +211,7 @@ impl Deploys {
         let mut all =
             self.ask(move |host| async move { host.list(asked.as_deref()).await }).await?;
         all.retain(|there| !self.own.contains_key(&(there.env.clone(), there.app.clone())));
-        let own = self.own.values().filter(|own| {
-            own.status != DeploymentStatus::Stopped
-                && env.as_ref().is_none_or(|env| *env == own.env)
-        });
+        let own = self.own.values().filter(|own| env.as_ref().is_none_or(|env| *env == own.env));
         all.extend(own.cloned());
         all.sort_by(|a, b| (&a.env, &a.app).cmp(&(&b.env, &b.app)));
         all.truncate(limits::DEPLOYMENTS);
@@ -214,12 +224,26 @@ impl Deploys {
         app: String,
         limit: u32,
     ) -> Result<Vec<Revision>, CallError> {
-        self.ask(move |host| async move { host.history(&env, &app, limit).await }).await
+        let key = (env, app);
+        // One that only this run knows of has no revision yet.
+        let is_new = self.own.get(&key).is_some_and(|own| own.revision == 0);
+        let (env, app) = key;
+        match self.ask(move |host| async move { host.history(&env, &app, limit).await }).await {
+            Err(CallError::Guest(Error::NotFound(_))) if is_new => Ok(Vec::new()),
+            answer => answer,
+        }
     }
 
     async fn ask_cluster(&self, env: String, ask: Ask) -> Result<Value, CallError> {
         self.ask(move |host| async move { host.ask(&env, &ask).await }).await
     }
+}
+
+/// Why a deployment that is to be deleted stands where it does.
+const STOPPING: &str = "stopping";
+
+fn is_leaving(deployment: &Deployment) -> bool {
+    deployment.reason.as_deref() == Some(STOPPING)
 }
 
 fn limit(message: String) -> CallError {
@@ -273,7 +297,10 @@ fn after(seen: Option<Deployment>, order: &Order) -> Deployment {
             seen.replicas.desired = i32::try_from(scale.replicas).unwrap_or(i32::MAX);
         }
         Change::Rollback(_) => {}
-        Change::Delete => seen.status = DeploymentStatus::Stopped,
+        Change::Delete => {
+            seen.reason = Some(STOPPING.to_owned());
+            seen.message = Some("it is being deleted".to_owned());
+        }
     }
     seen
 }
@@ -288,6 +315,10 @@ fn create(seen: &mut Deployment, new: &NewDeployment) {
     if let (Some(config), Ok(Value::Object(settings))) =
         (seen.config.as_object_mut(), serde_json::to_value(&new.settings))
     {
+        // As deploying does: whoever says how many does not want the load to say so.
+        if new.replicas.is_some() {
+            config.remove("autoscale");
+        }
         config.extend(settings);
         if let Some(variables) = &new.env_vars {
             config.insert("variables".into(), json!(variables.keys().collect::<Vec<_>>()));

@@ -1,0 +1,10 @@
+-- Who answers the requests of an app: host names lead to it, and canaries take a share of them.
+
+ALTER TABLE eve.deployments
+    -- Hosts, what leads from them to the app, and the canaries that take a share, as the cluster was last
+    -- told; none while there is nothing of the kind.
+    ADD COLUMN applied_traffic jsonb CHECK (jsonb_typeof(applied_traffic) = 'object');
+
+-- The canaries of an app.
+CREATE INDEX deployments_by_main ON eve.deployments (environment_id, (config #>> '{canary,of}'))
+ WHERE config #>> '{canary,of}' IS NOT NULL;
