@@ -379,7 +379,7 @@ fn variables(rows: &mut Rows) {
     let said = "invalid: env_vars: A: may not contain the character U+0000";
     rows.refused(create(json!({ "env_vars": [["A", "\0"]] })), said);
     // Which of the two is meant, nobody knows.
-    let said = "invalid: env-vars: a name is there twice";
+    let said = "invalid: env_vars: `A` stands there twice";
     rows.refused(create(json!({ "env_vars": [["A", "1"], ["B", ""], ["A", "1"]] })), said);
 }
 
@@ -423,13 +423,14 @@ fn settings(rows: &mut Rows) {
         (json!({ "command": ["\0"] }), "invalid: settings"),
         (json!({ "privileged": true }), "invalid: settings"),
         (json!({ "variables": ["A"] }), "invalid: settings"),
+        (json!([]), "invalid: settings"),
         (json!(null), "invalid: settings"),
     ] {
         rows.refused(with(settings), said);
     }
     for (text, said) in [
-        ("{", "invalid: settings: "),
-        ("", "invalid: settings: "),
+        ("{", "invalid: settings: not valid JSON"),
+        ("", "invalid: settings: not valid JSON"),
         (
             &format!("{{\"command\":[\"{}\"]}}", "x".repeat(64 << 10)),
             "invalid: settings: 65552 bytes; at most 65536 are allowed",
@@ -454,7 +455,7 @@ fn rollbacks(rows: &mut Rows) {
             json!({ "version": "v9" }),
             "conflict: no version `v9` of `api` ever ran in `dev`; these did: v2, v1",
         ),
-        ("api", json!({ "version": "" }), "invalid: to: a version has 1 to 128 characters"),
+        ("api", json!({ "version": "" }), "conflict: no version `` of `api` ever ran in `dev`"),
         (
             "api",
             json!({ "version": "a\0" }),
@@ -466,7 +467,11 @@ fn rollbacks(rows: &mut Rows) {
             "conflict: no revision 3 of `api` ever ran in `dev`; these did: 2, 1",
         ),
         ("api", json!({ "revision": 0 }), "conflict: no revision 0 of `api` ever ran in `dev`"),
-        ("api", json!({ "revision": u32::MAX }), "invalid: to: there is no revision 4294967295"),
+        (
+            "api",
+            json!({ "revision": u32::MAX }),
+            "conflict: no revision 4294967295 of `api` ever ran in `dev`",
+        ),
         (
             "auto",
             json!("previous"),
@@ -481,7 +486,7 @@ fn what_is_there(rows: &mut Rows) {
     // What was deleted can be looked at and deployed again, and no more.
     let [again, others @ ..] = changes("dev", "gone");
     for call in others {
-        rows.refused(call, "not found: there is no deployment `gone in dev`");
+        rows.refused(call, "not found: there is no deployment `gone`");
     }
     rows.taken([status("dev", "gone"), history("dev", "gone", 1), again.clone()]);
     rows.taken([again, scale("dev", "gone", 2), status("dev", "gone"), delete("dev", "gone")]);
@@ -490,38 +495,50 @@ fn what_is_there(rows: &mut Rows) {
     rows.refused(history("dev", "web", 1), "not found: there is no deployment `web");
 }
 
-/// A run sees what it has asked for. Whether what it asks for on top of that can be done is found out when
-/// it is done.
+/// A run sees what it has asked for.
 fn own_changes(rows: &mut Rows) {
     let new = || create(json!({ "app": "new", "register": true }));
     rows.taken([
         new(),
         status("dev", "new"),
+        history("dev", "new", 1),
         scale("dev", "new", 2),
         create(json!({ "app": "new" })),
         status("dev", "new"),
         Call::List(None),
     ]);
-    // Its revisions have no numbers yet.
-    rows.after([new()], history("dev", "new", 1), "not found: there is no deployment `new in dev`");
+    let never = "conflict: no other version of `new` ever ran in `dev`";
+    rows.after([new()], rollback("dev", "new", json!("previous")), never);
     let scaled = create(json!({
         "app": "new", "register": true, "settings": "{\"autoscale\": {\"min\": 2, \"max\": 3}}"
     }));
-    rows.taken([scaled, scale("dev", "new", 2)]);
-    rows.taken([new(), rollback("dev", "new", json!("previous"))]);
+    let said = "conflict: `new` has 2 to 3 replicas, as its load wants";
+    rows.after([scaled], scale("dev", "new", 2), said);
+    // What ran before the run is what it goes back to.
     let back = rollback("dev", "api", json!("previous"));
     rows.taken([create(json!({})), back.clone(), back, status("dev", "api")]);
-    rows.taken([delete("dev", "api"), create(json!({})), scale("dev", "api", 1)]);
-    // An app that a run has registered is no deployment elsewhere.
-    let elsewhere = "not found: there is no deployment `other in dev`";
-    rows.after([new()], delete("dev", "other"), elsewhere);
+    let gone = "not found: there is no deployment `api`";
+    for call in [scale("dev", "api", 1), delete("dev", "api")] {
+        rows.after([delete("dev", "api")], call, gone);
+    }
+    rows.taken([
+        delete("dev", "api"),
+        status("dev", "api"),
+        create(json!({})),
+        scale("dev", "api", 1),
+    ]);
+    // An app that a run has registered is registered in every environment, and is no deployment there.
+    rows.after([new()], delete("dev", "other"), "not found: there is no deployment `other");
+    // What is refused changes nothing.
+    let refused = create(json!({ "app": "late", "register": true, "env": "closed" }));
+    rows.refused(refused, "denied: ");
 }
 
 fn quotas(rows: &mut Rows) {
     let scales = |count: u32| (0..count).map(|n| scale("dev", "api", n));
     rows.taken(scales(100));
     for call in changes("dev", "api") {
-        rows.after(scales(100), call, "limit: a run asks for at most 100 changes");
+        rows.after(scales(100), call, "limit: a run ");
     }
     // Looking is free.
     rows.taken(scales(100).chain([status("dev", "api"), Call::List(None)]));

@@ -271,7 +271,10 @@ fn what_is_unclear_changes_nothing_and_is_explained() {
         (
             "Deploy api:v1 to produktion",
             json!({}),
-            &["there is no environment `produktion`; there are"],
+            &[
+                "there is no environment `produktion`; there are",
+                "Understood: deploy, app `api`, image `api:v1`",
+            ],
         ),
         ("Deploy api:v1 to prodd and dev", json!({}), &["there is no environment `prodd`"]),
         ("Deploy api:v1 to dev; delete prod", json!({}), &["it asks for `deploy` and `delete`"]),

@@ -137,7 +137,7 @@ impl Understood {
         if understood.env.is_some() {
             understood.strays.clear();
         }
-        understood.fill_env(said.envs)?;
+        understood.env = understood.one("environments", understood.env.clone(), said.envs)?;
         understood.fill_image(fields.image, said.images, said.repositories, said.versions)?;
         understood.fill_app(said.apps)?;
         understood.percent = understood.one("percentages", understood.percent, said.percents)?;
@@ -145,6 +145,7 @@ impl Understood {
             understood.one("numbers of replicas", understood.replicas, said.replicas)?;
         understood.revision = understood.one("revisions", understood.revision, said.revisions)?;
         understood.check_numbers()?;
+        understood.check_env()?;
         Ok(understood)
     }
 
@@ -167,8 +168,7 @@ impl Understood {
         Ok(said.pop())
     }
 
-    fn fill_env(&mut self, said: Vec<String>) -> Result<(), Unclear> {
-        self.env = self.one("environments", self.env.clone(), said)?;
+    fn check_env(&mut self) -> Result<(), Unclear> {
         match self.env.take_if(|env| self.envs.iter().all(|known| known.name != *env)) {
             Some(env) => Err(self.no_environment(&env)),
             None => Ok(()),

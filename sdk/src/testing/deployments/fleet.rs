@@ -184,9 +184,6 @@ impl Fleet {
     ) -> Result<Vec<contract::Revision>, Error> {
         let limit = validate::deploy::history(limit)?;
         let one = self.seen(env, app)?;
-        if one.committed == 0 {
-            return Err(not_found("deployment", &format!("{app} in {env}")));
-        }
         let committed = one.revisions[..one.committed].iter().enumerate().rev();
         let revision = |(place, revision): (usize, &Revision)| contract::Revision {
             revision: place as u32 + 1,
@@ -233,8 +230,7 @@ impl Fleet {
     /// A deployment that somebody changes: one that is there.
     fn existing(&mut self, env: &str, app: &str) -> Result<&mut Deployment, Error> {
         let found = self.deployments.get_mut(&(env.to_owned(), app.to_owned()));
-        let gone = || not_found("deployment", &format!("{app} in {env}"));
-        found.filter(|one| !one.is_gone()).ok_or_else(gone)
+        found.filter(|one| !one.is_gone()).ok_or_else(|| not_found("deployment", app))
     }
 
     /// Whether there is the app, or it is to be registered.
@@ -302,9 +298,7 @@ impl Fleet {
 
     pub fn scale(&mut self, env: &str, app: &str, replicas: u32) -> Result<DeploymentId, Error> {
         let one = self.existing(env, app)?;
-        // What the run itself has asked for is looked at when it is done.
-        let scale = one.present().settings.get("autoscale").filter(|_| !one.changed);
-        if let Some(scale) = scale {
+        if let Some(scale) = one.present().settings.get("autoscale") {
             return Err(Error::Conflict(format!(
                 "`{app}` has {} to {} replicas, as its load wants: deploy it without autoscaling to say \
                  how many",
@@ -336,9 +330,7 @@ impl Fleet {
             Target::Version(wanted) => version(&revision.image) == wanted,
             Target::Revision(wanted) => place + 1 == *wanted as usize,
         };
-        let found = ran().find(wanted).map(|(_, target)| target);
-        // What the run itself has asked for is looked at when it is done.
-        let Some(target) = found.or(one.changed.then(|| one.present())) else {
+        let Some((_, target)) = ran().find(wanted) else {
             let what = match to {
                 Target::Previous => format!("other version of `{app}`"),
                 Target::Version(version) => {

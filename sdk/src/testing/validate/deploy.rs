@@ -70,11 +70,8 @@ pub(in crate::testing) fn replicas(count: u32) -> Result<(), Error> {
 /// What to go back to.
 pub(in crate::testing) fn target(to: &contract::Target) -> Result<(), Error> {
     match to {
-        contract::Target::Version(version) if version.is_empty() || version.len() > 128 => {
-            Err(invalid("to", "a version has 1 to 128 characters"))
-        }
-        contract::Target::Revision(revision) if i32::try_from(*revision).is_err() => {
-            Err(invalid("to", format_args!("there is no revision {revision}")))
+        contract::Target::Version(version) if version.len() > 128 => {
+            Err(invalid("to", "a version has at most 128 characters"))
         }
         _ => Ok(()),
     }
@@ -228,7 +225,7 @@ fn variables(given: &[(String, String)]) -> Result<BTreeMap<String, String>, Err
             return wrong(format!("{name}: may not contain the character U+0000"));
         }
         if variables.insert(name.clone(), value.clone()).is_some() {
-            return Err(invalid("env-vars", "a name is there twice"));
+            return wrong(format!("`{name}` stands there twice"));
         }
     }
     Ok(variables)
@@ -287,6 +284,16 @@ fn setting(name: &str, value: &Value) -> Result<(), Error> {
             Some(hosts) if hosts.len() <= 16 => Ok(()),
             _ => wrong("may be at most 16"),
         },
+        "secrets" => {
+            let Some(references) = value.as_array() else { return wrong("must be a list") };
+            references.iter().try_for_each(|reference| {
+                members(name, reference, &["name", "variable", "file"])?;
+                match reference["name"].as_str() {
+                    Some(_) => Ok(()),
+                    None => wrong("must name each secret"),
+                }
+            })
+        }
         "canary" => {
             members(name, value, &["of", "percent"])?;
             if value["of"].as_str().is_none_or(|of| app(of).is_err()) {
