@@ -262,11 +262,14 @@ impl Ground {
     /// Waits until a request has ended, wherever it ran.
     async fn status_of(&self, request: &Value) -> Result<String> {
         let id = id_of(request)?;
-        let query = "SELECT status FROM eve.orchestration_results WHERE request_id = $1";
-        let ended = wait_for(&format!("the end of {id}"), async || {
-            sqlx::query_scalar(query).bind(id).fetch_optional(&self.pool).await.ok().flatten()
-        });
-        Ok(ended.await)
+        let status = wait_for("a request to end", async || {
+            let query = "SELECT status FROM eve.orchestration_results WHERE request_id = $1";
+            let status: Option<String> =
+                sqlx::query_scalar(query).bind(id).fetch_optional(&self.pool).await.ok()?;
+            status
+        })
+        .await;
+        Ok(status)
     }
 
     /// Takes the release away; only the Secret stays, with all keys.
