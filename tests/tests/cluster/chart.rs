@@ -264,9 +264,8 @@ impl Ground {
         let id = id_of(request)?;
         let status = wait_for("a request to end", async || {
             let query = "SELECT status FROM eve.orchestration_results WHERE request_id = $1";
-            let status: Option<String> =
-                sqlx::query_scalar(query).bind(id).fetch_optional(&self.pool).await.ok()?;
-            status
+            let status = sqlx::query_scalar::<_, String>(query).bind(id);
+            status.fetch_optional(&self.pool).await.ok()?
         })
         .await;
         Ok(status)
