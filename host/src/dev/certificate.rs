@@ -172,7 +172,7 @@ impl Authority {
 
     fn verifies(&self, file: &Path, names: &[String], at: SystemTime) -> anyhow::Result<bool> {
         let text = std::fs::read(file)?;
-        KeyPair::from_pem(std::str::from_utf8(&text)?)?;
+        PrivateKeyDer::from_pem_slice(&text)?;
         let certificate = CertificateDer::from_pem_slice(&text)?;
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.certificate.as_bytes())?)?;
