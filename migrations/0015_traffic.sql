@@ -11,6 +11,7 @@ CREATE INDEX deployments_by_main ON eve.deployments (environment_id, (config #>>
 
 -- What a running skill sees of it, and of where an app is reached.
 GRANT SELECT (applied_traffic) ON eve.deployments TO eve_guest;
+GRANT SELECT (cause) ON eve.deployment_revisions TO eve_guest;
 GRANT SELECT (cluster_id) ON eve.environments TO eve_guest;
 GRANT SELECT (id, config) ON eve.clusters TO eve_guest;
 GRANT SELECT (id, slug) ON eve.organizations TO eve_guest;
