@@ -7,7 +7,8 @@
 //! [`kubectl`] does the same through the platform's own door.
 //!
 //! [`stage`] is the whole platform on that cluster, registered as an operator would; [`environments`],
-//! [`deploying`] and [`many`] use it as members do.
+//! [`deploying`], [`settings`] and [`many`] use it as members do; [`drifting`], [`taking`] and [`abandoning`]
+//! get in its way.
 //!
 //! Invariants:
 //! - The API server is a real one, named by `EVE_TEST_KUBECONFIG` (an administrator's). Without it the
@@ -15,14 +16,18 @@
 //! - Nobody shares a cluster's state: what a test makes is named after itself and goes when it ends.
 //! - Whoever attacks holds a token that the control plane asked for, unless the table says otherwise.
 
+mod abandoning;
 mod api;
 mod attacks;
 mod deploying;
+mod drifting;
 mod environment;
 mod environments;
 mod kubectl;
 mod many;
+mod settings;
 mod stage;
 mod sweep;
 mod table;
+mod taking;
 mod wall;

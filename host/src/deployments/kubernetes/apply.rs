@@ -1,55 +1,72 @@
 //! Putting a deployment into its namespace, and taking it out again, as its deployer.
+//!
+//! Flow: look at every object of the names that it takes; refuse what is somebody else's, and step back
+//! where a later revision is; put them there one by one, what makes pods last.
+//!
+//! Invariants:
+//! - Each object is written over exactly what was looked at. Whoever changes it meanwhile has us look again,
+//!   refuse and step back again, [`CONFLICTS`] times at most: so a control plane that was left behind writes
+//!   over nothing of the one that leads.
+//! - Everything carries the revision that it was put there for.
+//! - What others had changed is told, whatever becomes of putting it right.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use http::{Method, Request};
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
-use kube::{Api, Client, ResourceExt as _};
+use futures::future::try_join_all;
+use kube::Client;
 use serde_json::{Value, json};
 
-use super::connection::patiently;
+use super::drift::{self, Fields, Said};
 use super::failure::Failure;
 use super::objects::{Count, Object, Spec};
-use super::{APP_LABEL, MANAGED_BY, MANAGER, REVISION};
+use super::raw::Place;
+use super::{APP_LABEL, MANAGED_BY, REVISION};
+
+/// How often one object is looked at again because somebody has changed it in between. Controllers write
+/// the status of what was just applied a few times, within moments.
+const CONFLICTS: u32 = 8;
+
+/// What is made of an app, in the order in which it is taken out: first what makes pods, and whatever
+/// would scale it.
+const MADE: [(&str, &str); 5] = [
+    SCALERS,
+    ("apis/apps/v1", "deployments"),
+    ("api/v1", "services"),
+    ("apis/policy/v1", "poddisruptionbudgets"),
+    SECRETS,
+];
+const SCALERS: (&str, &str) = ("apis/autoscaling/v2", "horizontalpodautoscalers");
+const SECRETS: (&str, &str) = ("api/v1", "secrets");
 
 /// What came of applying.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Applied {
-    /// The generation of the Deployment.
-    pub generation: i64,
-    /// Who else had changed what is ours, and what; it is as it was.
+    /// Who else had changed what is ours, and what. As far as it was applied it is as it was.
     pub drift: Vec<String>,
+    /// The generation of the Deployment.
+    pub outcome: Result<i64, Failure>,
+}
+
+/// Whether the cluster is to have all of it already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// This revision was applied before: what is missing was deleted.
+    Whole,
+    /// It is new there.
+    New,
 }
 
 /// Makes the namespace be as the deployment is to be.
-pub async fn apply(client: &Client, namespace: &str, spec: &Spec) -> Result<Applied, Failure> {
-    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
-    let live = patiently(deployments.get_opt(&spec.app)).await?;
-    if let Some(live) = &live {
-        ours(live, spec)?;
-        ahead(live, spec.revision)?;
+pub async fn apply(client: &Client, namespace: &str, spec: &Spec, before: Before) -> Applied {
+    let place = Place::new(client, namespace);
+    let mut putting = Putting { place, spec, before, drift: BTreeSet::new() };
+    let outcome = putting.all().await;
+    if !putting.drift.is_empty() {
+        let drift = &putting.drift;
+        tracing::warn!(namespace, app = spec.app, ?drift, "others have changed what is ours");
     }
-    if let Some(secret) = spec.secret() {
-        put(client, namespace, &secret).await?;
-    }
-    put(client, namespace, &spec.service()).await?;
-    put(client, namespace, &spec.disruption_budget()).await?;
-    put(client, namespace, &spec.autoscaler()).await?;
-    // What makes pods comes last: where something else is refused, nothing runs.
-    let version = live.as_ref().and_then(|live| live.resource_version());
-    let mut object = spec.deployment(count(live.as_ref(), spec), version.as_deref());
-    let mut applied: Deployment = put(client, namespace, &object).await?.map_or_else(
-        || Err(Failure::Away("the API server did not say what came of it".into())),
-        |value| serde_json::from_value(value).map_err(|error| Failure::Away(error.to_string())),
-    )?;
-    // What others have added beside our fields survives an apply: it takes a replacement to be rid of it.
-    let drift = foreign(&applied);
-    if !drift.is_empty() {
-        tracing::warn!(namespace, app = spec.app, ?drift, "taking out what others have put in");
-        applied = replace(client, namespace, spec, &applied, &mut object).await?;
-    }
-    Ok(Applied { generation: applied.metadata.generation.unwrap_or_default(), drift })
+    Applied { drift: putting.drift.into_iter().collect(), outcome }
 }
 
 /// Takes a deployment out of its namespace, up to a revision: `true` once nothing of it is left.
@@ -59,40 +76,46 @@ pub async fn remove(
     app: &str,
     latest: i32,
 ) -> Result<bool, Failure> {
-    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
-    if let Some(live) = patiently(deployments.get_opt(app)).await? {
-        ahead(&live, latest)?;
+    let place = Place::new(client, namespace);
+    let lists =
+        try_join_all(MADE.map(|(api, plural)| async move { place.of_app(api, plural, app).await }))
+            .await?;
+    for there in lists.iter().flatten() {
+        ahead(there, latest)?;
     }
     let mut left = false;
-    // First what makes pods, and whatever would scale it.
-    for (api, plural) in [
-        ("apis/autoscaling/v2", "horizontalpodautoscalers"),
-        ("apis/apps/v1", "deployments"),
-        ("api/v1", "services"),
-        ("apis/policy/v1", "poddisruptionbudgets"),
-        ("api/v1", "secrets"),
-    ] {
-        for name in named(client, namespace, api, plural, app).await? {
+    for ((api, plural), there) in MADE.into_iter().zip(lists) {
+        for object in there {
             left = true;
-            delete(client, namespace, api, plural, &name).await?;
+            match place.delete(api, plural, &object).await {
+                // It is looked at again soon.
+                Ok(()) | Err(Failure::Conflict(_)) => {}
+                Err(failure) => return Err(failure),
+            }
         }
     }
-    if left {
-        return Ok(false);
-    }
-    Ok(named(client, namespace, "api/v1", "pods", app).await?.is_empty())
+    Ok(!left && place.of_app("api/v1", "pods", app).await?.is_empty())
 }
 
-/// Deletes Secrets of variables that nothing uses any more.
+/// Deletes Secrets of variables that nothing uses any more, as far as they are of no later revision.
 pub async fn tidy(
     client: &Client,
     namespace: &str,
     app: &str,
     used: &BTreeSet<String>,
+    latest: i32,
 ) -> Result<(), Failure> {
-    for name in named(client, namespace, "api/v1", "secrets", app).await? {
-        if !used.contains(&name) && name.starts_with(&format!("{app}-env-")) {
-            delete(client, namespace, "api/v1", "secrets", &name).await?;
+    let place = Place::new(client, namespace);
+    let prefix = format!("{app}-env-");
+    for secret in place.of_app(SECRETS.0, SECRETS.1, app).await? {
+        let name = secret["metadata"]["name"].as_str().unwrap_or_default();
+        if used.contains(name) || !name.starts_with(&prefix) || ahead(&secret, latest).is_err() {
+            continue;
+        }
+        match place.delete(SECRETS.0, SECRETS.1, &secret).await {
+            // The next that settles deletes it.
+            Ok(()) | Err(Failure::Conflict(_)) => {}
+            Err(failure) => return Err(failure),
         }
     }
     Ok(())
@@ -104,7 +127,7 @@ pub async fn used_secrets(
     namespace: &str,
     app: &str,
 ) -> Result<BTreeSet<String>, Failure> {
-    let sets = list(client, namespace, "apis/apps/v1", "replicasets", app).await?;
+    let sets = Place::new(client, namespace).of_app("apis/apps/v1", "replicasets", app).await?;
     let mut used = BTreeSet::new();
     for set in sets {
         // What we go back to is made anew, and needs no old one.
@@ -121,228 +144,314 @@ pub async fn used_secrets(
     Ok(used)
 }
 
-/// A Deployment of the same name that somebody else has made is theirs.
-fn ours(live: &Deployment, spec: &Spec) -> Result<(), Failure> {
-    let labels = live.labels();
-    let managed = labels.get(MANAGED_BY.0).is_some_and(|by| by == MANAGED_BY.1);
-    if managed && labels.get(APP_LABEL) == Some(&spec.app) {
-        return Ok(());
+/// Putting one revision into its namespace.
+struct Putting<'a> {
+    place: Place<'a>,
+    spec: &'a Spec,
+    before: Before,
+    drift: BTreeSet<String>,
+}
+
+impl Putting<'_> {
+    async fn all(&mut self) -> Result<i64, Failure> {
+        let (place, spec) = (self.place, self.spec);
+        let aside: Vec<Object> = spec
+            .secret()
+            .into_iter()
+            .chain([spec.service(), spec.disruption_budget(), spec.autoscaler()])
+            .collect();
+        let main = spec.deployment(Count::Theirs, None);
+        let deployment = place.get(main.api, main.plural, &main.name).await?;
+        self.fence(&main, deployment.as_ref())?;
+        self.evict_scalers().await?;
+        let looks = aside.iter().map(|object| place.get(object.api, object.plural, &object.name));
+        let found = try_join_all(looks).await?;
+        for (object, live) in aside.iter().zip(&found) {
+            self.fence(object, live.as_ref())?;
+        }
+        for (object, live) in aside.iter().zip(found) {
+            self.put(object, live).await?;
+        }
+        // What makes pods comes last: where something else is refused, nothing runs.
+        self.put_deployment(deployment).await
     }
-    Err(Failure::Refused {
-        reason: "taken",
-        message: format!(
-            "there is a Deployment `{}` in the namespace that Eve Horizon did not make; it is left alone: \
-             delete it, or give the app another name",
-            spec.app
-        ),
-    })
+
+    /// Whether an object may be written over.
+    fn fence(&self, object: &Object, live: Option<&Value>) -> Result<(), Failure> {
+        let Some(live) = live else { return Ok(()) };
+        if !is_ours(live, &self.spec.app) {
+            // Where we want nothing, whatever is there is none of our business.
+            let Some(body) = &object.body else { return Ok(()) };
+            return Err(Failure::Refused {
+                reason: "taken",
+                message: format!(
+                    "there is a {} `{}` in the namespace that Eve Horizon did not make; it is left alone: \
+                     delete it, or give the app another name",
+                    body["kind"].as_str().unwrap_or("thing"),
+                    object.name
+                ),
+            });
+        }
+        ahead(live, self.spec.revision)
+    }
+
+    /// Deletes the autoscalers of others that aim at this Deployment: both would say how many replicas there
+    /// are, in turn and for ever. No admission policy can look up whose the target of an autoscaler is.
+    /// Nothing is deleted but what aims at what is ours, exactly as it was when it did: whoever can have an
+    /// autoscaler aim here can delete it as well.
+    async fn evict_scalers(&mut self) -> Result<(), Failure> {
+        let mut tries = 0;
+        'again: loop {
+            for scaler in self.place.list(SCALERS.0, SCALERS.1, "").await? {
+                let ending = scaler["metadata"]["deletionTimestamp"].is_string();
+                if ending || is_ours(&scaler, &self.spec.app) || !aims_at(&scaler, &self.spec.app) {
+                    continue;
+                }
+                match self.place.delete(SCALERS.0, SCALERS.1, &scaler).await {
+                    Err(Failure::Conflict(_)) if tries < CONFLICTS => {
+                        tries += 1;
+                        pause(tries).await;
+                        continue 'again;
+                    }
+                    other => other?,
+                }
+                let name = scaler["metadata"]["name"].as_str().unwrap_or_default();
+                self.drift.insert(format!(
+                    "HorizontalPodAutoscaler {name}: it aimed at the Deployment of this app, and was deleted; \
+                     an app is scaled with `eve deploy create --autoscale` or `eve deploy scale`"
+                ));
+            }
+            return Ok(());
+        }
+    }
+
+    /// Puts an object there, or takes it out if it shall not be there.
+    async fn put(&mut self, object: &Object, mut live: Option<Value>) -> Result<(), Failure> {
+        let mut tries = 0;
+        loop {
+            match self.put_over(object, live.as_ref()).await {
+                Err(Failure::Conflict(_)) if tries < CONFLICTS => {
+                    tries += 1;
+                    pause(tries).await;
+                    live = self.place.get(object.api, object.plural, &object.name).await?;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn put_over(&mut self, object: &Object, live: Option<&Value>) -> Result<(), Failure> {
+        self.fence(object, live)?;
+        let Some(body) = &object.body else {
+            return match live.filter(|live| is_ours(live, &self.spec.app)) {
+                Some(live) => self.place.delete(object.api, object.plural, live).await,
+                None => Ok(()),
+            };
+        };
+        let there = self.place.apply(object, self.stamped(body), live).await?;
+        let kind = body["kind"].as_str().unwrap_or_default();
+        let name = &object.name;
+        match live {
+            None if self.before == Before::Whole => {
+                self.drift.insert(format!("{kind} {name}: it was deleted"));
+            }
+            // An apply that changes nothing leaves the version as it was.
+            Some(live)
+                if revision(live) == Some(self.spec.revision)
+                    && live["metadata"]["resourceVersion"]
+                        != there["metadata"]["resourceVersion"] =>
+            {
+                self.drift.insert(format!("{kind} {name}: fields of ours were changed"));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Puts the Deployment there: its generation.
+    async fn put_deployment(&mut self, mut live: Option<Value>) -> Result<i64, Failure> {
+        let mut tries = 0;
+        loop {
+            match self.put_deployment_over(live.as_ref()).await {
+                Ok(there) => {
+                    return there["metadata"]["generation"].as_i64().ok_or_else(|| {
+                        Failure::Away("the API server did not say what came of it".into())
+                    });
+                }
+                Err(Failure::Conflict(_)) if tries < CONFLICTS => {
+                    tries += 1;
+                    pause(tries).await;
+                    let (api, plural) = ("apis/apps/v1", "deployments");
+                    live = self.place.get(api, plural, &self.spec.app).await?;
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    async fn put_deployment_over(&mut self, live: Option<&Value>) -> Result<Value, Failure> {
+        let (spec, place) = (self.spec, self.place);
+        let object = spec.deployment(count(live, spec), None);
+        let body = self.stamped(object.body.as_ref().unwrap_or(&Value::Null));
+        self.fence(&object, live)?;
+        match live {
+            // Before anything is put right: whoever is stopped in between finds the rest of it.
+            Some(live) => {
+                let same = revision(live) == Some(spec.revision);
+                let fields = match same && spec.settings.autoscale.is_none() {
+                    true => Fields::All,
+                    false => Fields::ButReplicas,
+                };
+                let said = drift::foreign(live, fields);
+                self.drift.extend(said.iter().filter_map(Said::in_words));
+            }
+            None if self.before == Before::Whole => {
+                self.drift.insert(format!("Deployment {}: it was deleted", spec.app));
+            }
+            None => {}
+        }
+        let beside = |there: &Value| !drift::foreign(there, Fields::ButReplicas).is_empty();
+        let there = match place.apply(&object, body.clone(), live).await {
+            // What somebody has put beside ours can make both together wrong: that goes first.
+            Err(Failure::Refused { reason: "invalid", message }) => {
+                let Some(live) = live.filter(|live| beside(live)) else {
+                    return Err(Failure::Refused { reason: "invalid", message });
+                };
+                let there = place.replace(&object, whole(&body, live), live).await?;
+                place.apply(&object, body.clone(), Some(&there)).await?
+            }
+            other => other?,
+        };
+        if !beside(&there) {
+            return Ok(there);
+        }
+        // What others have put beside our fields survives an apply: it takes a replacement to be rid of it.
+        place.replace(&object, whole(&body, &there), &there).await
+    }
+
+    /// With the revision that it is put there for.
+    fn stamped(&self, body: &Value) -> Value {
+        let mut body = body.clone();
+        body["metadata"]["annotations"][REVISION] = json!(self.spec.revision.to_string());
+        body
+    }
+}
+
+/// What is put in the place of all that is there: ours, with what its controllers have noted on it, and as
+/// many replicas as there are where somebody else says so.
+fn whole(body: &Value, there: &Value) -> Value {
+    let mut body = body.clone();
+    for (name, value) in there["metadata"]["annotations"].as_object().into_iter().flatten() {
+        if name.starts_with("deployment.kubernetes.io/") {
+            body["metadata"]["annotations"][name] = value.clone();
+        }
+    }
+    if body["spec"].get("replicas").is_none() {
+        body["spec"]["replicas"] = there["spec"]["replicas"].clone();
+    }
+    body
+}
+
+/// Somebody else's object of the same name carries no label of ours: policies keep tenants from it.
+fn is_ours(live: &Value, app: &str) -> bool {
+    let labels = &live["metadata"]["labels"];
+    labels[MANAGED_BY.0] == MANAGED_BY.1 && labels[APP_LABEL] == app
+}
+
+/// The revision that an object was put there for.
+fn revision(live: &Value) -> Option<i32> {
+    live["metadata"]["annotations"][REVISION].as_str()?.parse().ok()
 }
 
 /// A control plane that was left behind changes nothing.
-fn ahead(live: &Deployment, revision: i32) -> Result<(), Failure> {
-    let there = live.annotations().get(REVISION).and_then(|text| text.parse::<i32>().ok());
-    match there {
-        Some(there) if there > revision => Err(Failure::Conflict(format!(
+fn ahead(live: &Value, revision: i32) -> Result<(), Failure> {
+    match self::revision(live) {
+        Some(there) if there > revision => Err(Failure::Behind(format!(
             "revision {there} is there already, and this is {revision}"
         ))),
         _ => Ok(()),
     }
 }
 
+/// Whether an autoscaler scales the Deployment of an app.
+fn aims_at(scaler: &Value, app: &str) -> bool {
+    let target = &scaler["spec"]["scaleTargetRef"];
+    let group = target["apiVersion"].as_str().and_then(|version| version.split_once('/'));
+    target["kind"] == "Deployment"
+        && target["name"] == app
+        && group.is_some_and(|(group, _)| group == "apps")
+}
+
 /// How the number of replicas is said. Where something scales it, we go on saying what it says until it has
 /// said so itself: a field that nobody says falls back to 1 at once.
-fn count(live: Option<&Deployment>, spec: &Spec) -> Count {
+fn count(live: Option<&Value>, spec: &Spec) -> Count {
     if spec.settings.autoscale.is_none() {
         return Count::Exactly(spec.replicas);
     }
     let Some(live) = live else { return Count::Exactly(spec.replicas.max(1)) };
-    let theirs = managed(live).any(|entry| {
-        entry.subresource.as_deref() == Some("scale")
-            || (entry.manager.as_deref() != Some(MANAGER)
-                && fields(entry).pointer("/f:spec/f:replicas").is_some())
-    });
-    match theirs {
-        true => Count::Theirs,
-        false => {
-            let there = live.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-            Count::Exactly(there.max(1))
+    if drift::is_scaled(live) {
+        return Count::Theirs;
+    }
+    let there = live["spec"]["replicas"].as_i64().and_then(|there| i32::try_from(there).ok());
+    Count::Exactly(there.unwrap_or(1).max(1))
+}
+
+/// Between two tries: long enough for a controller to have finished, and not all at the same moment.
+async fn pause(tries: u32) {
+    let most = 20_u64 << tries.min(4);
+    tokio::time::sleep(Duration::from_millis(rand::random_range(most / 4..most))).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scaler(api: &str, kind: &str, name: &str) -> Value {
+        json!({ "spec": { "scaleTargetRef": { "apiVersion": api, "kind": kind, "name": name } } })
+    }
+
+    #[test]
+    fn only_what_aims_at_the_deployment_aims_at_it() {
+        assert!(aims_at(&scaler("apps/v1", "Deployment", "api"), "api"));
+        assert!(aims_at(&scaler("apps/v1beta1", "Deployment", "api"), "api"));
+        for (api, kind, name) in [
+            ("apps/v1", "Deployment", "api2"),
+            ("apps/v1", "StatefulSet", "api"),
+            ("example.com/v1", "Deployment", "api"),
+            ("v1", "Deployment", "api"),
+        ] {
+            assert!(!aims_at(&scaler(api, kind, name), "api"), "{api} {kind} {name}");
         }
+        assert!(!aims_at(&json!({}), "api"));
     }
-}
 
-fn managed(live: &Deployment) -> impl Iterator<Item = &ManagedFieldsEntry> {
-    live.metadata.managed_fields.iter().flatten()
-}
-
-fn fields(entry: &ManagedFieldsEntry) -> Value {
-    entry.fields_v1.as_ref().map(|fields| fields.0.clone()).unwrap_or_default()
-}
-
-/// Who beside us says anything of the specification.
-fn foreign(live: &Deployment) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in managed(live) {
-        let manager = entry.manager.as_deref().unwrap_or("somebody");
-        let mine = manager == MANAGER;
-        if mine || entry.subresource.is_some() {
-            continue;
+    #[test]
+    fn a_later_revision_is_never_written_over() {
+        let at = |revision: &str| json!({ "metadata": { "annotations": { REVISION: revision } } });
+        assert!(matches!(ahead(&at("5"), 4), Err(Failure::Behind(_))));
+        for there in ["4", "3", "x", ""] {
+            assert_eq!(ahead(&at(there), 4), Ok(()), "{there}");
         }
-        let fields = fields(entry);
-        let Some(spec) = fields.get("f:spec").and_then(Value::as_object) else { continue };
-        for (field, below) in spec {
-            if field == "f:replicas" || field == "." {
-                continue;
-            }
-            found.push(format!("{manager}: {}", path(field, below)));
-        }
+        assert_eq!(ahead(&json!({}), 4), Ok(()));
     }
-    found.sort();
-    found.dedup();
-    found
-}
 
-/// The first path below a field of `managedFields`, for people.
-fn path(field: &str, below: &Value) -> String {
-    let mut text = field.trim_start_matches("f:").to_owned();
-    let mut at = below;
-    while let Some((name, next)) =
-        at.as_object().and_then(|object| object.iter().find(|(name, _)| *name != "."))
-    {
-        if text.len() > 200 {
-            break;
-        }
-        text.push('.');
-        text.push_str(name.trim_start_matches("f:"));
-        at = next;
+    #[test]
+    fn what_replaces_keeps_what_controllers_have_noted() {
+        let body = json!({ "metadata": { "annotations": { REVISION: "4" } }, "spec": {} });
+        let there = json!({
+            "metadata": { "annotations": {
+                "deployment.kubernetes.io/revision": "7", "kubectl.kubernetes.io/restartedAt": "now",
+            } },
+            "spec": { "replicas": 5 },
+        });
+        assert_eq!(
+            whole(&body, &there),
+            json!({
+                "metadata": { "annotations": {
+                    REVISION: "4", "deployment.kubernetes.io/revision": "7",
+                } },
+                "spec": { "replicas": 5 },
+            })
+        );
     }
-    text
-}
-
-/// Puts our specification in the place of all that is there, then applies it once more so that it is ours.
-async fn replace(
-    client: &Client,
-    namespace: &str,
-    spec: &Spec,
-    live: &Deployment,
-    object: &mut Object,
-) -> Result<Deployment, Failure> {
-    let mut body = object.body.clone().unwrap_or_default();
-    body["metadata"]["resourceVersion"] = json!(live.resource_version());
-    if body["spec"].get("replicas").is_none() {
-        body["spec"]["replicas"] = json!(live.spec.as_ref().and_then(|spec| spec.replicas));
-    }
-    let path = path_of(namespace, object.api, object.plural, Some(&object.name));
-    let uri = format!("{path}?fieldManager={MANAGER}");
-    let request = request(Method::PUT, &uri, "application/json", Some(&body))?;
-    let there: Deployment = patiently(client.request(request)).await?;
-    *object = spec.deployment(
-        match object.body.as_ref().and_then(|body| body["spec"]["replicas"].as_i64()) {
-            Some(replicas) => Count::Exactly(replicas as i32),
-            None => Count::Theirs,
-        },
-        there.resource_version().as_deref(),
-    );
-    let value = put(client, namespace, object).await?;
-    serde_json::from_value(value.unwrap_or_default())
-        .map_err(|error| Failure::Away(error.to_string()))
-}
-
-/// Applies an object, or deletes it if it shall not be there.
-async fn put(client: &Client, namespace: &str, object: &Object) -> Result<Option<Value>, Failure> {
-    let Some(body) = &object.body else {
-        delete(client, namespace, object.api, object.plural, &object.name).await?;
-        return Ok(None);
-    };
-    let path = path_of(namespace, object.api, object.plural, Some(&object.name));
-    let uri = format!("{path}?fieldManager={MANAGER}&force=true&fieldValidation=Strict");
-    let request = request(Method::PATCH, &uri, "application/apply-patch+yaml", Some(body))?;
-    patiently(client.request(request)).await.map(Some)
-}
-
-/// Deletes one of ours; somebody else's of the same name stays.
-async fn delete(
-    client: &Client,
-    namespace: &str,
-    api: &str,
-    plural: &str,
-    name: &str,
-) -> Result<(), Failure> {
-    let path = path_of(namespace, api, plural, Some(name));
-    let there: Value = match patiently(client.request(request(Method::GET, &path, "", None)?)).await
-    {
-        Ok(there) => there,
-        Err(Failure::Gone(_)) => return Ok(()),
-        Err(failure) => return Err(failure),
-    };
-    if there["metadata"]["labels"][MANAGED_BY.0] != MANAGED_BY.1
-        || there["metadata"]["deletionTimestamp"].is_string()
-    {
-        return Ok(());
-    }
-    let options = json!({
-        "propagationPolicy": "Background",
-        "preconditions": { "uid": there["metadata"]["uid"] },
-    });
-    let request = request(Method::DELETE, &path, "application/json", Some(&options))?;
-    match patiently(client.request::<Value>(request)).await {
-        Ok(_) | Err(Failure::Gone(_)) => Ok(()),
-        Err(failure) => Err(failure),
-    }
-}
-
-async fn named(
-    client: &Client,
-    namespace: &str,
-    api: &str,
-    plural: &str,
-    app: &str,
-) -> Result<Vec<String>, Failure> {
-    let items = list(client, namespace, api, plural, app).await?;
-    let names =
-        items.into_iter().filter_map(|item| Some(item["metadata"]["name"].as_str()?.to_owned()));
-    Ok(names.collect())
-}
-
-/// What there is of an app, as we label it.
-async fn list(
-    client: &Client,
-    namespace: &str,
-    api: &str,
-    plural: &str,
-    app: &str,
-) -> Result<Vec<Value>, Failure> {
-    let path = path_of(namespace, api, plural, None);
-    let selector: String = url::form_urlencoded::byte_serialize(
-        format!("{APP_LABEL}={app},{}={}", MANAGED_BY.0, MANAGED_BY.1).as_bytes(),
-    )
-    .collect();
-    let uri = format!("{path}?labelSelector={selector}&limit=1000");
-    let mut list: Value = patiently(client.request(request(Method::GET, &uri, "", None)?)).await?;
-    Ok(match list["items"].take() {
-        Value::Array(items) => items,
-        _ => Vec::new(),
-    })
-}
-
-/// Names and namespaces are DNS labels: nothing in them has to be escaped.
-fn path_of(namespace: &str, api: &str, plural: &str, name: Option<&str>) -> String {
-    match name {
-        Some(name) => format!("/{api}/namespaces/{namespace}/{plural}/{name}"),
-        None => format!("/{api}/namespaces/{namespace}/{plural}"),
-    }
-}
-
-fn request(
-    method: Method,
-    uri: &str,
-    content_type: &str,
-    body: Option<&Value>,
-) -> Result<Request<Vec<u8>>, Failure> {
-    let mut builder = Request::builder().method(method).uri(uri);
-    if body.is_some() {
-        builder = builder.header(http::header::CONTENT_TYPE, content_type);
-    }
-    builder
-        .body(body.map(|body| body.to_string().into_bytes()).unwrap_or_default())
-        .map_err(|error| Failure::Away(error.to_string()))
 }

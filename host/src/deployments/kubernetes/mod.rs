@@ -13,6 +13,7 @@
 pub mod apply;
 pub mod check;
 pub mod connection;
+mod drift;
 pub mod failure;
 pub mod logs;
 pub mod manifests;
@@ -20,6 +21,7 @@ pub mod objects;
 pub mod observe;
 pub mod provision;
 pub mod proxy;
+mod raw;
 
 /// Who we are in `managedFields`.
 pub const MANAGER: &str = "eve-horizon";
@@ -33,7 +35,7 @@ pub const ENVIRONMENT_LABEL: &str = "eve-horizon.dev/environment";
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "eve-horizon");
 /// On everything of an app.
 pub const APP_LABEL: &str = "eve-horizon.dev/app";
-/// On a Deployment: the revision that was applied.
+/// On everything of an app: the revision that it was put there for.
 pub const REVISION: &str = "eve-horizon.dev/revision";
 /// On pods: the revision that they were made for.
 pub const TEMPLATE: &str = "eve-horizon.dev/template";

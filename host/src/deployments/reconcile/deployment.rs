@@ -8,36 +8,34 @@ use serde_json::{Value, json};
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::Context;
 use super::environment::Environment;
 use super::judge::{Asked, Verdict, Why, judge, ready};
+use super::next::{LEAST, Look, Next, next};
+use super::{Context, Trouble};
 use crate::db::{Scope, Tx};
 use crate::deployments::desired::settings_of;
-use crate::deployments::kubernetes::apply;
+use crate::deployments::kubernetes::apply::{self, Before};
 use crate::deployments::kubernetes::failure::{Failure, in_words};
 use crate::deployments::kubernetes::objects::Spec;
-use crate::deployments::kubernetes::observe::{SHAKY_SECONDS, Seen, observe};
+use crate::deployments::kubernetes::observe::{Seen, observe};
 use crate::deployments::{DeployError, DeploymentStatus, Image, MAX_REPLICAS, Outcome, Pod};
-use crate::scheduler::report;
 
 /// Pods that are written down.
 const SHOWN_PODS: usize = 100;
+/// Of what others have changed, what is told of one look.
+const MOST_DRIFT: usize = 50;
 /// How often what is being deleted is looked at.
 const DELETION: Duration = Duration::from_secs(1);
-/// How soon it is looked at again when a container has just been started again.
-const SHAKY: Duration = Duration::from_secs(SHAKY_SECONDS as u64 / 2);
-/// Least time between two looks at what is on its way.
-const LEAST: Duration = Duration::from_millis(500);
+/// After how many failures in a row it is said that others change it all the time.
+const PATIENCE: u32 = 3;
 
-/// When to look at it again, if nothing changes before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    /// Not at all.
-    Idle,
-    /// At once, and apply it.
-    Again,
-    /// In a while.
-    In(Duration),
+/// What is to be done with a deployment beside looking at it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ask {
+    /// Apply it, whatever is known of it.
+    pub again: bool,
+    /// How often in a row it has failed.
+    pub failures: u32,
 }
 
 /// A deployment at its latest revision.
@@ -92,10 +90,10 @@ pub(super) async fn reconcile(
     environment: &Environment,
     client: &Client,
     app: &str,
-    again: bool,
-) -> Result<Next, Failure> {
+    ask: Ask,
+) -> Result<Next, Trouble> {
     let namespace = &environment.namespace;
-    let row = match load(context, environment.id, app).await.map_err(database)? {
+    let row = match load(context, environment.id, app).await? {
         Some(row) if row.status != DeploymentStatus::Stopped => row,
         // What carries our label and is nobody's any more was left by a control plane that was left behind.
         other => {
@@ -110,12 +108,12 @@ pub(super) async fn reconcile(
         if !apply::remove(client, namespace, app, row.revision).await? {
             return Ok(Next::In(DELETION));
         }
-        stopped(context, &row).await.map_err(database)?;
+        stopped(context, &row).await?;
         return Ok(Next::Idle);
     }
     let mut row = row;
-    if again || row.revision > row.applied_revision {
-        if let Err(next) = bring(context, environment, client, app, &mut row).await? {
+    if ask.again || row.revision > row.applied_revision {
+        if let Err(next) = bring(context, environment, client, app, &mut row, ask).await? {
             return Ok(next);
         }
     } else if row.settled_revision == row.revision && row.applied_generation.is_none() {
@@ -124,9 +122,7 @@ pub(super) async fn reconcile(
     }
     let Some(generation) = row.applied_generation else { return Ok(Next::Again) };
     let Some(seen) = observe(client, namespace, app).await? else {
-        note(context, &row, "drifted", json!({ "what": ["the Deployment was deleted"] }))
-            .await
-            .map_err(database)?;
+        // Somebody has deleted it: whoever applies it tells.
         return Ok(Next::Again);
     };
     if seen.generation != generation {
@@ -146,31 +142,22 @@ pub(super) async fn reconcile(
         deadline,
     };
     let verdict = judge(&seen, &asked);
-    let before = row.status;
-    let Some(status) = write(context, &row, &seen, &verdict).await.map_err(database)? else {
+    if !write(context, &row, &seen, &verdict).await? {
         // Another revision was asked for meanwhile, or somebody else leads.
         return Ok(Next::In(LEAST));
-    };
+    }
     if !matches!(verdict, Verdict::Deploying(_)) && row.settled_revision < row.revision {
         let mut used = apply::used_secrets(client, namespace, app).await?;
         used.extend(spec(context, environment, app, &row).ok().and_then(|spec| spec.secret_name()));
-        apply::tidy(client, namespace, app, &used).await?;
+        apply::tidy(client, namespace, app, &used, row.revision).await?;
     }
-    Ok(match (verdict, before) {
-        // The clock has just begun again.
-        // Nothing in the cluster changes when a container has run long enough.
-        (Verdict::Deploying(_) | Verdict::Failed(_), _)
-            if seen.pods.iter().any(|pod| pod.shaky_since.is_some()) =>
-        {
-            Next::In(SHAKY)
-        }
-        (Verdict::Deploying(_), DeploymentStatus::Running) => Next::In(deadline),
-        (Verdict::Deploying(_), _) => Next::In(deadline.saturating_sub(asked.underway).max(LEAST)),
-        _ if status == DeploymentStatus::Running || status == DeploymentStatus::Failed => {
-            Next::Idle
-        }
-        _ => Next::In(deadline),
-    })
+    Ok(next(Look {
+        verdict: &verdict,
+        before: row.status,
+        shaky: seen.pods.iter().any(|pod| pod.shaky_since.is_some()),
+        underway: asked.underway,
+        deadline,
+    }))
 }
 
 /// Applies it, and writes down what came of it: when to look again if that was all.
@@ -180,56 +167,81 @@ async fn bring(
     client: &Client,
     app: &str,
     row: &mut Row,
-) -> Result<Result<(), Next>, Failure> {
+    ask: Ask,
+) -> Result<Result<(), Next>, Trouble> {
     let spec = match spec(context, environment, app, row) {
         Ok(spec) => spec,
         Err(why) => {
-            refused(context, row, &why).await.map_err(database)?;
+            refused(context, row, &why).await?;
             return Ok(Err(Next::Idle));
         }
     };
-    match apply::apply(client, &environment.namespace, &spec).await {
-        Ok(applied) => {
-            let mut drift = applied.drift;
-            if row.applied_revision == row.revision
-                && row.applied_generation.is_some_and(|before| before != applied.generation)
+    let before = match row.applied_generation {
+        Some(_) if row.applied_revision == row.revision => Before::Whole,
+        _ => Before::New,
+    };
+    let applied = apply::apply(client, &environment.namespace, &spec, before).await;
+    let (mut drift, failure) = match (applied.drift, applied.outcome) {
+        (mut drift, Ok(generation)) => {
+            if before == Before::Whole
+                && row.applied_generation != Some(generation)
                 && spec.settings.autoscale.is_none()
                 && drift.is_empty()
             {
-                drift.push("fields of ours were changed".into());
+                drift.push(format!("Deployment {app}: fields of ours were changed"));
             }
-            if !drift.is_empty() {
-                note(context, row, "drifted", json!({ "what": drift })).await.map_err(database)?;
-            }
-            if !taken(context, row, applied.generation).await.map_err(database)? {
+            if !taken(context, row, generation, &drift).await? {
                 return Ok(Err(Next::In(LEAST)));
             }
-            row.applied_generation = Some(applied.generation);
+            row.applied_generation = Some(generation);
             row.applied_revision = row.revision;
             if row.status == DeploymentStatus::Pending {
                 row.status = DeploymentStatus::Deploying;
             }
-            Ok(Ok(()))
+            return Ok(Ok(()));
         }
-        // What runs goes on running: that it could not be made anew is said, and tried again.
-        Err(Failure::Refused { reason, message })
-            if row.applied_revision == row.revision && row.applied_generation.is_some() =>
-        {
-            tracing::warn!(app, reason, message, "what runs could not be applied again");
-            Ok(Ok(()))
-        }
-        Err(Failure::Refused { reason, message }) => {
-            refused(context, row, &Why::new(reason, message)).await.map_err(database)?;
-            Ok(Err(Next::Idle))
-        }
-        Err(failure) => {
-            if let Failure::Away(message) | Failure::Denied(message) = &failure {
-                let why = Why::new("cluster", message.clone());
-                waiting(context, row, &why).await.map_err(database)?;
-            }
-            Err(failure)
-        }
+        (drift, Err(failure)) => (drift, failure),
+    };
+    // What was found is told, whatever comes of it.
+    drift.truncate(MOST_DRIFT);
+    if !drift.is_empty() {
+        note(context, row, "drifted", json!({ "what": drift })).await?;
     }
+    let why = match &failure {
+        // What runs goes on running: that it could not be made anew is said, and tried again.
+        Failure::Refused { reason, message } if before == Before::Whole => {
+            tracing::warn!(app, reason, message, "what runs could not be applied again");
+            return Ok(Ok(()));
+        }
+        Failure::Refused { reason, message } => {
+            refused(context, row, &Why::new(reason, message.clone())).await?;
+            return Ok(Err(Next::Idle));
+        }
+        Failure::Away(message) | Failure::Denied(message) => {
+            Some(Why::new("cluster", message.clone()))
+        }
+        Failure::Conflict(message) if ask.failures >= PATIENCE => Some(Why::new(
+            "conflict",
+            format!("others change it in the cluster all the time; it is tried again: {message}"),
+        )),
+        // Nobody else leads, or this could not be written: the database has been set back.
+        Failure::Behind(message) if ask.failures >= PATIENCE => Some(Why::new(
+            "conflict",
+            format!(
+                "the cluster has a later revision than the database, so it is left alone: {message}"
+            ),
+        )),
+        Failure::Gone(message) if ask.failures >= PATIENCE => Some(Why::new(
+            "cluster",
+            format!("something that it takes is not in the cluster; it is tried again: {message}"),
+        )),
+        // Whoever leads by now writes what there is to write.
+        Failure::Conflict(_) | Failure::Gone(_) | Failure::Behind(_) => None,
+    };
+    if let Some(why) = why {
+        waiting(context, row, &why).await?;
+    }
+    Err(failure.into())
 }
 
 fn spec(context: &Context, environment: &Environment, app: &str, row: &Row) -> Result<Spec, Why> {
@@ -252,11 +264,6 @@ fn spec(context: &Context, environment: &Environment, app: &str, row: &Row) -> R
         variables,
         fingerprint,
     })
-}
-
-fn database(error: sqlx::Error) -> Failure {
-    report("reconciling a deployment", &error);
-    Failure::Away(format!("the database: {error}"))
 }
 
 async fn load(context: &Context, environment: Uuid, app: &str) -> Result<Option<Row>, sqlx::Error> {
@@ -312,16 +319,34 @@ async fn event(tx: &mut Tx, row: &Row, kind: &str, details: Value) -> Result<(),
     Ok(())
 }
 
-/// Something that was found, and changes no state.
+/// Something that was found, and changes no state; once, however often it is found again.
 async fn note(context: &Context, row: &Row, kind: &str, details: Value) -> Result<(), sqlx::Error> {
     let Some(mut tx) = at(context, row).await? else { return Ok(()) };
+    let last = sqlx::query!(
+        "SELECT event_type, details FROM eve.deployment_events
+          WHERE deployment_id = $1
+          ORDER BY id DESC
+          LIMIT 1",
+        row.id
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    if last.is_some_and(|last| last.event_type == kind && last.details == details) {
+        return Ok(());
+    }
     event(&mut tx, row, kind, details).await?;
     tx.commit().await
 }
 
-/// The cluster has taken the revision.
-async fn taken(context: &Context, row: &Row, generation: i64) -> Result<bool, sqlx::Error> {
-    if row.applied_revision == row.revision && row.applied_generation == Some(generation) {
+/// The cluster has taken the revision, in place of what others had made of it.
+async fn taken(
+    context: &Context,
+    row: &Row,
+    generation: i64,
+    drift: &[String],
+) -> Result<bool, sqlx::Error> {
+    let same = row.applied_revision == row.revision && row.applied_generation == Some(generation);
+    if same && drift.is_empty() {
         return Ok(true);
     }
     let Some(mut tx) = at(context, row).await? else { return Ok(false) };
@@ -329,19 +354,29 @@ async fn taken(context: &Context, row: &Row, generation: i64) -> Result<bool, sq
         "UPDATE eve.deployments
             SET applied_revision = revision, applied_generation = $2, updated_at = now(),
                 status = CASE WHEN status = 'pending' THEN 'deploying' ELSE status END,
-                reason = CASE WHEN reason = 'cluster' THEN NULL ELSE reason END,
-                message = CASE WHEN reason = 'cluster' THEN NULL ELSE message END
+                reason = CASE WHEN $3 THEN NULL ELSE reason END,
+                message = CASE WHEN $3 THEN NULL ELSE message END
           WHERE id = $1",
         row.id,
         generation,
+        is_excuse(row.reason.as_deref()),
     )
     .execute(&mut *tx)
     .await?;
+    if !drift.is_empty() {
+        let told = &drift[..drift.len().min(MOST_DRIFT)];
+        event(&mut tx, row, "drifted", json!({ "what": told })).await?;
+    }
     if row.status == DeploymentStatus::Pending {
         event(&mut tx, row, "deploying", json!({ "generation": generation })).await?;
     }
     tx.commit().await?;
     Ok(true)
+}
+
+/// Whether that is why the cluster has not been told: no longer so once it has.
+fn is_excuse(reason: Option<&str>) -> bool {
+    matches!(reason, Some("cluster" | "conflict"))
 }
 
 /// The cluster cannot be asked: it says so, and waits.
@@ -431,13 +466,13 @@ fn digest(seen: &Seen, row: &Row) -> Option<String> {
     latest.find_map(|pod| pod.digest.clone())
 }
 
-/// Writes down what was seen, and tells what changed; none if there is another revision by now.
+/// Writes down what was seen, and tells what changed; not if there is another revision by now.
 async fn write(
     context: &Context,
     row: &Row,
     seen: &Seen,
     verdict: &Verdict,
-) -> Result<Option<DeploymentStatus>, sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
     let (status, why) = match verdict {
         Verdict::Deploying(why) => (DeploymentStatus::Deploying, why.as_ref()),
         Verdict::Running => (DeploymentStatus::Running, None),
@@ -462,9 +497,9 @@ async fn write(
         && row.reason.as_deref() == why.map(|why| why.reason.as_str())
         && row.message.as_deref() == why.map(|why| why.message.as_str());
     if unchanged && !settles {
-        return Ok(Some(status));
+        return Ok(true);
     }
-    let Some(mut tx) = at(context, row).await? else { return Ok(None) };
+    let Some(mut tx) = at(context, row).await? else { return Ok(false) };
     let running = status == DeploymentStatus::Running;
     let degraded = row.status == DeploymentStatus::Running && !running;
     sqlx::query!(
@@ -519,5 +554,5 @@ async fn write(
     }
     tx.commit().await?;
     context.deployments.bell.changed();
-    Ok(Some(status))
+    Ok(true)
 }
