@@ -1,6 +1,6 @@
 //! Who we are in a cluster.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,8 @@ use crate::sealing::Sealer;
 const TOKEN_SECONDS: i64 = 600;
 /// When another is asked for. A watch that is opened then ends before its token does.
 const TOKEN_USED: Duration = Duration::from_secs(240);
+/// How long it is remembered which groups an API has: they change when somebody installs something.
+const GROUPS_KNOWN: Duration = Duration::from_secs(600);
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long the answer to a call that is no stream may take.
@@ -54,9 +56,13 @@ impl Identity {
     }
 }
 
-/// Connections that are open, by cluster.
+/// How long a connection is kept that nobody asks for. Its cluster may have been removed by another control
+/// plane, and its credential is then nobody's any more.
+const UNUSED: Duration = Duration::from_secs(3_600);
+
+/// Connections that are open, by cluster, and when they were last asked for.
 #[derive(Clone, Debug, Default)]
-pub struct Connections(Arc<std::sync::Mutex<HashMap<String, Connection>>>);
+pub struct Connections(Arc<std::sync::Mutex<HashMap<String, (Connection, Instant)>>>);
 
 /// A cluster that can be talked to. Cheap to clone.
 #[derive(Clone)]
@@ -71,6 +77,8 @@ struct Inner {
     /// The control plane's own account.
     account: Client,
     identities: std::sync::Mutex<HashMap<(String, Identity), Client>>,
+    /// The groups of its API, and when they were read.
+    groups: Mutex<Option<(Arc<HashSet<String>>, Instant)>>,
 }
 
 impl std::fmt::Debug for Connection {
@@ -93,15 +101,24 @@ impl Connections {
             row.config.to_string()
         ))
         .into();
+        let now = Instant::now();
         let mut open = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(connection) = open.get(&row.id)
+        open.retain(|id, (_, used)| *id == row.id || !is_unused(*used, now));
+        if let Some((connection, used)) = open.get_mut(&row.id)
             && connection.0.made_of == made_of
         {
+            *used = now;
             return Ok(connection.clone());
         }
         let connection = Connection::new(row, made_of, sealer)?;
-        open.insert(row.id.clone(), connection.clone());
+        open.insert(row.id.clone(), (connection.clone(), now));
         Ok(connection)
+    }
+
+    /// Forgets the connection of a cluster that was removed; whoever holds it may use it to the end.
+    pub(in crate::deployments) fn forget(&self, cluster: &str) {
+        let mut open = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        open.remove(cluster);
     }
 }
 
@@ -160,7 +177,31 @@ impl Connection {
             config,
             account,
             identities: Default::default(),
+            groups: Default::default(),
         })))
+    }
+
+    /// Whether the cluster gives any answer, if only that it does not know us; else why not.
+    pub async fn is_there(&self) -> Result<(), String> {
+        match patiently(self.0.account.apiserver_version()).await {
+            Err(Failure::Away(why)) => Err(why),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// The names of the groups of its API, as they were at most [`GROUPS_KNOWN`] ago.
+    pub async fn groups(&self) -> Result<Arc<HashSet<String>>, Failure> {
+        let mut known = self.0.groups.lock().await;
+        if let Some((groups, since)) = known.as_ref()
+            && since.elapsed() < GROUPS_KNOWN
+        {
+            return Ok(Arc::clone(groups));
+        }
+        let groups = patiently(self.0.account.list_api_groups()).await?.groups;
+        let groups: Arc<HashSet<String>> =
+            Arc::new(groups.into_iter().map(|group| group.name).collect());
+        *known = Some((Arc::clone(&groups), Instant::now()));
+        Ok(groups)
     }
 
     /// The control plane's own account.
@@ -199,6 +240,11 @@ pub async fn patiently<T>(
         Ok(answer) => answer.map_err(Failure::from),
         Err(_) => Err(Failure::Away(format!("no answer within {} s", PATIENCE.as_secs()))),
     }
+}
+
+/// Whether nobody has asked for a connection for so long that it is given up.
+fn is_unused(last: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(last) >= UNUSED
 }
 
 fn client(config: Config, tokens: Option<Tokens>) -> Result<Client, kube::Error> {
@@ -297,4 +343,34 @@ fn certificates(pem: &str) -> Option<Vec<Vec<u8>>> {
         .map(|certificate| certificate.map(|der| der.as_ref().to_vec()))
         .collect();
     all.ok().filter(|all| !all.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(id: &str) -> Row {
+        Row {
+            id: id.into(),
+            endpoint: Some("https://127.0.0.1:1".into()),
+            credentials: None,
+            config: serde_json::json!({}),
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_of_clusters_that_are_no_more_are_forgotten() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let connections = Connections::default();
+        let known = || connections.0.lock().expect("a lock").len();
+        for id in ["a", "b"] {
+            connections.get(&row(id), None).expect("a connection");
+        }
+        assert_eq!(known(), 2);
+        connections.forget("a");
+        assert_eq!(known(), 1);
+        // One that another control plane removed: nobody asks for it here any more.
+        let last = Instant::now();
+        assert!(!is_unused(last, last) && is_unused(last, last + UNUSED));
+    }
 }
