@@ -85,7 +85,6 @@ impl Deployments {
         names::app("app", &new.app)?;
         let image: Image = new.image.parse().map_err(|why: String| Invalid::new("image", why))?;
         let replicas = new.replicas.map(settings::replicas).transpose()?;
-        new.settings.check()?;
         if let Some(variables) = &new.env_vars {
             settings::variables(variables)?;
         }
@@ -111,12 +110,12 @@ impl Deployments {
             }
             revision => stored(&mut tx, row.id, revision).await.map_err(failed)?,
         };
-        let mut settings = match &before {
-            Some(before) => merged(&settings_of(&before.config), &new.settings),
-            None => new.settings.clone(),
-        };
+        let mut settings = new.settings.apply(&match &before {
+            Some(before) => settings_of(&before.config),
+            None => Settings::default(),
+        })?;
         // Whoever says how many replicas there shall be does not want the load to say so.
-        if replicas.is_some() && new.settings.autoscale.is_none() {
+        if replicas.is_some() && !new.settings.names("autoscale") {
             settings.autoscale = None;
         }
         settings.check()?;
@@ -447,22 +446,6 @@ impl Deployments {
         let opened =
             self.sealer()?.open(&variables_place(deployment), &envelope).map_err(broken)?;
         serde_json::from_slice(opened.expose_secret()).map_err(|_| broken(SealingError::Broken))
-    }
-}
-
-/// What is said now over what was said before.
-fn merged(before: &Settings, now: &Settings) -> Settings {
-    let now = now.clone();
-    let before = before.clone();
-    Settings {
-        port: now.port.or(before.port),
-        health_path: now.health_path.or(before.health_path),
-        cpu: now.cpu.or(before.cpu),
-        memory: now.memory.or(before.memory),
-        command: if now.command.is_empty() { before.command } else { now.command },
-        autoscale: now.autoscale.or(before.autoscale),
-        run_as_user: now.run_as_user.or(before.run_as_user),
-        deadline_s: now.deadline_s.or(before.deadline_s),
     }
 }
 

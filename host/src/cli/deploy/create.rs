@@ -8,7 +8,9 @@ use super::super::error::{Error, Exit};
 use super::super::json::Inputs;
 use super::super::output::Output;
 use super::{Patience, Target, wait};
-use crate::deployments::{Autoscale, Deployment, NewDeployment, Settings, Variables};
+use crate::deployments::{
+    Autoscale, Deployment, NewDeployment, Patch, Settings, Variables, is_setting,
+};
 
 /// Deploy an app to an environment, or another version of it
 ///
@@ -20,6 +22,7 @@ Examples:
   eve deploy create --app api-service --env prod --image acme/api:v1.2.3 --replicas 3
   eve deploy create --app api-service --env dev --image acme/api:v1.2.4 --wait \\
     --env-vars '{\"DATABASE_URL\": \"...\", \"API_KEY\": \"...\"}'
+  eve deploy create --app api-service --env dev --image acme/api:v1.2.4 --unset health-path
 
 Exit codes with --wait: 0 it runs, 1 it has failed, or the time was over.")]
 pub struct Create {
@@ -55,6 +58,10 @@ pub struct Create {
     /// How long it may take to be there before it has failed [default: 10m]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     deadline: Option<Duration>,
+    /// A setting that is no longer to be as it was said, but as if it never had been: health-path, cpu,
+    /// memory, command, port, autoscale, …; more than once for several
+    #[arg(long, value_name = "SETTING", value_parser = setting)]
+    unset: Vec<String>,
     #[command(flatten)]
     patience: Patience,
     /// What to run instead of the image's entry point, behind --
@@ -69,6 +76,15 @@ fn autoscale(text: &str) -> Result<Autoscale, String> {
     Ok(Autoscale { min: number(min)?, max: number(max)?, cpu_percent: 80 })
 }
 
+/// A setting as flags name it, as the API does.
+fn setting(text: &str) -> Result<String, String> {
+    let name = match text {
+        "deadline" => "deadline_s".to_owned(),
+        text => text.replace('-', "_"),
+    };
+    is_setting(&name).map(|()| name)
+}
+
 impl Create {
     fn body(&self) -> Result<NewDeployment, Error> {
         let mut inputs = Inputs::default();
@@ -76,23 +92,27 @@ impl Create {
             Some(argument) => Some(inputs.read("--env-vars", argument)?.parse::<Variables>()?),
             None => None,
         };
+        let mut settings = Patch::from(Settings {
+            port: self.port,
+            health_path: self.health_path.clone(),
+            cpu: self.cpu.clone(),
+            memory: self.memory.clone(),
+            command: self.command.clone(),
+            autoscale: self.autoscale,
+            run_as_user: self.run_as_user,
+            deadline_s: self
+                .deadline
+                .map(|deadline| u32::try_from(deadline.as_secs()).unwrap_or(u32::MAX)),
+        });
+        for setting in &self.unset {
+            settings.unset(setting).map_err(|why| Error::usage(format!("--unset: {why}")))?;
+        }
         Ok(NewDeployment {
             app: self.target.app.clone(),
             image: self.image.clone(),
             replicas: self.replicas,
             env_vars,
-            settings: Settings {
-                port: self.port,
-                health_path: self.health_path.clone(),
-                cpu: self.cpu.clone(),
-                memory: self.memory.clone(),
-                command: self.command.clone(),
-                autoscale: self.autoscale,
-                run_as_user: self.run_as_user,
-                deadline_s: self
-                    .deadline
-                    .map(|deadline| u32::try_from(deadline.as_secs()).unwrap_or(u32::MAX)),
-            },
+            settings,
         })
     }
 
@@ -167,6 +187,15 @@ mod tests {
         assert!(body(&["--env-vars", r#"{"A": 1}"#]).is_err_and(|e| e.contains("string")));
         assert!(body(&["--env-vars", "[]"]).is_err());
         assert!(body(&["--autoscale", "2"]).is_err_and(|e| e.contains("2..10")));
+        assert_eq!(
+            body(&["--unset", "health-path", "--unset", "deadline", "--cpu", "1"]),
+            Ok(json!({
+                "app": "api", "image": "acme/api:v1",
+                "settings": { "health_path": null, "deadline_s": null, "cpu": "1" },
+            }))
+        );
+        assert!(body(&["--unset", "x"]).is_err_and(|e| e.contains("`health_path`")));
+        assert!(body(&["--unset", "cpu", "--cpu", "1"]).is_err_and(|e| e.contains("at once")));
         assert!(body(&["--timeout", "1m"]).is_err_and(|e| e.contains("--wait")));
     }
 }
