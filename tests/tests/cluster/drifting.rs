@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::api::Caller;
 use crate::stage::Stage;
 
-/// How often the writer writes: between any two calls of a reconciler as a rule.
-const PACE: Duration = Duration::from_millis(25);
+/// How long the writer rests between two writes: hardly longer than a call takes.
+const PACE: Duration = Duration::from_millis(40);
 
 /// What was told of drift, oldest first.
 async fn drifted(stage: &Stage, app: &str) -> Result<Vec<String>> {
@@ -146,15 +146,18 @@ async fn autoscalers_of_others_do_not_fight_with_us() -> Result<()> {
         (there.status == 404).then_some(())
     })
     .await;
+    let told = wait_for("the autoscaler to be told of", async || {
+        drifted(&stage, "api").await.ok().filter(|told| !told.is_empty())
+    })
+    .await;
+    let of_it = told.iter().filter(|what| what.contains("HorizontalPodAutoscaler theirs")).count();
+    assert_eq!(of_it, 1, "{told:?}");
     let found = stage
         .until("api", "running with 2 replicas", |found| {
             found["status"] == "running" && found["replicas"] == json!({ "desired": 2, "ready": 2 })
         })
         .await?;
     assert_eq!(found["revision"], 1, "nobody asked for anything");
-    let told = drifted(&stage, "api").await?;
-    let of_it = told.iter().filter(|what| what.contains("HorizontalPodAutoscaler theirs")).count();
-    assert_eq!(of_it, 1, "{told:?}");
     let kept = stage.admin.get(&format!("{scalers}/elsewhere")).await?;
     ensure!(kept.is_success(), "{kept}");
     stage.strike().await

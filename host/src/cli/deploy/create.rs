@@ -58,8 +58,8 @@ pub struct Create {
     /// How long it may take to be there before it has failed [default: 10m]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     deadline: Option<Duration>,
-    /// A setting that is no longer to be as it was said, but as if it never had been: health-path, cpu,
-    /// memory, command, port, autoscale, …; more than once for several
+    /// A setting that is to be as if it had never been said: health-path, cpu, memory, command, port,
+    /// autoscale, …; more than once for several
     #[arg(long, value_name = "SETTING", value_parser = setting)]
     unset: Vec<String>,
     #[command(flatten)]

@@ -310,23 +310,20 @@ impl Putting<'_> {
             }
             None => {}
         }
+        // What others have put beside our fields survives an apply: it takes a replacement to be rid of it. That
+        // comes first, because theirs and ours can be wrong together, and each step stays done if somebody
+        // writes before the next.
         let beside = |there: &Value| !drift::foreign(there, Fields::ButReplicas).is_empty();
-        let there = match place.apply(&object, body.clone(), live).await {
-            // What somebody has put beside ours can make both together wrong: that goes first.
-            Err(Failure::Refused { reason: "invalid", message }) => {
-                let Some(live) = live.filter(|live| beside(live)) else {
-                    return Err(Failure::Refused { reason: "invalid", message });
-                };
-                let there = place.replace(&object, whole(&body, live), live).await?;
-                place.apply(&object, body.clone(), Some(&there)).await?
-            }
-            other => other?,
+        let Some(live) = live.filter(|live| beside(live)) else {
+            let there = place.apply(&object, body.clone(), live).await?;
+            return match beside(&there) {
+                // What we once put in the place of theirs, and do not say any more.
+                true => place.replace(&object, whole(&body, &there), &there).await,
+                false => Ok(there),
+            };
         };
-        if !beside(&there) {
-            return Ok(there);
-        }
-        // What others have put beside our fields survives an apply: it takes a replacement to be rid of it.
-        place.replace(&object, whole(&body, &there), &there).await
+        let there = place.replace(&object, whole(&body, live), live).await?;
+        place.apply(&object, body, Some(&there)).await
     }
 
     /// With the revision that it is put there for.

@@ -181,7 +181,7 @@ async fn bring(
         _ => Before::New,
     };
     let applied = apply::apply(client, &environment.namespace, &spec, before).await;
-    let (mut drift, failure) = match (applied.drift, applied.outcome) {
+    let (drift, failure) = match (applied.drift, applied.outcome) {
         (mut drift, Ok(generation)) => {
             if before == Before::Whole
                 && row.applied_generation != Some(generation)
@@ -190,7 +190,7 @@ async fn bring(
             {
                 drift.push(format!("Deployment {app}: fields of ours were changed"));
             }
-            if !taken(context, row, generation, &drift).await? {
+            if !taken(context, row, generation, &drift, ask).await? {
                 return Ok(Err(Next::In(LEAST)));
             }
             row.applied_generation = Some(generation);
@@ -203,9 +203,11 @@ async fn bring(
         (drift, Err(failure)) => (drift, failure),
     };
     // What was found is told, whatever comes of it.
-    drift.truncate(MOST_DRIFT);
-    if !drift.is_empty() {
-        note(context, row, "drifted", json!({ "what": drift })).await?;
+    if !drift.is_empty()
+        && let Some(mut tx) = at(context, row).await?
+    {
+        tell(&mut tx, row, &drift, ask).await?;
+        tx.commit().await?;
     }
     let why = match &failure {
         // What runs goes on running: that it could not be made anew is said, and tried again.
@@ -319,23 +321,27 @@ async fn event(tx: &mut Tx, row: &Row, kind: &str, details: Value) -> Result<(),
     Ok(())
 }
 
-/// Something that was found, and changes no state; once, however often it is found again.
-async fn note(context: &Context, row: &Row, kind: &str, details: Value) -> Result<(), sqlx::Error> {
-    let Some(mut tx) = at(context, row).await? else { return Ok(()) };
-    let last = sqlx::query!(
-        "SELECT event_type, details FROM eve.deployment_events
-          WHERE deployment_id = $1
-          ORDER BY id DESC
-          LIMIT 1",
-        row.id
-    )
-    .fetch_optional(&mut *tx)
-    .await?;
-    if last.is_some_and(|last| last.event_type == kind && last.details == details) {
+/// What others have changed; not again what was told last, because putting it right has failed since.
+async fn tell(tx: &mut Tx, row: &Row, drift: &[String], ask: Ask) -> Result<(), sqlx::Error> {
+    if drift.is_empty() {
         return Ok(());
     }
-    event(&mut tx, row, kind, details).await?;
-    tx.commit().await
+    let details = json!({ "what": drift[..drift.len().min(MOST_DRIFT)] });
+    if ask.failures > 0 {
+        let last = sqlx::query!(
+            "SELECT event_type, details FROM eve.deployment_events
+              WHERE deployment_id = $1
+              ORDER BY id DESC
+              LIMIT 1",
+            row.id
+        )
+        .fetch_optional(&mut **tx)
+        .await?;
+        if last.is_some_and(|last| last.event_type == "drifted" && last.details == details) {
+            return Ok(());
+        }
+    }
+    event(tx, row, "drifted", details).await
 }
 
 /// The cluster has taken the revision, in place of what others had made of it.
@@ -344,6 +350,7 @@ async fn taken(
     row: &Row,
     generation: i64,
     drift: &[String],
+    ask: Ask,
 ) -> Result<bool, sqlx::Error> {
     let same = row.applied_revision == row.revision && row.applied_generation == Some(generation);
     if same && drift.is_empty() {
@@ -363,10 +370,7 @@ async fn taken(
     )
     .execute(&mut *tx)
     .await?;
-    if !drift.is_empty() {
-        let told = &drift[..drift.len().min(MOST_DRIFT)];
-        event(&mut tx, row, "drifted", json!({ "what": told })).await?;
-    }
+    tell(&mut tx, row, drift, ask).await?;
     if row.status == DeploymentStatus::Pending {
         event(&mut tx, row, "deploying", json!({ "generation": generation })).await?;
     }
