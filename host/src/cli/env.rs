@@ -101,17 +101,26 @@ pub struct Create {
 }
 
 /// Delete an environment, its namespace and all that is in it; for admins
+///
+/// One whose cluster is gone for ever stays `deleting`. With --abandon it is forgotten, with the history of
+/// what was deployed in it, and nothing in the cluster is touched; what is left behind there, should it come
+/// back, is said, and stands in the audit log. While the cluster answers only an administrator of the platform
+/// may do that.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
   eve env delete staging
-  eve env delete staging --force    although apps are deployed in it")]
+  eve env delete staging --force      although apps are deployed in it
+  eve env delete staging --abandon    although its cluster will never answer again")]
 pub struct Delete {
     /// Its name
     name: String,
     /// What is deployed in it as well
     #[arg(long)]
     force: bool,
+    /// Forget it without touching its cluster, which is gone for ever
+    #[arg(long, conflicts_with = "force")]
+    abandon: bool,
     /// Do not wait until it is gone
     #[arg(long)]
     no_wait: bool,
@@ -263,8 +272,15 @@ fn credential(globals: &Globals, out: &Output) -> Result<Exit, Error> {
 
 async fn delete(command: Delete, globals: &Globals, out: &Output) -> Result<Exit, Error> {
     let client = globals.connect()?;
-    let query = [("force", command.force.to_string())];
+    // Only what is said: a server of before knows nothing of abandoning.
+    let mut query = vec![("force", command.force.to_string())];
+    if command.abandon {
+        query.push(("abandon", "true".to_owned()));
+    }
     let env: Environment = client.delete_where(&["envs", &command.name], &query).await?;
+    if let Some(message) = env.message.as_ref().filter(|_| command.abandon) {
+        out.note(message);
+    }
     if command.no_wait {
         out.show(&env)?;
         return Ok(Exit::Ok);

@@ -11,8 +11,8 @@ use super::orders::taken;
 use super::secrets::{Held, Place, Resolved};
 use super::settings::{self, Settings, Variables};
 use super::{
-    DeployError, Deployer, Deployment, Deployments, Image, NewDeployment, Outcome, RevisionKind,
-    Rollback, Scale, names, read, traffic,
+    DeployError, Deployer, Deployment, Deployments, Image, NewDeployment, Outcome, Patch,
+    RevisionKind, Rollback, Scale, names, read, traffic,
 };
 use crate::db::{Scope, Tx};
 use crate::requests::{Invalid, empty_object};
@@ -572,37 +572,16 @@ pub(super) fn deleting(env: &str) -> DeployError {
     DeployError::Conflict(format!("the environment `{env}` is being deleted"))
 }
 
-/// What is said now over what was said before.
-fn merged(before: &Settings, now: &Settings) -> Settings {
-    let now = now.clone();
-    let before = before.clone();
-    Settings {
-        port: now.port.or(before.port),
-        health_path: now.health_path.or(before.health_path),
-        cpu: now.cpu.or(before.cpu),
-        memory: now.memory.or(before.memory),
-        command: if now.command.is_empty() { before.command } else { now.command },
-        autoscale: now.autoscale.or(before.autoscale),
-        run_as_user: now.run_as_user.or(before.run_as_user),
-        deadline_s: now.deadline_s.or(before.deadline_s),
-        secrets: now.secrets.or(before.secrets),
-        hosts: now.hosts.or(before.hosts),
-        canary: now.canary.or(before.canary),
-    }
-}
-
 /// How it is to run after a change.
 pub(super) fn following(
     before: Option<&Stored>,
-    now: &Settings,
+    now: &Patch,
     replicas: Option<i32>,
 ) -> Result<Settings, Invalid> {
-    let mut settings = match before {
-        Some(before) => merged(&settings_of(&before.config), now),
-        None => now.clone(),
-    };
+    let before = before.map(|before| settings_of(&before.config)).unwrap_or_default();
+    let mut settings = now.apply(&before)?;
     // Whoever says how many replicas there shall be does not want the load to say so.
-    if replicas.is_some() && now.autoscale.is_none() {
+    if replicas.is_some() && !now.sets("autoscale") {
         settings.autoscale = None;
     }
     settings.check()?;
@@ -613,7 +592,7 @@ pub(super) fn following(
 /// that was asked for (`fitting`), or as it had.
 pub(super) fn following_replicas(
     before: Option<&Stored>,
-    now: &Settings,
+    now: &Patch,
     settings: &Settings,
     replicas: Option<i32>,
     fitting: Option<Result<i32, DeployError>>,
@@ -621,7 +600,7 @@ pub(super) fn following_replicas(
     if let Some(replicas) = replicas {
         return Ok(replicas);
     }
-    if now.canary.is_some()
+    if now.sets("canary")
         && settings.autoscale.is_none()
         && let Some(fitting) = fitting
     {

@@ -25,7 +25,8 @@ use super::kubernetes::secrets::{Secrets, Source};
 use super::secrets::Held;
 use super::traffic::Place;
 use super::{
-    DeployError, Deployments, Image, Settings, Variables, environments, names, settings, traffic,
+    DeployError, Deployments, Image, Patch, Settings, Variables, environments, names, settings,
+    traffic,
 };
 use crate::db::{Scope, Tx};
 use crate::requests::Invalid;
@@ -47,8 +48,9 @@ pub struct Change {
     /// Other environment variables, all of them; for those who may deploy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub env_vars: Option<Variables>,
-    /// Other settings.
-    pub settings: Settings,
+    /// Other settings: a merge patch (RFC 7396), as for a deployment.
+    #[schema(value_type = Settings)]
+    pub settings: Patch,
 }
 
 /// What differs.

@@ -15,6 +15,8 @@ use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::kubernetes::DEPLOYERS;
+use super::kubernetes::connection::Identity;
 use super::secrets::{self, SecretStore};
 use super::{Authority, DeployError, Deployments, names};
 use crate::db::{Scope, Tx};
@@ -187,6 +189,17 @@ pub struct Environment {
     pub provisioned_at: Option<DateTime<Utc>>,
 }
 
+/// How an environment is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// Unless apps are deployed in it.
+    Empty,
+    /// With everything that is in it.
+    Whole,
+    /// Without touching its cluster, which is gone for ever.
+    Abandoned,
+}
+
 impl Deployments {
     /// Makes an environment. Its namespace follows.
     pub async fn create_environment(
@@ -291,36 +304,33 @@ impl Deployments {
     pub async fn environments(&self, tenant: Tenant) -> Result<Vec<Environment>, DeployError> {
         let failed = DeployError::database("listing environments");
         let mut tx = self.db.begin(Scope::Tenant(tenant)).await.map_err(failed)?;
-        sqlx::query_as!(
-            Environment,
-            r#"SELECT e.id, e.name, e.cluster_id AS cluster, e.namespace,
-                      e.config AS "config: Json<EnvironmentConfig>",
-                      e.status AS "status: EnvironmentStatus", e.message, e.created_at, e.provisioned_at,
-                      (SELECT count(*) FROM eve.deployments d
-                        WHERE d.environment_id = e.id AND d.status <> 'stopped') AS "deployments!"
-                 FROM eve.environments e
-                WHERE e.org_id = $1
-                ORDER BY e.name
-                LIMIT $2"#,
-            tenant.org().0,
-            MAX_ENVIRONMENTS,
-        )
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(failed)
+        some(&mut tx, tenant, None).await.map_err(failed)
     }
 
-    /// Has an environment deleted, with everything that is in it: only with `force` while apps are deployed.
+    /// Has an environment deleted, with everything that is in it as far as `how` allows.
+    ///
+    /// One that is abandoned is forgotten, and whatever there is of it in its cluster stays and is nobody's:
+    /// so nobody may do that while the cluster answers but an administrator of the platform, whose cluster
+    /// it is.
     pub async fn delete_environment(
         &self,
         caller: &Caller,
         name: &str,
-        force: bool,
+        how: Deletion,
     ) -> Result<Environment, DeployError> {
         let tenant = caller.tenant;
         let failed = DeployError::database("deleting an environment");
         names::label("name", name, names::MAX_ENVIRONMENT)
             .map_err(|_| DeployError::not_found("environment", name))?;
+        let abandoned = how == Deletion::Abandoned;
+        let mut left_behind = None;
+        if abandoned {
+            let environment = self.environment(tenant, name).await?;
+            if !caller.platform_admin {
+                self.is_away(&environment).await?;
+            }
+            left_behind = Some(environment.left_behind());
+        }
         let mut tx = self.db.begin(Scope::Tenant(tenant)).await.map_err(failed)?;
         lock(&mut tx, tenant, name).await?;
         let running = sqlx::query_scalar!(
@@ -336,29 +346,65 @@ impl Deployments {
         .fetch_all(&mut *tx)
         .await
         .map_err(failed)?;
-        if !running.is_empty() && !force {
+        if !running.is_empty() && how == Deletion::Empty {
             return Err(DeployError::Conflict(format!(
                 "deployed in `{name}`: {}; delete them first, or everything with --force",
                 running.join(", ")
             )));
         }
         sqlx::query!(
-            "UPDATE eve.environments SET status = 'deleting', message = NULL
+            "UPDATE eve.environments
+                SET status = 'deleting', message = $3, abandoned = abandoned OR $4
               WHERE org_id = $1 AND name = $2",
             tenant.org().0,
-            name
+            name,
+            left_behind,
+            abandoned,
         )
         .execute(&mut *tx)
         .await
         .map_err(failed)?;
-        let details = json!({ "force": force, "deployed": running });
-        audit::record_details(&mut tx, tenant, &caller.actor, "environment.delete", name, details)
+        let (action, details) = match left_behind {
+            Some(left) => {
+                ("environment.abandon", json!({ "left_behind": left, "deployed": running }))
+            }
+            None => {
+                let force = how == Deletion::Whole;
+                ("environment.delete", json!({ "force": force, "deployed": running }))
+            }
+        };
+        audit::record_details(&mut tx, tenant, &caller.actor, action, name, details)
             .await
             .map_err(failed)?;
         let left = one(&mut tx, tenant, name).await.map_err(failed)?;
         tx.commit().await.map_err(failed)?;
         self.bell.deployments();
         left.ok_or_else(|| DeployError::not_found("environment", name))
+    }
+
+    /// Fails while the cluster of an environment answers.
+    async fn is_away(&self, environment: &Environment) -> Result<(), DeployError> {
+        let row = self.cluster_row(&environment.cluster).await?;
+        match self.connect(&row)?.is_there().await {
+            Err(_) => Ok(()),
+            Ok(()) => Err(DeployError::Conflict(format!(
+                "the cluster `{}` answers: `eve env delete {} --force` deletes the environment with all that \
+                 is in it; only an administrator of the platform can abandon what is there",
+                environment.cluster, environment.name
+            ))),
+        }
+    }
+}
+
+impl Environment {
+    /// What nobody looks after any more when it is abandoned.
+    fn left_behind(&self) -> String {
+        let Environment { cluster, namespace, .. } = self;
+        let accounts = Identity::ALL.map(|identity| identity.account(namespace)).join(", ");
+        format!(
+            "left behind in the cluster `{cluster}`, should it come back: the namespace {namespace} with all \
+             that is in it, and the accounts {accounts} in {DEPLOYERS}"
+        )
     }
 }
 
@@ -449,6 +495,15 @@ pub(super) async fn alone(tx: &mut Tx, tenant: Tenant, name: &str) -> Result<Loc
 }
 
 async fn one(tx: &mut Tx, tenant: Tenant, name: &str) -> Result<Option<Environment>, sqlx::Error> {
+    Ok(some(tx, tenant, Some(name)).await?.pop())
+}
+
+/// The environments of an organisation, by name; only that of a name.
+async fn some(
+    tx: &mut Tx,
+    tenant: Tenant,
+    name: Option<&str>,
+) -> Result<Vec<Environment>, sqlx::Error> {
     sqlx::query_as!(
         Environment,
         r#"SELECT e.id, e.name, e.cluster_id AS cluster, e.namespace,
@@ -457,10 +512,13 @@ async fn one(tx: &mut Tx, tenant: Tenant, name: &str) -> Result<Option<Environme
                   (SELECT count(*) FROM eve.deployments d
                     WHERE d.environment_id = e.id AND d.status <> 'stopped') AS "deployments!"
              FROM eve.environments e
-            WHERE e.org_id = $1 AND e.name = $2"#,
+            WHERE e.org_id = $1 AND ($2::text IS NULL OR e.name = $2)
+            ORDER BY e.name
+            LIMIT $3"#,
         tenant.org().0,
-        name
+        name,
+        MAX_ENVIRONMENTS,
     )
-    .fetch_optional(&mut **tx)
+    .fetch_all(&mut **tx)
     .await
 }

@@ -25,6 +25,9 @@ pub enum DeployError {
     /// What was asked contradicts the state that things are in.
     #[error("{0}")]
     Conflict(String),
+    /// There is too much of it at present.
+    #[error("{0}")]
+    TooMany(String),
     /// Not with the caller's role, in this environment.
     #[error("{0}")]
     Forbidden(String),

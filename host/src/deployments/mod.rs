@@ -24,8 +24,10 @@ mod image;
 pub mod kubernetes;
 mod names;
 pub mod orders;
+mod patch;
 mod read;
 pub mod reconcile;
+mod room;
 pub mod secrets;
 mod settings;
 #[cfg(test)]
@@ -42,6 +44,7 @@ use uuid::Uuid;
 pub(crate) use desired::not_autoscaled;
 pub use error::DeployError;
 pub use image::Image;
+pub use patch::{Patch, is_setting};
 pub use settings::{Autoscale, Canary, MAX_REPLICAS, Settings, Variables};
 
 use crate::db::Db;
@@ -53,6 +56,7 @@ use crate::tenancy::auth::Caller;
 use crate::tenancy::{Actor, OrgRole, Tenant};
 use kubernetes::connection::{Connection, Connections};
 use kubernetes::proxy::Streams;
+use room::Room;
 
 /// Everything that people and skills do with clusters, environments, apps and deployments.
 #[derive(Clone, Debug)]
@@ -62,7 +66,11 @@ pub struct Deployments {
     sealer: Option<Sealer>,
     connections: Connections,
     streams: Streams,
+    logs: Room,
 }
+
+/// Logs that are read in a process at one time: each is a call that lasts, of up to 20 pods.
+const MAX_LOGS: usize = 400;
 
 impl Deployments {
     /// With what secrets are sealed with; without it nothing secret can be stored.
@@ -73,6 +81,7 @@ impl Deployments {
             sealer,
             connections: Connections::default(),
             streams: Streams::default(),
+            logs: Room::new("logs", MAX_LOGS),
         }
     }
 
@@ -180,9 +189,11 @@ pub struct NewDeployment {
     /// shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env_vars: Option<Variables>,
-    /// How it is to run.
+    /// What of the way it is to run is to be different: a merge patch (RFC 7396). What is left out stays as
+    /// it is, what is null is no longer said.
     #[serde(default)]
-    pub settings: Settings,
+    #[schema(value_type = Settings)]
+    pub settings: Patch,
 }
 
 impl NewDeployment {

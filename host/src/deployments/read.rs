@@ -1,6 +1,7 @@
 //! What there is: deployments, their revisions and what happened to them.
 
 use chrono::{DateTime, Utc};
+use futures::StreamExt as _;
 use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -160,7 +161,7 @@ impl Deployments {
         Ok(revisions.collect())
     }
 
-    /// What the pods of a deployment have written.
+    /// What the pods of a deployment have written. An organisation reads so many at one time.
     pub async fn logs(
         &self,
         tenant: Tenant,
@@ -169,6 +170,7 @@ impl Deployments {
         wanted: Wanted,
     ) -> Result<Lines, DeployError> {
         self.deployment(tenant, env, app).await?;
+        let seat = self.logs.take(tenant.org()).map_err(|full| DeployError::TooMany(full.0))?;
         let environment = self.environment(tenant, env).await?;
         let cluster = self.cluster_row(&environment.cluster).await?;
         let connection = self.connect(&cluster)?;
@@ -178,7 +180,15 @@ impl Deployments {
         };
         let client =
             connection.identity(&environment.namespace, Identity::Viewer).map_err(failed)?;
-        logs::read(&client, &environment.namespace, app, wanted).await.map_err(failed)
+        let lines =
+            logs::read(&client, &environment.namespace, app, wanted).await.map_err(failed)?;
+        Ok(lines
+            .map(move |line| {
+                // Until the last of them is read, or nobody reads them any more.
+                let _seat = &seat;
+                line
+            })
+            .boxed())
     }
 
     /// At most `limit` things that happened to a deployment, latest first, only older than `before`.

@@ -17,6 +17,8 @@ pub const DEFAULT_PORT: u16 = 8_080;
 pub const DEFAULT_DEADLINE_S: u32 = 600;
 /// Longest deadline, in seconds.
 const MAX_DEADLINE_S: u32 = 3_600;
+/// Most replicas that the load may ask for.
+pub(super) const MAX_AUTOSCALED: i32 = 100;
 /// Most words of a command with its arguments.
 const MAX_WORDS: usize = 100;
 /// Most environment variables.
@@ -151,7 +153,9 @@ impl Settings {
             return invalid("command", "must be at most 100 words of at most 4096 bytes");
         }
         if let Some(scale) = self.autoscale {
-            if !(1..=100).contains(&scale.min) || !(scale.min..=100).contains(&scale.max) {
+            if !(1..=MAX_AUTOSCALED).contains(&scale.min)
+                || !(scale.min..=MAX_AUTOSCALED).contains(&scale.max)
+            {
                 return invalid(
                     "autoscale",
                     "must be at least 1 and at most 100 replicas, `min` first",

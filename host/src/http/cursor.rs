@@ -46,10 +46,42 @@ pub fn decode_names<const N: usize>(text: &str) -> Result<[String; N], Problem> 
         .ok_or_else(|| Problem::invalid("cursor", "is not a `next_cursor` of this list"))
 }
 
+/// A page of at most `limit` things out of one more than that, which tells whether there is another page:
+/// what is on it, and the cursor of the next.
+pub fn page<T>(
+    mut items: Vec<T>,
+    limit: u32,
+    last: impl FnOnce(&T) -> String,
+) -> (Vec<T>, Option<String>) {
+    let more = items.len() > limit as usize;
+    items.truncate(limit as usize);
+    let next = items.last().filter(|_| more).map(last);
+    (items, next)
+}
+
+/// How many things are on a page, when the client says so or does not.
+pub fn limit(said: Option<u32>, usual: u32, most: u32) -> Result<u32, Problem> {
+    match said.unwrap_or(usual) {
+        limit if (1..=most).contains(&limit) => Ok(limit),
+        _ => Err(Problem::invalid("limit", format!("must be 1 to {most}"))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ids::RequestId;
+
+    #[test]
+    fn a_page_is_as_long_as_it_may_be_and_the_last_has_no_next() {
+        let last = |n: &u32| n.to_string();
+        assert_eq!(page(vec![1, 2, 3], 2, last), (vec![1, 2], Some("2".to_owned())));
+        assert_eq!(page(vec![1, 2], 2, last), (vec![1, 2], None));
+        assert_eq!(page(vec![], 2, last), (vec![], None));
+        assert_eq!(limit(None, 20, 100).unwrap(), 20);
+        assert_eq!(limit(Some(100), 20, 100).unwrap(), 100);
+        assert!(limit(Some(0), 20, 100).is_err() && limit(Some(101), 20, 100).is_err());
+    }
 
     #[test]
     fn a_cursor_comes_back_as_it_was() {

@@ -433,6 +433,7 @@ impl From<DeployError> for Problem {
             DeployError::NotFound { .. } => Problem::new(Kind::NotFound, error.to_string()),
             DeployError::Invalid { field, message } => Problem::invalid(field, message),
             DeployError::Conflict(message) => Problem::new(Kind::Conflict, message),
+            DeployError::TooMany(message) => Problem::new(Kind::TooManyRequests, message),
             DeployError::Forbidden(message) => Problem::new(Kind::Forbidden, message),
             DeployError::Unconfigured(message) => Problem::new(Kind::Conflict, *message),
             DeployError::Sealed { source, .. } => {

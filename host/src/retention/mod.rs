@@ -4,7 +4,8 @@
 //! are past retention, and moves the few requests of them that are still needed to the default
 //! partitions; then it deletes, in small batches, what has become old there and in the tables that
 //! have no partitions. What is still needed is said by `eve.referenced` and decided in the transaction
-//! that deletes: see `migrations/0007_retention.sql`.
+//! that deletes: see `migrations/0007_retention.sql`. What deployments once were goes likewise, and what skills ordered of them, up to the
+//! revisions that can be rolled back to: see `migrations/0016_deployment_retention.sql`.
 //!
 //! Invariants:
 //! - Nothing goes that is open, that ended within the retention time, or that something open refers to.
@@ -47,6 +48,53 @@ const SOON: Duration = Duration::from_secs(60);
 /// Whose leadership it is done under: not that of the other duties, because its transactions take
 /// seconds and a rescue must not wait for them.
 pub(crate) const DUTY: &str = "retention";
+
+/// The least revisions that ran to keep of a deployment: with fewer nobody could go back to last week's.
+const LEAST_REVISIONS: i32 = 10;
+/// The most: no more can be rolled back to.
+const MOST_REVISIONS: i32 = 1_000;
+/// Kept when nobody says otherwise: a month of several deployments a day.
+const USUAL_REVISIONS: i32 = 100;
+
+/// What is kept, and for how long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]
+pub struct Keep {
+    /// How long requests are kept after they have ended, such as 30d; at least 26h
+    #[arg(long, env = "EVE_RETENTION", default_value_t, value_name = "TIME")]
+    pub retention: Retention,
+    /// How many revisions that ran are kept of a deployment however old they are: 10 to 1000
+    #[arg(long, env = "EVE_KEEP_REVISIONS", default_value_t, value_name = "N")]
+    pub keep_revisions: Revisions,
+}
+
+/// How many revisions that ran are kept of a deployment, however old they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Revisions(i32);
+
+impl Default for Revisions {
+    fn default() -> Self {
+        Revisions(USUAL_REVISIONS)
+    }
+}
+
+impl FromStr for Revisions {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(count) if (LEAST_REVISIONS..=MOST_REVISIONS).contains(&count) => {
+                Ok(Revisions(count))
+            }
+            _ => Err(format!("must be {LEAST_REVISIONS} to {MOST_REVISIONS}")),
+        }
+    }
+}
+
+impl fmt::Display for Revisions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// How long requests are kept after they have ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +144,7 @@ impl fmt::Display for Retention {
 }
 
 /// Sweeps until `stop`.
-pub(crate) async fn run(db: &Db, keep: Retention, stop: &CancellationToken) {
+pub(crate) async fn run(db: &Db, keep: Keep, stop: &CancellationToken) {
     let holder = Uuid::now_v7();
     loop {
         let swept = tokio::select! {
@@ -106,7 +154,7 @@ pub(crate) async fn run(db: &Db, keep: Retention, stop: &CancellationToken) {
         let wait = match swept {
             Ok(swept) => {
                 if swept.did_something() {
-                    tracing::info!(%keep, %swept, "deleted what was past retention");
+                    tracing::info!(keep = %keep.retention, %swept, "deleted what was past retention");
                 }
                 if swept.unfinished { SOON } else { TICK }
             }

@@ -6,12 +6,14 @@ use chrono::NaiveDate;
 use sqlx::Executor;
 use uuid::Uuid;
 
-use super::{DUTY, Retention};
+use super::{DUTY, Keep, Retention};
 use crate::db::{Db, Tx};
 use crate::scheduler;
 
 /// Rows that one transaction looks at.
 const BATCH: i32 = 5_000;
+/// Deployments that one transaction looks at, to delete [`BATCH`] revisions at most.
+const DEPLOYMENTS: i32 = 500;
 /// Transactions that one sweep spends on each table: the rest waits for the next sweep.
 const BATCHES: usize = 200;
 
@@ -40,6 +42,12 @@ pub(crate) struct Swept {
     pub keys: i64,
     /// Ticks of schedules deleted.
     pub ticks: i64,
+    /// Revisions of deployments deleted.
+    pub revisions: i64,
+    /// Events of deployments deleted.
+    pub events: i64,
+    /// Orders of skills deleted.
+    pub orders: i64,
     /// Whether there is more to do before long.
     pub unfinished: bool,
 }
@@ -76,6 +84,9 @@ impl fmt::Display for Swept {
             (self.questions, "questions"),
             (self.keys, "idempotency keys"),
             (self.ticks, "ticks of schedules"),
+            (self.revisions, "revisions of deployments"),
+            (self.events, "events of deployments"),
+            (self.orders, "orders of skills"),
         ] {
             if count > 0 {
                 said.push(format!("{count} {what}"));
@@ -94,13 +105,14 @@ async fn begin(db: &Db, holder: Uuid) -> Result<Option<Tx>, sqlx::Error> {
 }
 
 /// Deletes what is past retention, as far as one sweep goes. Does nothing while somebody else leads.
-pub(crate) async fn sweep(db: &Db, holder: Uuid, keep: Retention) -> Result<Swept, sqlx::Error> {
+pub(crate) async fn sweep(db: &Db, holder: Uuid, keep: Keep) -> Result<Swept, sqlx::Error> {
     let mut swept = Swept::default();
-    days(db, holder, keep, &mut swept).await?;
-    requests(db, holder, keep, &mut swept).await?;
-    edges(db, holder, keep, &mut swept).await?;
-    by_id(db, holder, keep, &mut swept).await?;
-    by_age(db, holder, keep, &mut swept).await?;
+    days(db, holder, keep.retention, &mut swept).await?;
+    requests(db, holder, keep.retention, &mut swept).await?;
+    edges(db, holder, keep.retention, &mut swept).await?;
+    by_id(db, holder, keep.retention, &mut swept).await?;
+    by_age(db, holder, keep.retention, &mut swept).await?;
+    deployments(db, holder, keep, &mut swept).await?;
     Ok(swept)
 }
 
@@ -288,6 +300,59 @@ async fn by_age(
         swept.keys += i64::from(gone.keys);
         swept.ticks += i64::from(gone.ticks);
         done = (gone.keys < BATCH, gone.ticks < BATCH);
+    }
+    swept.unfinished = true;
+    Ok(())
+}
+
+/// What deployments once were: revisions, deployment by deployment, and events and orders, by their age.
+async fn deployments(
+    db: &Db,
+    holder: Uuid,
+    keep: Keep,
+    swept: &mut Swept,
+) -> Result<(), sqlx::Error> {
+    let mut after = Some(Uuid::nil());
+    for _ in 0..BATCHES {
+        let Some(from) = after else { break };
+        let Some(mut tx) = begin(db, holder).await? else { return Ok(()) };
+        let done = sqlx::query!(
+            r#"
+            SELECT next AS "next?", gone AS "gone!" FROM eve.sweep_revisions($1, $2, $3, $4, $5)
+            "#,
+            keep.retention.interval(),
+            keep.keep_revisions.0,
+            from,
+            DEPLOYMENTS,
+            BATCH
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        swept.revisions += i64::from(done.gone);
+        after = done.next;
+    }
+    swept.unfinished |= after.is_some();
+    let mut done = (false, false);
+    for _ in 0..BATCHES {
+        if done == (true, true) {
+            return Ok(());
+        }
+        let Some(mut tx) = begin(db, holder).await? else { return Ok(()) };
+        let gone = sqlx::query!(
+            r#"
+            SELECT eve.sweep_deployment_events($1, $2) AS "events!",
+                   eve.sweep_deployment_orders($1, $2) AS "orders!"
+            "#,
+            keep.retention.interval(),
+            BATCH
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        swept.events += i64::from(gone.events);
+        swept.orders += i64::from(gone.orders);
+        done = (gone.events < BATCH, gone.orders < BATCH);
     }
     swept.unfinished = true;
     Ok(())

@@ -18,8 +18,9 @@ const LONG_AGO: Stands = Stands::Ended("completed", 100);
 const LATELY: Stands = Stands::Ended("completed", 1);
 
 /// What ended more than two days ago goes; days 3 and older are dropped whole.
-fn two_days() -> Retention {
-    "48h".parse().expect("a time")
+fn two_days() -> Keep {
+    let keep_revisions = "10".parse().expect("a number");
+    Keep { retention: "48h".parse().expect("a time"), keep_revisions }
 }
 
 async fn swept(database: &TestDatabase) -> sweep::Swept {
@@ -488,6 +489,8 @@ async fn nothing_goes_before_its_time() {
         "eve.sweep_questions('1 hour', NULL, 1)",
         "eve.sweep_keys('1 hour', 1)",
         "eve.sweep_ticks('1 hour', 1)",
+        "eve.sweep_deployment_events('1 hour', 1)",
+        "eve.sweep_deployment_orders('1 hour', 1)",
     ] {
         let mut tx = database.db.begin(Scope::Engine).await.unwrap();
         let statement = format!("SELECT * FROM {call}");
@@ -503,4 +506,234 @@ async fn nothing_goes_before_its_time() {
     }
     let mut tx = database.db.begin(Scope::Engine).await.unwrap();
     assert!(tx.execute("DELETE FROM eve.requests").await.is_err());
+}
+
+/// An app in an environment of an organisation, at a revision: its id.
+async fn deployment(database: &TestDatabase, tenant: Tenant, app: &str, revision: i32) -> Uuid {
+    let org = tenant.org();
+    database
+        .execute(format!(
+            "INSERT INTO eve.clusters (id, name, provider) VALUES ('c', 'c', 'local')
+                 ON CONFLICT DO NOTHING;
+             INSERT INTO eve.environments (org_id, name, cluster_id, namespace)
+             VALUES ('{org}', 'dev', 'c', 'ns-{app}');
+             INSERT INTO eve.apps (org_id, name) VALUES ('{org}', '{app}');
+             INSERT INTO eve.deployments (org_id, app_id, environment_id, image, revision)
+             SELECT '{org}', a.id, e.id, 'acme/{app}:v1', {revision}
+               FROM eve.apps a, eve.environments e
+              WHERE a.name = '{app}' AND e.namespace = 'ns-{app}'"
+        ))
+        .await;
+    sqlx::query_scalar("SELECT id FROM eve.deployments WHERE image = $1")
+        .bind(format!("acme/{app}:v1"))
+        .fetch_one(database.db.pool())
+        .await
+        .expect("a deployment")
+}
+
+/// Revisions `first` to `last`, asked for so many hours ago; every other one ran.
+async fn revisions(
+    database: &TestDatabase,
+    tenant: Tenant,
+    deployment: Uuid,
+    (first, last): (i32, i32),
+    hours: i32,
+) {
+    let org = tenant.org();
+    database
+        .execute(format!(
+            "INSERT INTO eve.deployment_revisions
+                    (org_id, deployment_id, revision, kind, template, image, replicas, config, created_by,
+                     created_at, ran_at)
+             SELECT '{org}', '{deployment}', n, 'updated', n, 'acme/api:v1', 1, '{{}}', '{{}}',
+                    now() - interval '{hours} hours', CASE WHEN n % 2 = 0 THEN now() END
+               FROM generate_series({first}, {last}) n"
+        ))
+        .await;
+}
+
+async fn left_of(database: &TestDatabase, deployment: Uuid) -> Vec<i32> {
+    sqlx::query_scalar(
+        "SELECT revision FROM eve.deployment_revisions WHERE deployment_id = $1 ORDER BY revision",
+    )
+    .bind(deployment)
+    .fetch_all(database.db.pool())
+    .await
+    .expect("revisions")
+}
+
+#[tokio::test]
+async fn of_deployments_what_can_be_rolled_back_to_stays() {
+    let database = TestDatabase::fresh().await;
+    let (acme, corp) = (database.org("acme").await, database.org("corp").await);
+    // Old ones up to 61, the latest of which never ran; and one whose history is young.
+    let old = deployment(&database, acme, "old", 61).await;
+    revisions(&database, acme, old, (1, 61), 100).await;
+    let mixed = deployment(&database, corp, "mixed", 40).await;
+    revisions(&database, corp, mixed, (1, 30), 100).await;
+    revisions(&database, corp, mixed, (31, 40), 1).await;
+    for (of, hours) in [(old, 100), (old, 1), (mixed, 100)] {
+        let id = Uuid::new_v7(uuid::Timestamp::from_unix(
+            uuid::NoContext,
+            (chrono::Utc::now() - chrono::TimeDelta::hours(hours)).timestamp().cast_unsigned(),
+            0,
+        ));
+        database
+            .execute(format!(
+                "INSERT INTO eve.deployment_events (id, org_id, deployment_id, event_type, created_at)
+                 SELECT '{id}', org_id, id, 'drifted', now() - interval '{hours} hours'
+                   FROM eve.deployments WHERE id = '{of}'"
+            ))
+            .await;
+    }
+    let done = swept(&database).await;
+    // The last ten that ran, whatever is between them, and the latest.
+    let kept: Vec<i32> = (42..=60).filter(|n| n % 2 == 0).chain([61]).collect();
+    assert_eq!(left_of(&database, old).await, kept);
+    // Of the last ten that ran five are young, and so is what never ran.
+    let kept: Vec<i32> = (22..=30).filter(|n| n % 2 == 0).chain(31..=40).collect();
+    assert_eq!(left_of(&database, mixed).await, kept);
+    assert_eq!(done.revisions, (61 - 11) + (30 - 5));
+    assert_eq!(done.events, 2);
+    assert_eq!(ids(&database, "deployment_events", "deployment_id").await, [old].into());
+    assert_eq!(swept(&database).await, sweep::Swept::default(), "and then there is no more to do");
+}
+
+#[tokio::test]
+async fn orders_of_skills_go_once_they_are_settled_and_told() {
+    let database = TestDatabase::fresh().await;
+    let (acme, corp) = (database.org("acme").await, database.org("corp").await);
+    let hours = |hours: i32| format!("now() - interval '{hours} hours'");
+    // Of each: how it stands, when it was settled, when its orchestration was told.
+    let orders = [
+        (acme, "old", "settled", Some(100), Some(99)),
+        (corp, "old-too", "settled", Some(60), Some(60)),
+        (acme, "young", "settled", Some(1), Some(1)),
+        (acme, "told-late", "settled", Some(100), Some(1)),
+        (acme, "untold", "settled", Some(100), None),
+        (acme, "open", "asked", None, None),
+        (corp, "underway", "taken", None, None),
+    ];
+    for (tenant, app, state, settled, told) in orders {
+        let time = |at: Option<i32>| at.map_or("NULL".to_owned(), hours);
+        let (body, deployment, outcome) = match state {
+            "asked" => ("'{}'", "NULL, NULL", "NULL"),
+            "taken" => ("NULL", "gen_random_uuid(), 1", "NULL"),
+            _ => ("NULL", "gen_random_uuid(), 1", "'running'"),
+        };
+        database
+            .execute(format!(
+                "INSERT INTO eve.deployment_orders
+                        (id, org_id, request_id, worker_type, environment, app, kind, told_id, state, body,
+                         deployment_id, revision, outcome, created_at, settled_at, told_at)
+                 VALUES (gen_random_uuid(), '{}', gen_random_uuid(), 'deployment', 'dev', '{app}', 'create',
+                         gen_random_uuid(), '{state}', {body}, {deployment}, {outcome},
+                         now() - interval '101 hours', {}, {})",
+                tenant.org(),
+                time(settled),
+                time(told),
+            ))
+            .await;
+    }
+    // Never more at a time than was said.
+    let step: i32 = sqlx::query_scalar("SELECT eve.sweep_deployment_orders('48h', 1)")
+        .fetch_one(database.db.pool())
+        .await
+        .expect("a step");
+    assert_eq!(step, 1);
+    let done = swept(&database).await;
+    assert_eq!(done.orders, 1);
+    assert!(done.to_string().contains("1 orders of skills"), "{done}");
+    let left: Vec<String> =
+        sqlx::query_scalar("SELECT app FROM eve.deployment_orders ORDER BY app")
+            .fetch_all(database.db.pool())
+            .await
+            .expect("orders");
+    assert_eq!(left, ["open", "told-late", "underway", "untold", "young"]);
+    assert_eq!(swept(&database).await, sweep::Swept::default(), "and then there is no more to do");
+}
+
+#[tokio::test]
+async fn revisions_go_in_batches() {
+    let database = TestDatabase::fresh().await;
+    let acme = database.org("acme").await;
+    let many = deployment(&database, acme, "many", 25).await;
+    revisions(&database, acme, many, (1, 25), 100).await;
+    let mut after = Some(Uuid::nil());
+    let mut steps = Vec::new();
+    while let Some(from) = after {
+        let (next, gone): (Option<Uuid>, i32) =
+            sqlx::query_as("SELECT next, gone FROM eve.sweep_revisions('48h', 10, $1, 1, 4)")
+                .bind(from)
+                .fetch_one(database.db.pool())
+                .await
+                .expect("a step");
+        steps.push(gone);
+        after = next;
+    }
+    // Twelve that never ran and are not the latest, and the two oldest that ran.
+    assert_eq!(steps.iter().sum::<i32>(), 14, "{steps:?}");
+    assert!(steps.iter().all(|gone| *gone <= 4), "{steps:?}");
+    let refused = sqlx::query("SELECT eve.sweep_revisions('48h', 9, $1, 1, 4)")
+        .bind(Uuid::nil())
+        .execute(database.db.pool())
+        .await;
+    assert!(refused.is_err(), "the least is checked where it is deleted");
+}
+
+#[tokio::test]
+async fn an_environment_is_forgotten_in_batches() {
+    let database = TestDatabase::fresh().await;
+    let (acme, corp) = (database.org("acme").await, database.org("corp").await);
+    for (tenant, app) in [(acme, "gone"), (corp, "stays")] {
+        let id = deployment(&database, tenant, app, 12).await;
+        revisions(&database, tenant, id, (1, 12), 1).await;
+        database
+            .execute(format!(
+                "INSERT INTO eve.deployment_events (org_id, deployment_id, event_type)
+                 SELECT '{}', '{id}', 'drifted' FROM generate_series(1, 12)",
+                tenant.org()
+            ))
+            .await;
+    }
+    let step = async || -> bool {
+        sqlx::query_scalar(
+            "SELECT eve.forget_environment((SELECT id FROM eve.environments WHERE namespace = 'ns-gone'), 5)",
+        )
+        .fetch_one(database.db.pool())
+        .await
+        .expect("a step")
+    };
+    assert!(!step().await, "one that nobody wants gone stays");
+    database
+        .execute(
+            "UPDATE eve.environments SET status = 'deleting' WHERE namespace = 'ns-gone'".into(),
+        )
+        .await;
+    let mut steps = 0;
+    while step().await {
+        steps += 1;
+        assert!(steps < 20, "it never ends");
+    }
+    assert_eq!(steps, 3 + 3 + 1, "events, revisions, the deployment");
+    for (table, left) in [
+        ("environments", 1),
+        ("deployments", 1),
+        ("deployment_revisions", 12),
+        ("deployment_events", 12),
+    ] {
+        let statement =
+            format!("SELECT count(*) FROM eve.{table} WHERE org_id <> '{}'", acme.org());
+        let count: i64 = sqlx::query_scalar(AssertSqlSafe(statement))
+            .fetch_one(database.db.pool())
+            .await
+            .expect("a count");
+        assert_eq!(count, left, "{table}");
+        let statement = format!("SELECT count(*) FROM eve.{table} WHERE org_id = '{}'", acme.org());
+        let count: i64 = sqlx::query_scalar(AssertSqlSafe(statement))
+            .fetch_one(database.db.pool())
+            .await
+            .expect("a count");
+        assert_eq!(count, 0, "{table}");
+    }
 }

@@ -21,7 +21,7 @@ use crate::http::listener::{Certificate, Listener, Plain};
 use crate::http::rates::RateLimits;
 use crate::notify::Bell;
 use crate::requests::Requests;
-use crate::retention::Retention;
+use crate::retention::Keep;
 use crate::runtime::{Runtime, RuntimeConfig};
 use crate::schemas::{Schemas, Server};
 use crate::sealing::Sealer;
@@ -54,9 +54,8 @@ pub struct Args {
     /// Use this database instead of a private Postgres
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
-    /// How long requests are kept after they have ended, such as 30d; at least 26h
-    #[arg(long, env = "EVE_RETENTION", default_value_t, value_name = "TIME")]
-    retention: Retention,
+    #[command(flatten)]
+    keep: Keep,
 }
 
 /// Runs it.
@@ -72,21 +71,20 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!("listening on {}; choose another address with --listen", args.listen)
     })?;
-    let retention = args.retention;
+    let kept = args.keep;
     let Some(url) = args.database_url else {
         let postgres = PrivatePostgres::start(&data_dir).await?;
         let url = postgres.url();
         let done = CancellationToken::new();
         let keeper = tokio::spawn(keep(postgres, data_dir.clone(), done.clone()));
         let kept_in = "a private Postgres in";
-        let ran =
-            with_database(&url, &data_dir, listener, metrics, retention, &stop, kept_in).await;
+        let ran = with_database(&url, &data_dir, listener, metrics, kept, &stop, kept_in).await;
         done.cancel();
         keeper.await.context("looking after Postgres")?.context("stopping Postgres")?;
         return ran;
     };
     let kept_in = "DATABASE_URL; keys are in";
-    with_database(&url, &data_dir, listener, metrics, retention, &stop, kept_in).await
+    with_database(&url, &data_dir, listener, metrics, kept, &stop, kept_in).await
 }
 
 /// Starts Postgres again when it ends by itself, and stops it when `done`. What was committed is
@@ -128,7 +126,7 @@ async fn with_database(
     data_dir: &Path,
     listener: TcpListener,
     metrics: PrometheusHandle,
-    retention: Retention,
+    kept: Keep,
     stop: &CancellationToken,
     kept_in: &str,
 ) -> anyhow::Result<()> {
@@ -202,7 +200,7 @@ async fn with_database(
         signer,
         runtime,
         cache: super::open_cache(&artifacts, verifier()?)?,
-        retention,
+        keep: kept,
         metrics,
         sealer: Some(Sealer::new(dev::key(&data_dir.join("sealing.key"))?, Vec::new())),
     };

@@ -18,7 +18,7 @@ use crate::http::rates::{self, Rate, RateLimits};
 use crate::http::{self, AppState};
 use crate::notify::Bell;
 use crate::requests::Requests;
-use crate::retention::Retention;
+use crate::retention::Keep;
 use crate::runtime::{Runtime, RuntimeConfig};
 use crate::scheduler;
 use crate::schemas::Schemas;
@@ -58,9 +58,8 @@ pub struct Args {
     /// Where compiled skills are kept; must be this user's own [default: ~/.cache/eve-horizon/artifacts]
     #[arg(long, env = "EVE_CACHE_DIR", value_name = "DIR")]
     cache_dir: Option<PathBuf>,
-    /// How long requests are kept after they have ended, such as 30d; at least 26h
-    #[arg(long, env = "EVE_RETENTION", default_value_t, value_name = "TIME")]
-    retention: Retention,
+    #[command(flatten)]
+    keep: Keep,
 }
 
 /// What connections are encrypted with. Without it the server speaks HTTP.
@@ -200,7 +199,7 @@ pub(super) struct ControlPlane {
     pub signer: Signer,
     pub runtime: Runtime,
     pub cache: ArtifactCache,
-    pub retention: Retention,
+    pub keep: Keep,
     pub metrics: PrometheusHandle,
     pub schemas: Schemas,
     pub sealer: Option<Sealer>,
@@ -228,7 +227,7 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let bell = Bell::start(db.pool().clone());
     let auth = args.jwt.config()?;
     let rates = args.rates.limits();
-    let retention = args.retention;
+    let keep = args.keep;
     let schemas = args.skills.schemas(db.clone())?;
     let sealer = args.sealing.sealer()?;
     let plane = ControlPlane {
@@ -239,7 +238,7 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
         signer,
         runtime,
         cache,
-        retention,
+        keep,
         metrics,
         schemas,
         sealer,
@@ -282,7 +281,7 @@ impl ControlPlane {
         let reconciling = tokio::spawn(reconcile::run(deployments.clone(), stop.clone()));
         let answering = tokio::spawn(asks::serve(deployments.clone(), stop.clone()));
         let duties =
-            tokio::spawn(scheduler::run(self.db.clone(), self.bell, self.retention, stop.clone()));
+            tokio::spawn(scheduler::run(self.db.clone(), self.bell, self.keep, stop.clone()));
         let (schemas, stopped) = (self.schemas.clone(), stop.clone());
         let provisioning = tokio::spawn(async move { schemas.provision(stopped).await });
         let (schemas, rates) = (self.schemas, self.rates);

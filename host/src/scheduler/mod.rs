@@ -27,7 +27,7 @@ use crate::ids::WorkerId;
 use crate::notify::Bell;
 use crate::requests::graph::{Ending, Graph, Reach, Ripple};
 use crate::requests::{Requests, Status};
-use crate::retention::{self, Retention};
+use crate::retention::{self, Keep};
 use crate::schedules::tick::tick;
 
 /// How often due requests are looked for.
@@ -55,14 +55,14 @@ const PARTITION_RETRY: Duration = Duration::from_secs(60);
 const PARTITION_DAYS: i32 = 3;
 
 /// Runs every duty until `stop`.
-pub async fn run(db: Db, bell: Bell, retention: Retention, stop: CancellationToken) {
+pub async fn run(db: Db, bell: Bell, keep: Keep, stop: CancellationToken) {
     tokio::join!(
         promotion(&db, &bell, &stop),
         timers(&db, &bell, &stop),
         rescues(&db, &bell, &stop),
         schedules(&db, &bell, &stop),
         led(&db, &bell, &stop),
-        retention::run(&db, retention, &stop)
+        retention::run(&db, keep, &stop)
     );
 }
 

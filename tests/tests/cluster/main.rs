@@ -7,8 +7,9 @@
 //! [`kubectl`] does the same through the platform's own door, and [`tls`] is what other tools go through.
 //!
 //! [`stage`] is the whole platform on that cluster, registered as an operator would; [`environments`],
-//! [`deploying`], [`traffic`], [`diff`] and [`many`] use it as members do. [`chart`] installs the platform in
-//! the cluster itself.
+//! [`deploying`], [`settings`], [`traffic`], [`secrets`], [`diff`] and [`many`] use it as members do;
+//! [`drifting`], [`taking`] and [`abandoning`] get in its way. [`chart`] installs the platform in the cluster
+//! itself.
 //!
 //! Invariants:
 //! - The API server is a real one, named by `EVE_TEST_KUBECONFIG` (an administrator's). Without it the
@@ -16,20 +17,24 @@
 //! - Nobody shares a cluster's state: what a test makes is named after itself and goes when it ends.
 //! - Whoever attacks holds a token that the control plane asked for, unless the table says otherwise.
 
+mod abandoning;
 mod api;
 mod attacks;
 mod chart;
 mod deploying;
 mod diff;
+mod drifting;
 mod environment;
 mod environments;
 mod kubectl;
 mod many;
 mod secrets;
+mod settings;
 mod skills;
 mod stage;
 mod sweep;
 mod table;
+mod taking;
 mod tls;
 mod traffic;
 mod wall;

@@ -140,6 +140,29 @@ impl Stage {
         anyhow::bail!("{app} is not {what} after {} s: {last:#}", ROLLOUT.as_secs())
     }
 
+    /// Waits until an environment is as it should be.
+    pub async fn until_env(
+        &self,
+        env: &str,
+        what: &str,
+        mut right: impl FnMut(&Value) -> bool,
+    ) -> Result<Value> {
+        let begun = Instant::now();
+        loop {
+            let found = self.platform.get(&format!("/v1/envs/{env}")).await?;
+            if right(&found) {
+                return Ok(found);
+            }
+            ensure!(begun.elapsed() < ROLLOUT, "{env} is not {what}: {found:#}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// The namespace was taken away otherwise.
+    pub fn leave(mut self) {
+        self.struck = true;
+    }
+
     /// Waits until a revision has settled.
     pub async fn settled(&self, app: &str, revision: i64) -> Result<Value> {
         self.until(app, &format!("settled at revision {revision}"), |found| {

@@ -9,7 +9,9 @@ use super::super::json::Inputs;
 use super::super::output::Output;
 use super::{Patience, Target, wait};
 use crate::deployments::secrets::SecretReference;
-use crate::deployments::{Autoscale, Canary, Deployment, NewDeployment, Settings, Variables};
+use crate::deployments::{
+    Autoscale, Canary, Deployment, NewDeployment, Patch, Settings, Variables, is_setting,
+};
 
 /// Deploy an app to an environment, or another version of it
 ///
@@ -21,6 +23,7 @@ Examples:
   eve deploy create --app api-service --env prod --image acme/api:v1.2.3 --replicas 3
   eve deploy create --app api-service --env dev --image acme/api:v1.2.4 --wait \\
     --env-vars '{\"DATABASE_URL\": \"...\", \"API_KEY\": \"...\"}'
+  eve deploy create --app api-service --env dev --image acme/api:v1.2.4 --unset health-path
   eve deploy create --app api-service --env prod --image acme/api:v1.2.3 --host api
   eve deploy create --app api-canary --env prod --image acme/api:v1.2.4 \\
     --canary-of api-service --traffic 10
@@ -102,6 +105,10 @@ pub struct Wishes {
     /// --replicas it gets as many as come nearest
     #[arg(long, value_name = "PERCENT", requires = "canary_of", allow_negative_numbers = true)]
     traffic: Option<i32>,
+    /// A setting that is to be as if it had never been said: health-path, cpu, memory, command, port,
+    /// autoscale, hosts, canary, …; more than once for several
+    #[arg(long, value_name = "SETTING", value_parser = setting)]
+    unset: Vec<String>,
 }
 
 fn autoscale(text: &str) -> Result<Autoscale, String> {
@@ -109,6 +116,18 @@ fn autoscale(text: &str) -> Result<Autoscale, String> {
     let (min, max) = text.split_once("..").ok_or_else(wrong)?;
     let number = |text: &str| text.trim().parse().map_err(|_| wrong());
     Ok(Autoscale { min: number(min)?, max: number(max)?, cpu_percent: 80 })
+}
+
+/// A setting as flags name it, as the API does.
+fn setting(text: &str) -> Result<String, String> {
+    let name = match text {
+        "deadline" => "deadline_s".to_owned(),
+        "host" => "hosts".to_owned(),
+        "secret" | "secret-file" => "secrets".to_owned(),
+        "canary-of" | "traffic" => "canary".to_owned(),
+        text => text.replace('-', "_"),
+    };
+    is_setting(&name).map(|()| name)
 }
 
 impl Wishes {
@@ -120,7 +139,7 @@ impl Wishes {
     }
 
     /// The environment variables, and everything else.
-    pub fn read(&self, command: &[String]) -> Result<(Option<Variables>, Settings), Error> {
+    pub fn read(&self, command: &[String]) -> Result<(Option<Variables>, Patch), Error> {
         let mut inputs = Inputs::default();
         let env_vars = match self.env_vars.as_deref() {
             Some(argument) => Some(inputs.read("--env-vars", argument)?.parse::<Variables>()?),
@@ -131,7 +150,7 @@ impl Wishes {
             false => (!self.host.is_empty()).then(|| self.host.clone()),
         };
         let canary = self.canary_of.clone().zip(self.traffic);
-        let settings = Settings {
+        let mut settings = Patch::from(Settings {
             port: self.port,
             health_path: self.health_path.clone(),
             cpu: self.cpu.clone(),
@@ -145,7 +164,10 @@ impl Wishes {
             secrets: self.secrets(),
             hosts,
             canary: canary.map(|(of, percent)| Canary { of, percent }),
-        };
+        });
+        for setting in &self.unset {
+            settings.unset(setting).map_err(|why| Error::usage(format!("--unset: {why}")))?;
+        }
         Ok((env_vars, settings))
     }
 
@@ -250,6 +272,21 @@ mod tests {
         assert!(body(&["--env-vars", r#"{"A": 1}"#]).is_err_and(|e| e.contains("string")));
         assert!(body(&["--env-vars", "[]"]).is_err());
         assert!(body(&["--autoscale", "2"]).is_err_and(|e| e.contains("2..10")));
+        assert_eq!(
+            body(&["--unset", "health-path", "--unset", "deadline", "--cpu", "1"]),
+            Ok(json!({
+                "app": "api", "image": "acme/api:v1",
+                "settings": { "health_path": null, "deadline_s": null, "cpu": "1" },
+            }))
+        );
+        let unset = ["--unset", "host", "--unset", "secret", "--unset", "canary"];
+        assert_eq!(
+            body(&unset).map(|body| body["settings"].clone()),
+            Ok(json!({ "hosts": null, "secrets": null, "canary": null }))
+        );
+        assert!(body(&["--unset", "hosts", "--host", "api"]).is_err_and(|e| e.contains("at once")));
+        assert!(body(&["--unset", "x"]).is_err_and(|e| e.contains("`health_path`")));
+        assert!(body(&["--unset", "cpu", "--cpu", "1"]).is_err_and(|e| e.contains("at once")));
         assert!(body(&["--timeout", "1m"]).is_err_and(|e| e.contains("--wait")));
         let settings = |words: &[&str]| body(words).map(|body| body["settings"].clone());
         let hosts = ["--host", "api", "--host", "www"];

@@ -149,7 +149,18 @@ impl Deployments {
 
     /// All clusters, by id.
     pub async fn clusters(&self) -> Result<Vec<Cluster>, DeployError> {
-        let failed = DeployError::database("listing clusters");
+        self.some_clusters(None).await
+    }
+
+    /// One cluster.
+    pub async fn cluster(&self, id: &str) -> Result<Cluster, DeployError> {
+        let found = self.some_clusters(Some(id)).await?.pop();
+        found.ok_or_else(|| DeployError::not_found("cluster", id))
+    }
+
+    /// Clusters, by id; only that of an id.
+    async fn some_clusters(&self, id: Option<&str>) -> Result<Vec<Cluster>, DeployError> {
+        let failed = DeployError::database("reading clusters");
         let mut tx = self.db.begin(Scope::Control).await.map_err(failed)?;
         sqlx::query_as!(
             Cluster,
@@ -161,36 +172,15 @@ impl Deployments {
                       (SELECT count(*) FROM eve.environments e WHERE e.cluster_id = c.id)
                           AS "environments!"
                  FROM eve.clusters c
+                WHERE $1::text IS NULL OR id = $1
                 ORDER BY id
-                LIMIT $1"#,
+                LIMIT $2"#,
+            id,
             MAX_CLUSTERS
         )
         .fetch_all(&mut *tx)
         .await
         .map_err(failed)
-    }
-
-    /// One cluster.
-    pub async fn cluster(&self, id: &str) -> Result<Cluster, DeployError> {
-        let failed = DeployError::database("reading a cluster");
-        let mut tx = self.db.begin(Scope::Control).await.map_err(failed)?;
-        sqlx::query_as!(
-            Cluster,
-            r#"SELECT id, name, provider AS "provider: Provider", endpoint,
-                      credentials IS NOT NULL AS "has_credentials!", status AS "status: ClusterStatus",
-                      message, version, checked_at, created_at, config ->> 'domain' AS domain,
-                      config -> 'gateway' AS "gateway: Json<Gateway>",
-                      config ->> 'ingress_class' AS ingress_class,
-                      (SELECT count(*) FROM eve.environments e WHERE e.cluster_id = c.id)
-                          AS "environments!"
-                 FROM eve.clusters c
-                WHERE id = $1"#,
-            id
-        )
-        .fetch_optional(&mut *tx)
-        .await
-        .map_err(failed)?
-        .ok_or_else(|| DeployError::not_found("cluster", id))
     }
 
     /// Looks at a cluster, and writes down what there is.
@@ -263,7 +253,9 @@ impl Deployments {
         }
         let platform = Tenant::proven(PLATFORM_ORG);
         audit::record(&mut tx, platform, actor, "cluster.remove", id).await.map_err(failed)?;
-        tx.commit().await.map_err(failed)
+        tx.commit().await.map_err(failed)?;
+        self.connections.forget(id);
+        Ok(())
     }
 
     /// What a cluster is reached by.
@@ -284,6 +276,7 @@ impl Deployments {
 
 fn in_use(id: &str, names: &str) -> DeployError {
     DeployError::Conflict(format!(
-        "there are environments in the cluster `{id}` ({names}): delete them first"
+        "there are environments in the cluster `{id}` (namespaces {names}): delete them first; if the cluster \
+         is gone for ever, their organisations forget them with `eve env delete NAME --abandon`"
     ))
 }

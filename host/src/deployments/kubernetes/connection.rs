@@ -1,6 +1,6 @@
 //! Who we are in a cluster.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,8 @@ const TOKEN_SECONDS: i64 = 600;
 const TOKEN_USED: Duration = Duration::from_secs(240);
 /// The control plane's own account, in the platform's namespace.
 const ACCOUNT: &str = "eve-control-plane";
+/// How long it is remembered which groups an API has: they change when somebody installs something.
+const GROUPS_KNOWN: Duration = Duration::from_secs(600);
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long the answer to a call that is no stream may take.
@@ -57,9 +59,13 @@ impl Identity {
     }
 }
 
-/// Connections that are open, by cluster.
+/// How long a connection is kept that nobody asks for. Its cluster may have been removed by another control
+/// plane, and its credential is then nobody's any more.
+const UNUSED: Duration = Duration::from_secs(3_600);
+
+/// Connections that are open, by cluster, and when they were last asked for.
 #[derive(Clone, Debug, Default)]
-pub struct Connections(Arc<std::sync::Mutex<HashMap<String, Connection>>>);
+pub struct Connections(Arc<std::sync::Mutex<HashMap<String, (Connection, Instant)>>>);
 
 /// A cluster that can be talked to. Cheap to clone.
 #[derive(Clone)]
@@ -74,6 +80,8 @@ struct Inner {
     /// The control plane's own account.
     account: Client,
     identities: std::sync::Mutex<HashMap<(String, Identity), Client>>,
+    /// The groups of its API, and when they were read.
+    groups: Mutex<Option<(Arc<HashSet<String>>, Instant)>>,
 }
 
 impl std::fmt::Debug for Connection {
@@ -96,15 +104,24 @@ impl Connections {
             row.config.to_string()
         ))
         .into();
+        let now = Instant::now();
         let mut open = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(connection) = open.get(&row.id)
+        open.retain(|id, (_, used)| *id == row.id || !is_unused(*used, now));
+        if let Some((connection, used)) = open.get_mut(&row.id)
             && connection.0.made_of == made_of
         {
+            *used = now;
             return Ok(connection.clone());
         }
         let connection = Connection::new(row, made_of, sealer)?;
-        open.insert(row.id.clone(), connection.clone());
+        open.insert(row.id.clone(), (connection.clone(), now));
         Ok(connection)
+    }
+
+    /// Forgets the connection of a cluster that was removed; whoever holds it may use it to the end.
+    pub(in crate::deployments) fn forget(&self, cluster: &str) {
+        let mut open = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        open.remove(cluster);
     }
 }
 
@@ -169,7 +186,31 @@ impl Connection {
             config,
             account,
             identities: Default::default(),
+            groups: Default::default(),
         })))
+    }
+
+    /// Whether the cluster gives any answer, if only that it does not know us; else why not.
+    pub async fn is_there(&self) -> Result<(), String> {
+        match patiently(self.0.account.apiserver_version()).await {
+            Err(Failure::Away(why)) => Err(why),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// The names of the groups of its API, as they were at most [`GROUPS_KNOWN`] ago.
+    pub async fn groups(&self) -> Result<Arc<HashSet<String>>, Failure> {
+        let mut known = self.0.groups.lock().await;
+        if let Some((groups, since)) = known.as_ref()
+            && since.elapsed() < GROUPS_KNOWN
+        {
+            return Ok(Arc::clone(groups));
+        }
+        let groups = patiently(self.0.account.list_api_groups()).await?.groups;
+        let groups: Arc<HashSet<String>> =
+            Arc::new(groups.into_iter().map(|group| group.name).collect());
+        *known = Some((Arc::clone(&groups), Instant::now()));
+        Ok(groups)
     }
 
     /// The control plane's own account.
@@ -222,6 +263,11 @@ fn account_by(config: Config, login: LoginTokens) -> Result<Client, kube::Error>
         held: Arc::default(),
     };
     client(config, Some(Bearer::Account(tokens)))
+}
+
+/// Whether nobody has asked for a connection for so long that it is given up.
+fn is_unused(last: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(last) >= UNUSED
 }
 
 fn client(config: Config, tokens: Option<Bearer>) -> Result<Client, kube::Error> {

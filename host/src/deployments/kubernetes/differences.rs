@@ -5,16 +5,15 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures::future::try_join_all;
-use http::Method;
-use k8s_openapi::api::apps::v1::Deployment;
 use kube::Client;
 use serde_json::{Value, json};
 
-use super::apply::{count, get, ours, path_of, request, set_by_others};
-use super::connection::patiently;
+use super::apply::{count, fence, is_ours, stamped, whole};
+use super::drift;
 use super::failure::Failure;
-use super::objects::{Object, Spec};
-use super::{MANAGED_BY, MANAGER, REVISION, TEMPLATE};
+use super::objects::{Count, Object, Spec};
+use super::raw::Place;
+use super::{REVISION, TEMPLATE};
 use crate::deployments::diff::ObjectDiff;
 
 /// What stands for the value of a variable.
@@ -40,6 +39,7 @@ pub async fn differences(
     spec: &Spec,
     marks: Marks,
 ) -> Result<Vec<ObjectDiff>, Failure> {
+    let place = Place::new(client, namespace);
     let plain = [
         ("Service", spec.service()),
         ("PodDisruptionBudget", spec.disruption_budget()),
@@ -50,29 +50,25 @@ pub async fn differences(
     let plain = try_join_all(
         plain
             .into_iter()
-            .map(async |(kind, object)| simple(client, namespace, kind, &object, marks).await),
+            .map(async |(kind, object)| simple(place, spec, kind, &object, marks).await),
     );
-    let (deployment, secret, plain) = tokio::try_join!(
-        deployment(client, namespace, spec, marks),
-        secret(client, namespace, spec, marks),
-        plain
-    )?;
+    let (deployment, secret, plain) =
+        tokio::try_join!(deployment(place, spec, marks), secret(place, spec, marks), plain)?;
     Ok([deployment, secret].into_iter().chain(plain).flatten().collect())
 }
 
 /// An object of which nothing is to be hidden.
 async fn simple(
-    client: &Client,
-    namespace: &str,
+    place: Place<'_>,
+    spec: &Spec,
     kind: &str,
     object: &Object,
     marks: Marks,
 ) -> Result<Option<ObjectDiff>, Failure> {
-    let live = get(client, namespace, object).await?;
-    let is_ours = |live: &Value| live["metadata"]["labels"][MANAGED_BY.0] == MANAGED_BY.1;
+    let live = place.get(object.api, object.plural, &object.name).await?;
     let Some(body) = &object.body else {
         // What is somebody else's stays.
-        return Ok(live.filter(is_ours).map(|live| ObjectDiff {
+        return Ok(live.filter(|live| is_ours(live, &spec.app)).map(|live| ObjectDiff {
             kind: kind.to_owned(),
             name: object.name.clone(),
             before: Some(cleaned(live, marks)),
@@ -81,65 +77,51 @@ async fn simple(
             refused: None,
         }));
     };
-    let outcome = dry_run(client, namespace, object, Method::PATCH, body).await?;
-    let stays = outcome.as_ref().map(set_by_others).unwrap_or_default();
+    if let Err(Failure::Refused { message, .. }) = fence(spec, object, live.as_ref()) {
+        return Ok(compared(kind, object, live, Err(message), false, marks));
+    }
+    let outcome = told(place.would_apply(object, &stamped(body, spec)).await)?;
+    let stays = outcome.as_ref().map(drift::told).unwrap_or_default();
     Ok(compared(kind, object, live, outcome, !stays.is_empty(), marks))
 }
 
 /// The Deployment, without what others have added to it.
 async fn deployment(
-    client: &Client,
-    namespace: &str,
+    place: Place<'_>,
     spec: &Spec,
     marks: Marks,
 ) -> Result<Option<ObjectDiff>, Failure> {
-    let named = Object { body: None, ..spec.deployment(super::objects::Count::Theirs, None) };
-    let live = get(client, namespace, &named).await?;
-    let typed: Option<Deployment> = match &live {
-        Some(live) => Some(
-            serde_json::from_value(live.clone())
-                .map_err(|error| Failure::Away(error.to_string()))?,
-        ),
-        None => None,
+    let named = spec.deployment(Count::Theirs);
+    let live = place.get(named.api, named.plural, &named.name).await?;
+    if let Err(Failure::Refused { message, .. }) = fence(spec, &named, live.as_ref()) {
+        return Ok(compared("Deployment", &named, live, Err(message), false, marks));
+    }
+    let object = spec.deployment(count(live.as_ref(), spec));
+    let body = stamped(object.body.as_ref().unwrap_or(&Value::Null), spec);
+    let beside = live.as_ref().filter(|live| drift::is_beside(live));
+    let outcome = match beside {
+        // As it is put right: ours in the place of all that is there.
+        Some(live) => told(place.would_replace(&object, &whole(&body, live)).await)?,
+        None => told(place.would_apply(&object, &body).await)?,
     };
-    let object = spec.deployment(count(typed.as_ref(), spec), None);
-    let body = object.body.clone().unwrap_or_default();
-    if let Some(typed) = &typed
-        && let Err(Failure::Refused { message, .. }) = ours(typed, spec)
-    {
-        return Ok(compared("Deployment", &object, live, Err(message), false, marks));
-    }
-    let mut outcome = dry_run(client, namespace, &object, Method::PATCH, &body).await?;
-    let stays = outcome.as_ref().map(set_by_others).unwrap_or_default();
-    if let (Ok(after), Some(live), false) = (&mut outcome, &live, stays.is_empty()) {
-        // As it is put right: our specification in the place of all that is there.
-        let mut body = body;
-        if body["spec"].get("replicas").is_none() {
-            body["spec"]["replicas"] = live["spec"]["replicas"].clone();
-        }
-        match dry_run(client, namespace, &object, Method::PUT, &body).await? {
-            Ok(replaced) => after["spec"] = replaced["spec"].clone(),
-            Err(refused) => outcome = Err(refused),
-        }
-    }
-    Ok(compared("Deployment", &object, live, outcome, !stays.is_empty(), marks))
+    let meddled = live.as_ref().is_some_and(|live| !drift::told(live).is_empty());
+    Ok(compared("Deployment", &object, live, outcome, meddled, marks))
 }
 
 /// The Secret of the variables, by the names in it.
 async fn secret(
-    client: &Client,
-    namespace: &str,
+    place: Place<'_>,
     spec: &Spec,
     marks: Marks,
 ) -> Result<Option<ObjectDiff>, Failure> {
     let Some(object) = spec.secret() else { return Ok(None) };
-    let mut live = get(client, namespace, &object).await?;
+    let mut live = place.get(object.api, object.plural, &object.name).await?;
     let there = live.as_ref().map(|live| live["data"].clone()).unwrap_or_default();
     if let Some(live) = &mut live {
         let names = there.as_object().into_iter().flatten();
         live["data"] = names.map(|(name, _)| (name.clone(), json!(HIDDEN))).collect();
     }
-    let mut body = object.body.clone().unwrap_or_default();
+    let mut body = stamped(object.body.as_ref().unwrap_or(&Value::Null), spec);
     // A cluster has it as bytes.
     body["data"] = spec
         .variables
@@ -156,20 +138,8 @@ async fn secret(
 }
 
 /// An object as it would be; or why the cluster would not have it.
-async fn dry_run(
-    client: &Client,
-    namespace: &str,
-    object: &Object,
-    method: Method,
-    body: &Value,
-) -> Result<Result<Value, String>, Failure> {
-    let path = path_of(namespace, object.api, object.plural, Some(&object.name));
-    let (flags, kind) = match method {
-        Method::PUT => ("", "application/json"),
-        _ => ("&force=true&fieldValidation=Strict", "application/apply-patch+yaml"),
-    };
-    let uri = format!("{path}?fieldManager={MANAGER}&dryRun=All{flags}");
-    match patiently(client.request(request(method, &uri, kind, Some(body))?)).await {
+fn told(outcome: Result<Value, Failure>) -> Result<Result<Value, String>, Failure> {
+    match outcome {
         Ok(value) => Ok(Ok(value)),
         Err(Failure::Refused { message, .. }) => Ok(Err(message)),
         Err(Failure::Gone(message)) => Ok(Err(format!("the cluster has no such kind: {message}"))),
@@ -190,7 +160,7 @@ fn compared(
         Ok(after) => (Some(after), None),
         Err(refused) => (None, Some(refused)),
     };
-    let others = live.as_ref().map(set_by_others).unwrap_or_default();
+    let others = live.as_ref().map(drift::told).unwrap_or_default();
     let mut before = live.map(|live| cleaned(live, marks));
     let mut after = after.map(|after| cleaned(after, marks));
     if before == after && !meddled && refused.is_none() {

@@ -14,6 +14,9 @@ pub enum Failure {
     /// Somebody else changed the same thing meanwhile.
     #[error("{0}")]
     Conflict(String),
+    /// A later revision is there: somebody else leads by now.
+    #[error("{0}")]
+    Behind(String),
     /// It does not exist.
     #[error("{0}")]
     Gone(String),

@@ -1,6 +1,8 @@
 //! What a cluster needs before environments can be made in it, and what every environment gets. The files
 //! are in `manifests/`; its README says which is for what.
 
+use std::sync::LazyLock;
+
 use serde_json::Value;
 
 /// What is applied to a cluster, in order.
@@ -35,9 +37,12 @@ metadata:
     kubernetes.io/service-account.name: eve-control-plane
 ";
 
-const QUOTA: &str = include_str!("manifests/environment/quota.yaml");
-const LIMITS: &str = include_str!("manifests/environment/limit-range.yaml");
-const NETWORK: &str = include_str!("manifests/environment/network-policy.yaml");
+static QUOTA: LazyLock<Value> =
+    LazyLock::new(|| parsed(include_str!("manifests/environment/quota.yaml")).remove(0));
+static LIMITS: LazyLock<Value> =
+    LazyLock::new(|| parsed(include_str!("manifests/environment/limit-range.yaml")).remove(0));
+static NETWORK: LazyLock<Vec<Value>> =
+    LazyLock::new(|| parsed(include_str!("manifests/environment/network-policy.yaml")));
 
 /// All of it, as documents of YAML; with a token of the account, if the control plane is elsewhere.
 pub fn all(token: bool) -> String {
@@ -53,18 +58,18 @@ pub fn policies() -> Vec<String> {
 }
 
 /// The quota that an environment gets.
-pub fn quota() -> Value {
-    parsed(QUOTA).remove(0)
+pub fn quota() -> &'static Value {
+    &QUOTA
 }
 
 /// What containers get that ask for nothing.
-pub fn limits() -> Value {
-    parsed(LIMITS).remove(0)
+pub fn limits() -> &'static Value {
+    &LIMITS
 }
 
 /// Who may talk to whom.
-pub fn network() -> Vec<Value> {
-    parsed(NETWORK)
+pub fn network() -> &'static [Value] {
+    &NETWORK
 }
 
 fn parsed(text: &str) -> Vec<Value> {

@@ -15,6 +15,7 @@ pub mod apply;
 pub mod check;
 pub mod connection;
 pub mod differences;
+mod drift;
 pub mod failure;
 pub mod logs;
 pub mod manifests;
@@ -22,6 +23,7 @@ pub mod objects;
 pub mod observe;
 pub mod provision;
 pub mod proxy;
+mod raw;
 pub mod routes;
 pub mod secrets;
 
@@ -40,7 +42,7 @@ pub const APP_LABEL: &str = "eve-horizon.dev/app";
 /// On pods: the app whose requests they may be led, which is another for those of a canary. A Service goes
 /// by it while requests are split among replicas.
 pub const SERVES: &str = "eve-horizon.dev/serves";
-/// On a Deployment: the revision that was applied.
+/// On everything of an app: the revision that it was put there for.
 pub const REVISION: &str = "eve-horizon.dev/revision";
 /// On pods: the revision that they were made for.
 pub const TEMPLATE: &str = "eve-horizon.dev/template";

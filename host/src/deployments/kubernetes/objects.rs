@@ -139,8 +139,8 @@ impl Spec {
         Object { api: "api/v1", plural: "services", name: self.app.clone(), body: Some(body) }
     }
 
-    /// The Deployment. With a resource version it is applied only over exactly that.
-    pub fn deployment(&self, count: Count, over: Option<&str>) -> Object {
+    /// The Deployment.
+    pub fn deployment(&self, count: Count) -> Object {
         let settings = &self.settings;
         let image = match &self.digest {
             Some(digest) if !self.image.is_pinned() => self.image.pinned(digest),
@@ -148,9 +148,6 @@ impl Spec {
         };
         let mut metadata = self.metadata(&self.app);
         metadata["annotations"] = json!({ REVISION: self.revision.to_string() });
-        if let Some(version) = over {
-            metadata["resourceVersion"] = json!(version);
-        }
         let mut container = json!({
             "name": "app",
             "image": image.to_string(),
@@ -334,7 +331,7 @@ pub(super) mod tests {
         assert!(spec.autoscaler().body.is_none());
         insta::assert_json_snapshot!([
             spec.service().body,
-            spec.deployment(Count::Exactly(3), None).body,
+            spec.deployment(Count::Exactly(3)).body,
             spec.disruption_budget().body,
         ]);
     }
@@ -356,12 +353,12 @@ pub(super) mod tests {
         insta::assert_json_snapshot!([
             spec.secret().and_then(|secret| secret.body),
             spec.service().body,
-            spec.deployment(Count::Theirs, Some("17")).body,
+            spec.deployment(Count::Theirs).body,
             spec.autoscaler().body,
             spec.disruption_budget().body,
         ]);
         // A secret's content is in the Secret and nowhere else.
-        for object in [spec.deployment(Count::Theirs, None), spec.service(), spec.autoscaler()] {
+        for object in [spec.deployment(Count::Theirs), spec.service(), spec.autoscaler()] {
             assert!(!format!("{:?}", object.body).contains("hush"));
         }
     }
@@ -379,7 +376,7 @@ pub(super) mod tests {
             |source| Spec { secrets: Some(Secrets { references: references(), source }), ..spec() };
         let (held, store) = (with(held), with(store));
         let pods = |spec: &Spec| {
-            let body = spec.deployment(Count::Exactly(3), None).body.unwrap_or_default();
+            let body = spec.deployment(Count::Exactly(3)).body.unwrap_or_default();
             body["spec"]["template"]["spec"].clone()
         };
         insta::assert_json_snapshot!([

@@ -36,6 +36,9 @@ pub struct Wanted {
     pub quota: Quota,
 }
 
+/// What names of annotations begin with that nobody else gives.
+const OURS: &str = "eve-horizon.dev/";
+
 /// Roles, and who has them in a namespace.
 const BINDINGS: [(&str, &str, Identity); 4] = [
     ("eve-deployer-binding", "eve-app-deployer", Identity::Deployer),
@@ -50,13 +53,16 @@ pub async fn provision(connection: &Connection, wanted: &Wanted) -> Result<(), F
     let name = &wanted.namespace;
     namespace(client, wanted).await?;
     apply::<ServiceAccount>(client, name, default_account()).await?;
-    apply::<ResourceQuota>(client, name, quota(client, &wanted.quota).await?).await?;
+    apply::<ResourceQuota>(client, name, quota(connection, &wanted.quota).await?).await?;
     apply::<LimitRange>(client, name, managed(manifests::limits())).await?;
     for policy in network(wanted.gateway.as_ref()) {
-        apply::<NetworkPolicy>(client, name, managed(policy)).await?;
+        apply::<NetworkPolicy>(client, name, managed(&policy)).await?;
     }
+    let known = identities(client, wanted).await?;
     for identity in Identity::ALL {
-        self::identity(client, wanted, identity).await?;
+        if !known.iter().any(|account| account.name_any() == identity.account(name)) {
+            self::identity(client, wanted, identity).await?;
+        }
     }
     for (binding, role, identity) in BINDINGS {
         apply::<RoleBinding>(client, name, role_binding(binding, role, identity, name)).await?;
@@ -83,15 +89,21 @@ pub async fn deprovision(connection: &Connection, wanted: &Wanted) -> Result<boo
     }
     // Identities last: whoever is stopped in between finds them by the environment's id.
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), DEPLOYERS);
-    let of_it =
-        ListParams::default().labels(&format!("{ENVIRONMENT_LABEL}={}", wanted.environment));
-    for account in patiently(accounts.list(&of_it)).await? {
+    for account in identities(client, wanted).await? {
         let exactly = DeleteParams::default()
             .preconditions(Preconditions { uid: account.uid(), resource_version: None });
         gone(patiently(accounts.delete(&account.name_any(), &exactly)).await)?;
     }
     connection.forget(&wanted.namespace);
     Ok(true)
+}
+
+/// The accounts that carry the environment's id.
+async fn identities(client: &Client, wanted: &Wanted) -> Result<Vec<ServiceAccount>, Failure> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), DEPLOYERS);
+    let of_it =
+        ListParams::default().labels(&format!("{ENVIRONMENT_LABEL}={}", wanted.environment));
+    Ok(patiently(accounts.list(&of_it)).await?.items)
 }
 
 /// What is gone already need not be deleted.
@@ -157,9 +169,25 @@ async fn namespace(client: &Client, wanted: &Wanted) -> Result<(), Failure> {
     if found.metadata.deletion_timestamp.is_some() {
         return Err(Failure::Away(format!("the namespace `{name}` is still being deleted")));
     }
+    if is_as(&found, &object) {
+        return Ok(());
+    }
     let params = PatchParams::apply(MANAGER).force();
     patiently(namespaces.patch(name, &params, &Patch::Apply(&object))).await?;
     Ok(())
+}
+
+/// Whether a namespace carries our labels, and of our annotations exactly those.
+fn is_as(found: &Namespace, object: &Value) -> bool {
+    let said = |key: &str| object["metadata"][key].as_object().cloned().unwrap_or_default();
+    let labels = said("labels").iter().all(|(name, value)| {
+        found.labels().get(name).is_some_and(|there| value.as_str() == Some(there))
+    });
+    let wanted = said("annotations");
+    let mut ours = found.annotations().iter().filter(|(name, _)| name.starts_with(OURS));
+    let annotations = ours.clone().count() == wanted.len()
+        && ours.all(|(name, there)| wanted.get(name).and_then(Value::as_str) == Some(there));
+    labels && annotations
 }
 
 async fn identity(client: &Client, wanted: &Wanted, identity: Identity) -> Result<(), Failure> {
@@ -228,15 +256,15 @@ fn default_account() -> Value {
 
 /// The quota, with what this environment may have. Kinds that the cluster does not have are left out: a quota
 /// that knows a kind before its controller does refuses every object of it for minutes.
-async fn quota(client: &Client, quota: &Quota) -> Result<Value, Failure> {
-    let groups = patiently(client.list_api_groups()).await?.groups;
+async fn quota(connection: &Connection, quota: &Quota) -> Result<Value, Failure> {
+    let groups = connection.groups().await?;
     let mut object = managed(manifests::quota());
     let hard = &mut object["spec"]["hard"];
     if let Some(hard) = hard.as_object_mut() {
         hard.retain(|resource, _| match resource.strip_prefix("count/") {
             Some(kind) => {
                 let group = kind.split_once('.').map_or("", |(_, group)| group);
-                group.is_empty() || groups.iter().any(|known| known.name == group)
+                group.is_empty() || groups.contains(group)
             }
             None => true,
         });
@@ -252,7 +280,7 @@ async fn quota(client: &Client, quota: &Quota) -> Result<Value, Failure> {
 /// Who may talk to whom: the pods of the cluster's Gateway too, which carry its name in its namespace
 /// (GEP-1762).
 fn network(gateway: Option<&Gateway>) -> Vec<Value> {
-    let mut policies = manifests::network();
+    let mut policies = manifests::network().to_vec();
     let Some(gateway) = gateway else { return policies };
     let peer = json!({
         "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": gateway.namespace } },
@@ -268,7 +296,8 @@ fn network(gateway: Option<&Gateway>) -> Vec<Value> {
 }
 
 /// With the label of what is ours.
-fn managed(mut object: Value) -> Value {
+fn managed(object: &Value) -> Value {
+    let mut object = object.clone();
     object["metadata"]["labels"] = json!({ MANAGED_BY.0: MANAGED_BY.1 });
     object
 }
@@ -282,4 +311,28 @@ fn role_binding(name: &str, role: &str, identity: Identity, namespace: &str) -> 
             "kind": "ServiceAccount", "namespace": DEPLOYERS, "name": identity.account(namespace),
         }],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_written_only_if_it_is_not_as_it_should_be() {
+        let object = json!({ "metadata": {
+            "labels": { "a": "b" }, "annotations": { "eve-horizon.dev/host-suffix": ".x" },
+        } });
+        let found = |labels: Value, annotations: Value| -> Namespace {
+            parsed(json!({ "metadata": { "labels": labels, "annotations": annotations } }))
+        };
+        let suffix = json!({ "eve-horizon.dev/host-suffix": ".x", "others": "y" });
+        assert!(is_as(&found(json!({ "a": "b", "c": "d" }), suffix.clone()), &object));
+        assert!(!is_as(&found(json!({ "a": "x" }), suffix.clone()), &object));
+        assert!(!is_as(&found(json!({}), suffix.clone()), &object));
+        assert!(!is_as(&found(json!({ "a": "b" }), json!({})), &object));
+        // What is no longer to be said is taken out.
+        let none = json!({ "metadata": { "labels": { "a": "b" }, "annotations": {} } });
+        assert!(!is_as(&found(json!({ "a": "b" }), suffix), &none));
+        assert!(is_as(&found(json!({ "a": "b" }), json!({ "others": "y" })), &none));
+    }
 }

@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn pods_of_a_canary_serve_the_main_app() {
         let serves = |spec: &Spec| {
-            let deployment = spec.deployment(super::super::objects::Count::Exactly(1), None);
+            let deployment = spec.deployment(super::super::objects::Count::Exactly(1));
             let body = deployment.body.unwrap_or_default();
             let labels = &body["spec"]["template"]["metadata"]["labels"];
             // Who serves what may change; what a Deployment takes for its own never does.

@@ -4,15 +4,13 @@
 
 use std::collections::BTreeSet;
 
-use http::Method;
 use kube::Client;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
-use super::apply::{path_of, request};
-use super::connection::patiently;
 use super::failure::{Failure, shown};
 use super::objects::{Object, Spec};
+use super::raw::{self, Place as Namespace};
 use crate::deployments::secrets::{Held, Place, SecretReference, SecretStore};
 
 /// The group and version of External Secrets.
@@ -186,7 +184,7 @@ pub(super) async fn unknown(client: &Client, failure: Failure) -> Failure {
 /// Whether External Secrets is installed, in the version that we speak.
 pub(super) async fn is_installed(client: &Client) -> Result<bool, Failure> {
     let path = format!("/{API}");
-    match patiently(client.request::<Value>(request(Method::GET, &path, "", None)?)).await {
+    match raw::look(client, &path).await {
         Ok(resources) => Ok(resources["resources"]
             .as_array()
             .is_some_and(|all| all.iter().any(|resource| resource["name"] == PLURAL))),
@@ -213,12 +211,10 @@ pub async fn sync(
     name: &str,
     store: &SecretStore,
 ) -> Result<Sync, Failure> {
-    let path = path_of(namespace, API, PLURAL, Some(name));
-    match patiently(client.request::<Value>(request(Method::GET, &path, "", None)?)).await {
-        Ok(object) => Ok(of_status(&object, store)),
-        Err(Failure::Gone(_)) => Ok(Sync::Gone),
-        Err(failure) => Err(failure),
-    }
+    Ok(match Namespace::new(client, namespace).get(API, PLURAL, name).await? {
+        Some(object) => of_status(&object, store),
+        None => Sync::Gone,
+    })
 }
 
 fn of_status(object: &Value, store: &SecretStore) -> Sync {

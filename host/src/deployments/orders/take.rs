@@ -235,7 +235,7 @@ fn word(error: &DeployError) -> &'static str {
     match error {
         DeployError::NotFound { .. } => "not_found",
         DeployError::Invalid { .. } => "invalid",
-        DeployError::Conflict(_) => "conflict",
+        DeployError::Conflict(_) | DeployError::TooMany(_) => "conflict",
         DeployError::Forbidden(_) => "forbidden",
         DeployError::Unconfigured(_) | DeployError::Sealed { .. } => "unconfigured",
         DeployError::Cluster { .. } => "cluster",

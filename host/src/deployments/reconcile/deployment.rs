@@ -8,44 +8,38 @@ use serde_json::{Value, json};
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::Context;
 use super::environment::Environment;
 use super::judge::{Asked, Verdict, Why, judge, ready};
+use super::next::{LEAST, Look, Next, next, parting};
+use super::{Context, Trouble};
 use crate::db::{Scope, Tx};
 use crate::deployments::desired::settings_of;
-use crate::deployments::kubernetes::apply::{self, External};
+use crate::deployments::kubernetes::apply::{self, Before, External, Leading};
 use crate::deployments::kubernetes::failure::{Failure, in_words};
 use crate::deployments::kubernetes::objects::Spec;
-use crate::deployments::kubernetes::observe::{SHAKY_SECONDS, Seen, TroubleKind, observe};
+use crate::deployments::kubernetes::observe::{Seen, TroubleKind, observe};
 use crate::deployments::kubernetes::secrets::{Secrets, Source, Sync, sync};
 use crate::deployments::traffic::{self, Traffic};
 use crate::deployments::{
     DeployError, DeploymentStatus, Image, MAX_REPLICAS, Outcome, Pod, Settings,
 };
-use crate::scheduler::report;
 
 /// Pods that are written down.
 const SHOWN_PODS: usize = 100;
+/// Of what others have changed, what is told of one look.
+const MOST_DRIFT: usize = 50;
 /// How often what is being deleted is looked at.
 const DELETION: Duration = Duration::from_secs(1);
-/// How soon it is looked at again when a container has just been started again.
-const SHAKY: Duration = Duration::from_secs(SHAKY_SECONDS as u64 / 2);
-/// How often it is asked why secrets that others put there are not there.
-const SYNCING: Duration = Duration::from_secs(5);
-/// How long what is to be deleted waits until no requests of another app are led to it any more.
-const PARTING: Duration = Duration::from_secs(30);
-/// Least time between two looks at what is on its way.
-const LEAST: Duration = Duration::from_millis(500);
+/// After how many failures in a row it is said that others change it all the time.
+const PATIENCE: u32 = 3;
 
-/// When to look at it again, if nothing changes before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    /// Not at all.
-    Idle,
-    /// At once, and apply it.
-    Again,
-    /// In a while.
-    In(Duration),
+/// What is to be done with a deployment beside looking at it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ask {
+    /// Apply it, whatever is known of it.
+    pub again: bool,
+    /// How often in a row it has failed.
+    pub failures: u32,
 }
 
 /// A deployment at its latest revision.
@@ -112,15 +106,13 @@ pub(super) async fn reconcile(
     environment: &Environment,
     client: &Client,
     app: &str,
-    again: bool,
-) -> Result<Done, Failure> {
-    let next = one(context, environment, client, app, again).await?;
+    ask: Ask,
+) -> Result<Done, Trouble> {
+    let next = one(context, environment, client, app, ask).await?;
     // Whoever dies here leaves it to whoever leads next, who looks at all of them.
-    let also = async {
-        let mut tx = context.deployments.db.begin(Scope::Control).await?;
-        traffic::unsettled(&mut tx, environment.id, app, &environment.place()).await
-    };
-    Ok(Done { next, also: also.await.map_err(database)? })
+    let mut tx = context.deployments.db.begin(Scope::Control).await?;
+    let also = traffic::unsettled(&mut tx, environment.id, app, &environment.place()).await?;
+    Ok(Done { next, also })
 }
 
 async fn one(
@@ -128,14 +120,14 @@ async fn one(
     environment: &Environment,
     client: &Client,
     app: &str,
-    again: bool,
-) -> Result<Next, Failure> {
+    ask: Ask,
+) -> Result<Next, Trouble> {
     let namespace = &environment.namespace;
     let external = match environment.config.secret_store {
         Some(_) => External::Secrets,
         None => External::Nothing,
     };
-    let row = match load(context, environment.id, app).await.map_err(database)? {
+    let row = match load(context, environment.id, app).await? {
         Some(row) if row.status != DeploymentStatus::Stopped => row,
         // What carries our label and is nobody's any more was left by a control plane that was left behind.
         other => {
@@ -151,24 +143,29 @@ async fn one(
         return Ok(Next::In(LEAST));
     }
     if row.stopping {
-        // Requests are led elsewhere before its pods go; but not for ever.
-        if row.underway_s < PARTING.as_secs_f64() && parting(context, environment, app).await? {
-            return Ok(Next::In(LEAST));
+        let led = is_led(context, environment, app).await?;
+        if let Some(next) = parting(led, Duration::from_secs_f64(row.underway_s.max(0.0))) {
+            return Ok(next);
         }
         if !apply::remove(client, namespace, app, row.revision, external).await? {
             return Ok(Next::In(DELETION));
         }
-        stopped(context, &row).await.map_err(database)?;
+        stopped(context, &row).await?;
         return Ok(Next::Idle);
     }
     let mut row = row;
     let settings = settings_of(&row.config);
-    let traffic = traffic_of(context, environment, app, &settings).await.map_err(database)?;
-    let diverted = traffic
-        .as_ref()
-        .is_ok_and(|traffic| *traffic != Traffic::of_stored(row.applied_traffic.as_ref()));
-    if again || diverted || row.revision > row.applied_revision {
-        if let Err(next) = bring(context, environment, client, app, &mut row, traffic).await? {
+    let traffic = traffic_of(context, environment, app, &settings).await?;
+    let leading = match &traffic {
+        Ok(traffic) if *traffic != Traffic::of_stored(row.applied_traffic.as_ref()) => {
+            Leading::Otherwise
+        }
+        _ => Leading::AsBefore,
+    };
+    let diverted = leading == Leading::Otherwise;
+    if ask.again || diverted || row.revision > row.applied_revision {
+        let bring = bring(context, environment, client, app, &mut row, ask, (traffic, leading));
+        if let Err(next) = bring.await? {
             return Ok(next);
         }
     } else if row.settled_revision == row.revision && row.applied_generation.is_none() {
@@ -177,9 +174,7 @@ async fn one(
     }
     let Some(generation) = row.applied_generation else { return Ok(Next::Again) };
     let Some(mut seen) = observe(client, namespace, app).await? else {
-        note(context, &row, "drifted", json!({ "what": ["the Deployment was deleted"] }))
-            .await
-            .map_err(database)?;
+        // Somebody has deleted it: whoever applies it tells.
         return Ok(Next::Again);
     };
     if seen.generation != generation {
@@ -188,11 +183,8 @@ async fn one(
     }
     if external == External::Secrets && waits_for_config(&seen, row.template) {
         match unsynced(context, environment, client, app, &row).await? {
-            Sync::Gone => {
-                let what = json!({ "what": ["the ExternalSecret was deleted"] });
-                note(context, &row, "drifted", what).await.map_err(database)?;
-                return Ok(Next::Again);
-            }
+            // As above.
+            Sync::Gone => return Ok(Next::Again),
             Sync::Done => {}
             Sync::Waiting(why) => seen.secrets = Some(why),
         }
@@ -209,38 +201,25 @@ async fn one(
         deadline,
     };
     let verdict = judge(&seen, &asked);
-    let before = row.status;
-    let Some(status) = write(context, &row, &seen, &verdict).await.map_err(database)? else {
+    if !write(context, &row, &seen, &verdict).await? {
         // Another revision was asked for meanwhile, or somebody else leads.
         return Ok(Next::In(LEAST));
-    };
+    }
     if !matches!(verdict, Verdict::Deploying(_)) && row.settled_revision < row.revision {
         let mut used = apply::used_secrets(client, namespace, app).await?;
-        let traffic = Ok(Traffic::default());
-        if let Ok(spec) = spec(context, environment, app, &row, traffic) {
+        if let Ok(spec) = spec(context, environment, app, &row, Ok(Traffic::default())) {
             used.extend([spec.secret_name(), spec.secrets_name()].into_iter().flatten());
         }
-        apply::tidy(client, namespace, app, &used, external).await?;
+        apply::tidy(client, namespace, app, &used, row.revision, external).await?;
     }
-    Ok(match (verdict, before) {
-        // The clock has just begun again.
-        // Nothing in the cluster changes when a container has run long enough.
-        (Verdict::Deploying(_) | Verdict::Failed(_), _)
-            if seen.pods.iter().any(|pod| pod.shaky_since.is_some()) =>
-        {
-            Next::In(SHAKY)
-        }
-        // What makes a Secret tells only whoever asks why it does not.
-        (Verdict::Deploying(_), _) if seen.secrets.is_some() => {
-            Next::In(SYNCING.min(deadline.saturating_sub(asked.underway).max(LEAST)))
-        }
-        (Verdict::Deploying(_), DeploymentStatus::Running) => Next::In(deadline),
-        (Verdict::Deploying(_), _) => Next::In(deadline.saturating_sub(asked.underway).max(LEAST)),
-        _ if status == DeploymentStatus::Running || status == DeploymentStatus::Failed => {
-            Next::Idle
-        }
-        _ => Next::In(deadline),
-    })
+    Ok(next(Look {
+        verdict: &verdict,
+        before: row.status,
+        shaky: seen.pods.iter().any(|pod| pod.shaky_since.is_some()),
+        syncing: seen.secrets.is_some(),
+        underway: asked.underway,
+        deadline,
+    }))
 }
 
 /// Applies it, and writes down what came of it: when to look again if that was all.
@@ -250,47 +229,76 @@ async fn bring(
     client: &Client,
     app: &str,
     row: &mut Row,
-    traffic: Result<Traffic, String>,
-) -> Result<Result<(), Next>, Failure> {
+    ask: Ask,
+    (traffic, leading): (Result<Traffic, String>, Leading),
+) -> Result<Result<(), Next>, Trouble> {
     let spec = match spec(context, environment, app, row, traffic) {
         Ok(spec) => spec,
         Err(why) => return unfit(context, app, row, &why).await,
     };
-    match apply::apply(client, &environment.namespace, &spec).await {
-        Ok(applied) => {
-            let mut drift = applied.drift;
-            if row.applied_revision == row.revision
-                && row.applied_generation.is_some_and(|before| before != applied.generation)
+    let before = match row.applied_generation {
+        Some(_) if row.applied_revision == row.revision => Before::Whole,
+        _ => Before::New,
+    };
+    let applied = apply::apply(client, &environment.namespace, &spec, before, leading).await;
+    let (drift, failure) = match (applied.drift, applied.outcome) {
+        (mut drift, Ok(generation)) => {
+            if before == Before::Whole
+                && row.applied_generation != Some(generation)
                 && spec.settings.autoscale.is_none()
                 && drift.is_empty()
             {
-                drift.push("fields of ours were changed".into());
-            }
-            if !drift.is_empty() {
-                note(context, row, "drifted", json!({ "what": drift })).await.map_err(database)?;
+                drift.push(format!("Deployment {app}: fields of ours were changed"));
             }
             let traffic = spec.traffic.stored();
-            if !taken(context, row, applied.generation, traffic).await.map_err(database)? {
+            if !taken(context, row, generation, traffic, &drift, ask).await? {
                 return Ok(Err(Next::In(LEAST)));
             }
-            row.applied_generation = Some(applied.generation);
+            row.applied_generation = Some(generation);
             row.applied_revision = row.revision;
             if row.status == DeploymentStatus::Pending {
                 row.status = DeploymentStatus::Deploying;
             }
-            Ok(Ok(()))
+            return Ok(Ok(()));
         }
-        Err(Failure::Refused { reason, message }) => {
-            unfit(context, app, row, &Why::new(reason, message)).await
-        }
-        Err(failure) => {
-            if let Failure::Away(message) | Failure::Denied(message) = &failure {
-                let why = Why::new("cluster", message.clone());
-                waiting(context, row, &why).await.map_err(database)?;
-            }
-            Err(failure)
-        }
+        (drift, Err(failure)) => (drift, failure),
+    };
+    // What was found is told, whatever comes of it.
+    if !drift.is_empty()
+        && let Some(mut tx) = at(context, row).await?
+    {
+        tell(&mut tx, row, &drift, ask).await?;
+        tx.commit().await?;
     }
+    let why = match &failure {
+        Failure::Refused { reason, message } => {
+            return unfit(context, app, row, &Why::new(reason, message.clone())).await;
+        }
+        Failure::Away(message) | Failure::Denied(message) => {
+            Some(Why::new("cluster", message.clone()))
+        }
+        Failure::Conflict(message) if ask.failures >= PATIENCE => Some(Why::new(
+            "conflict",
+            format!("others change it in the cluster all the time; it is tried again: {message}"),
+        )),
+        // Nobody else leads, or this could not be written: the database has been set back.
+        Failure::Behind(message) if ask.failures >= PATIENCE => Some(Why::new(
+            "conflict",
+            format!(
+                "the cluster has a later revision than the database, so it is left alone: {message}"
+            ),
+        )),
+        Failure::Gone(message) if ask.failures >= PATIENCE => Some(Why::new(
+            "cluster",
+            format!("something that it takes is not in the cluster; it is tried again: {message}"),
+        )),
+        // Whoever leads by now writes what there is to write.
+        Failure::Conflict(_) | Failure::Gone(_) | Failure::Behind(_) => None,
+    };
+    if let Some(why) = why {
+        waiting(context, row, &why).await?;
+    }
+    Err(failure.into())
 }
 
 /// Whether a container of the latest template cannot be made because of what it is given.
@@ -323,13 +331,13 @@ async fn unfit(
     app: &str,
     row: &Row,
     why: &Why,
-) -> Result<Result<(), Next>, Failure> {
+) -> Result<Result<(), Next>, Trouble> {
     if row.applied_revision == row.revision && row.applied_generation.is_some() {
         let Why { reason, message } = why;
         tracing::warn!(app, reason, message, "what runs could not be applied again");
         return Ok(Ok(()));
     }
-    refused(context, row, why).await.map_err(database)?;
+    refused(context, row, why).await?;
     Ok(Err(Next::Idle))
 }
 
@@ -345,12 +353,13 @@ async fn traffic_of(
 }
 
 /// Whether requests of another app are still led to it.
-async fn parting(context: &Context, environment: &Environment, app: &str) -> Result<bool, Failure> {
-    let asked = async {
-        let mut tx = context.deployments.db.begin(Scope::Control).await?;
-        traffic::takes_a_share(&mut tx, environment.id, app).await
-    };
-    asked.await.map_err(database)
+async fn is_led(
+    context: &Context,
+    environment: &Environment,
+    app: &str,
+) -> Result<bool, sqlx::Error> {
+    let mut tx = context.deployments.db.begin(Scope::Control).await?;
+    traffic::takes_a_share(&mut tx, environment.id, app).await
 }
 
 fn spec(
@@ -397,11 +406,6 @@ fn spec(
         secrets,
         traffic,
     })
-}
-
-fn database(error: sqlx::Error) -> Failure {
-    report("reconciling a deployment", &error);
-    Failure::Away(format!("the database: {error}"))
 }
 
 async fn load(context: &Context, environment: Uuid, app: &str) -> Result<Option<Row>, sqlx::Error> {
@@ -461,24 +465,42 @@ async fn event(tx: &mut Tx, row: &Row, kind: &str, details: Value) -> Result<(),
     Ok(())
 }
 
-/// Something that was found, and changes no state.
-async fn note(context: &Context, row: &Row, kind: &str, details: Value) -> Result<(), sqlx::Error> {
-    let Some(mut tx) = at(context, row).await? else { return Ok(()) };
-    event(&mut tx, row, kind, details).await?;
-    tx.commit().await
+/// What others have changed; not again what was told last, because putting it right has failed since.
+async fn tell(tx: &mut Tx, row: &Row, drift: &[String], ask: Ask) -> Result<(), sqlx::Error> {
+    if drift.is_empty() {
+        return Ok(());
+    }
+    let details = json!({ "what": drift[..drift.len().min(MOST_DRIFT)] });
+    if ask.failures > 0 {
+        let last = sqlx::query!(
+            "SELECT event_type, details FROM eve.deployment_events
+              WHERE deployment_id = $1
+              ORDER BY id DESC
+              LIMIT 1",
+            row.id
+        )
+        .fetch_optional(&mut **tx)
+        .await?;
+        if last.is_some_and(|last| last.event_type == "drifted" && last.details == details) {
+            return Ok(());
+        }
+    }
+    event(tx, row, "drifted", details).await
 }
 
-/// The cluster has taken the revision.
+/// The cluster has taken the revision, in place of what others had made of it.
 async fn taken(
     context: &Context,
     row: &Row,
     generation: i64,
     traffic: Option<Value>,
+    drift: &[String],
+    ask: Ask,
 ) -> Result<bool, sqlx::Error> {
-    if row.applied_revision == row.revision
+    let same = row.applied_revision == row.revision
         && row.applied_generation == Some(generation)
-        && row.applied_traffic == traffic
-    {
+        && row.applied_traffic == traffic;
+    if same && drift.is_empty() {
         return Ok(true);
     }
     let Some(mut tx) = at(context, row).await? else { return Ok(false) };
@@ -487,15 +509,17 @@ async fn taken(
             SET applied_revision = revision, applied_generation = $2, applied_traffic = $3,
                 updated_at = now(),
                 status = CASE WHEN status = 'pending' THEN 'deploying' ELSE status END,
-                reason = CASE WHEN reason = 'cluster' THEN NULL ELSE reason END,
-                message = CASE WHEN reason = 'cluster' THEN NULL ELSE message END
+                reason = CASE WHEN $4 THEN NULL ELSE reason END,
+                message = CASE WHEN $4 THEN NULL ELSE message END
           WHERE id = $1",
         row.id,
         generation,
         traffic.as_ref(),
+        is_excuse(row.reason.as_deref()),
     )
     .execute(&mut *tx)
     .await?;
+    tell(&mut tx, row, drift, ask).await?;
     if row.status == DeploymentStatus::Pending {
         event(&mut tx, row, "deploying", json!({ "generation": generation })).await?;
     }
@@ -504,6 +528,11 @@ async fn taken(
     }
     tx.commit().await?;
     Ok(true)
+}
+
+/// Whether that is why the cluster has not been told: no longer so once it has.
+fn is_excuse(reason: Option<&str>) -> bool {
+    matches!(reason, Some("cluster" | "conflict"))
 }
 
 /// The cluster cannot be asked: it says so, and waits.
@@ -595,13 +624,13 @@ fn digest(seen: &Seen, row: &Row) -> Option<String> {
     latest.find_map(|pod| pod.digest.clone())
 }
 
-/// Writes down what was seen, and tells what changed; none if there is another revision by now.
+/// Writes down what was seen, and tells what changed; not if there is another revision by now.
 async fn write(
     context: &Context,
     row: &Row,
     seen: &Seen,
     verdict: &Verdict,
-) -> Result<Option<DeploymentStatus>, sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
     let (status, why) = match verdict {
         Verdict::Deploying(why) => (DeploymentStatus::Deploying, why.as_ref()),
         Verdict::Running => (DeploymentStatus::Running, None),
@@ -626,9 +655,9 @@ async fn write(
         && row.reason.as_deref() == why.map(|why| why.reason.as_str())
         && row.message.as_deref() == why.map(|why| why.message.as_str());
     if unchanged && !settles {
-        return Ok(Some(status));
+        return Ok(true);
     }
-    let Some(mut tx) = at(context, row).await? else { return Ok(None) };
+    let Some(mut tx) = at(context, row).await? else { return Ok(false) };
     let running = status == DeploymentStatus::Running;
     let degraded = row.status == DeploymentStatus::Running && !running;
     sqlx::query!(
@@ -684,5 +713,5 @@ async fn write(
     tx.commit().await?;
     context.deployments.bell.changed();
     context.settled.notify_one();
-    Ok(Some(status))
+    Ok(true)
 }

@@ -18,13 +18,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::deployment::{self, Done, Next};
-use super::{Backoff, Context};
+use super::deployment::{self, Ask, Done};
+use super::next::Next;
+use super::{Backoff, Context, Trouble};
 use crate::db::Scope;
 use crate::deployments::clusters::Row;
 use crate::deployments::environments::{EnvironmentConfig, EnvironmentStatus};
 use crate::deployments::kubernetes::connection::{Connection, Identity};
-use crate::deployments::kubernetes::failure::{Failure, shown};
+use crate::deployments::kubernetes::failure::{Failure, in_words, shown};
 use crate::deployments::kubernetes::provision::{self, Wanted};
 use crate::deployments::kubernetes::routes::HttpRoute;
 use crate::deployments::kubernetes::{APP_LABEL, MANAGED_BY};
@@ -43,6 +44,10 @@ const SETTLING: Duration = Duration::from_millis(100);
 const PEACE: Duration = Duration::from_secs(120);
 /// How soon after Postgres failed something is tried again.
 const AFTER_DATABASE: Duration = Duration::from_secs(2);
+/// How soon a deployment that broke off is begun anew.
+const AFTER_PANIC: Duration = Duration::from_secs(30);
+/// Rows of an environment that is gone that are deleted in one transaction: nobody else who leads waits long.
+const FORGOTTEN: i32 = 2_000;
 /// Deployments of an environment that are reconciled at one time.
 const AT_ONCE: usize = 4;
 
@@ -52,6 +57,7 @@ pub(super) struct Environment {
     pub name: String,
     pub namespace: String,
     pub status: EnvironmentStatus,
+    pub abandoned: bool,
     pub message: Option<String>,
     pub config: EnvironmentConfig,
     pub slug: String,
@@ -85,7 +91,12 @@ pub(super) async fn look_after(context: Context, id: Uuid, over: CancellationTok
         match attended {
             Ok(Attended::Gone) => return,
             Ok(Attended::Changed) => {}
-            Err(failure) => {
+            // Nothing is known of the cluster: what was found of it stays.
+            Err(Trouble::Database(error)) => {
+                report("looking after an environment", &error);
+                wait(AFTER_DATABASE, &over).await;
+            }
+            Err(Trouble::Cluster(failure)) => {
                 let message = failure.to_string();
                 tracing::warn!(environment = %id, namespace = environment.namespace, message, "an environment cannot be looked after");
                 if let Err(error) = troubled(&context, &environment, &failure).await {
@@ -123,21 +134,27 @@ async fn attend(
     context: &Context,
     environment: &Arc<Environment>,
     backoff: &mut Backoff,
-) -> Result<Attended, Failure> {
+) -> Result<Attended, Trouble> {
+    if environment.abandoned {
+        forget(context, environment).await?;
+        return Ok(Attended::Gone);
+    }
     let connection = context
         .deployments
         .connect(&environment.cluster)
-        .map_err(|error| Failure::Away(error.to_string()))?;
+        .map_err(|error| Failure::Away(in_words(&error)))?;
     let wanted = wanted(environment);
     if environment.status == EnvironmentStatus::Deleting {
-        while !provision::deprovision(&connection, &wanted).await? {
-            tokio::time::sleep(DELETION).await;
+        if provision::deprovision(&connection, &wanted).await? {
+            forget(context, environment).await?;
+            return Ok(Attended::Gone);
         }
-        forget(context, environment).await.map_err(database)?;
-        return Ok(Attended::Gone);
+        // It takes as long as its pods take to end; meanwhile it may be abandoned.
+        tokio::time::sleep(DELETION).await;
+        return Ok(Attended::Changed);
     }
     provision::provision(&connection, &wanted).await?;
-    ready(context, environment).await.map_err(database)?;
+    ready(context, environment).await?;
     backoff.reset();
     Watch::new(context, environment, &connection)?.serve(&wanted).await
 }
@@ -155,6 +172,8 @@ struct Watch<'a> {
     busy: BTreeSet<String>,
     /// Apps that somebody fights with us for: how often in a row, and when last.
     fought: HashMap<String, (Backoff, Instant)>,
+    /// Apps that could not be reconciled: how often in a row.
+    failed: HashMap<String, Backoff>,
     /// Nothing is begun before.
     paused: Option<Instant>,
     backoff: Backoff,
@@ -165,7 +184,7 @@ impl<'a> Watch<'a> {
         context: &'a Context,
         environment: &'a Arc<Environment>,
         connection: &'a Connection,
-    ) -> Result<Watch<'a>, Failure> {
+    ) -> Result<Watch<'a>, Trouble> {
         let client = connection.identity(&environment.namespace, Identity::Deployer)?;
         Ok(Watch {
             context,
@@ -176,27 +195,28 @@ impl<'a> Watch<'a> {
             due: BTreeMap::new(),
             busy: BTreeSet::new(),
             fought: HashMap::new(),
+            failed: HashMap::new(),
             paused: None,
             backoff: Backoff::default(),
         })
     }
 
     /// Until the environment's row is another.
-    async fn serve(mut self, wanted: &Wanted) -> Result<Attended, Failure> {
+    async fn serve(mut self, wanted: &Wanted) -> Result<Attended, Trouble> {
         let mut changes = self.changes();
         let mut bell = self.context.bell.clone();
         bell.mark_unchanged();
         let mut inspections = tokio::time::interval_at(Instant::now() + INSPECTION, INSPECTION);
         let mut resyncs = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
         // On their own: one that holds a lock or a connection goes on whatever is waited for here.
-        let mut jobs: JoinSet<Result<Done, Failure>> = JoinSet::new();
+        let mut jobs: JoinSet<Result<Done, Trouble>> = JoinSet::new();
         let mut running: HashMap<tokio::task::Id, (String, bool)> = HashMap::new();
         let (context, environment, client) = (self.context, self.environment, self.client.clone());
         // What was changed before this began to listen.
         if is_another(context, environment).await {
             return Ok(Attended::Changed);
         }
-        for app in deployment::names(context, environment.id, false).await.map_err(database)? {
+        for app in deployment::names(context, environment.id, false).await? {
             self.dirty.insert(app, false);
         }
         loop {
@@ -212,8 +232,10 @@ impl<'a> Watch<'a> {
                     self.busy.insert(app.clone());
                     let (context, environment) = (context.clone(), Arc::clone(environment));
                     let (client, name) = (client.clone(), app.clone());
+                    let failures = self.failed.get(&app).map_or(0, Backoff::count);
+                    let ask = Ask { again, failures };
                     let task = jobs.spawn(async move {
-                        deployment::reconcile(&context, &environment, &client, &name, again).await
+                        deployment::reconcile(&context, &environment, &client, &name, ask).await
                     });
                     running.insert(task.id(), (app, again));
                 }
@@ -254,7 +276,9 @@ impl<'a> Watch<'a> {
                 _ = inspections.tick() => {
                     self.fought.retain(|_, (_, last)| last.elapsed() < PEACE);
                     provision::provision(self.connection, wanted).await?;
-                    ready(context, environment).await.map_err(database)?;
+                    if let Err(error) = ready(context, environment).await {
+                        report("writing down that an environment is ready", &error);
+                    }
                     // What a bell that was lost would have said.
                     match deployment::names(context, environment.id, true).await {
                         Ok(apps) => for app in apps { self.dirty.entry(app).or_default(); },
@@ -263,8 +287,9 @@ impl<'a> Watch<'a> {
                     if is_another(context, environment).await { return Ok(Attended::Changed) }
                 }
                 _ = resyncs.tick() => {
-                    for app in deployment::names(context, environment.id, false).await.map_err(database)? {
-                        self.dirty.insert(app, true);
+                    match deployment::names(context, environment.id, false).await {
+                        Ok(apps) => for app in apps { self.dirty.insert(app, true); },
+                        Err(error) => report("reading what is deployed", &error),
                     }
                 }
             }
@@ -325,13 +350,14 @@ impl<'a> Watch<'a> {
         &mut self,
         app: String,
         again: bool,
-        outcome: Result<Result<Done, Failure>, JoinError>,
+        outcome: Result<Result<Done, Trouble>, JoinError>,
     ) {
         self.busy.remove(&app);
         let now = Instant::now();
         match outcome {
             Ok(Ok(done)) => {
                 self.backoff.reset();
+                self.failed.remove(&app);
                 for other in done.also {
                     self.dirty.entry(other).or_default();
                 }
@@ -347,8 +373,18 @@ impl<'a> Watch<'a> {
                     Next::In(time) => self.look_by(app, now + time, false),
                 }
             }
-            Ok(Err(failure)) => {
-                let pause = self.backoff.next();
+            // The cluster has nothing to do with it, and neither have the others in it.
+            Ok(Err(Trouble::Database(error))) => {
+                report("reconciling a deployment", &error);
+                self.look_by(app, now + AFTER_DATABASE, again);
+            }
+            Ok(Err(Trouble::Cluster(failure))) => {
+                // A cluster that cannot be asked, or does not know us, is that for all in it.
+                let of_all = matches!(failure, Failure::Away(_) | Failure::Denied(_));
+                let pause = match of_all {
+                    true => self.backoff.next(),
+                    false => self.failed.entry(app.clone()).or_default().next(),
+                };
                 tracing::warn!(
                     namespace = self.environment.namespace,
                     app,
@@ -356,8 +392,7 @@ impl<'a> Watch<'a> {
                     again_in = ?pause,
                     "a deployment could not be reconciled"
                 );
-                // One that others have changed at the same time says nothing of the cluster.
-                if !matches!(failure, Failure::Conflict(_)) {
+                if of_all {
                     self.paused = Some(now + pause);
                 }
                 self.look_by(app, now + pause, again);
@@ -369,7 +404,7 @@ impl<'a> Watch<'a> {
                     error = &error as &dyn std::error::Error,
                     "reconciling broke off"
                 );
-                self.look_by(app, now + Duration::from_secs(30), again);
+                self.look_by(app, now + AFTER_PANIC, again);
             }
         }
     }
@@ -424,11 +459,6 @@ fn wanted(environment: &Environment) -> Wanted {
     }
 }
 
-fn database(error: sqlx::Error) -> Failure {
-    report("reconciling", &error);
-    Failure::Away(format!("the database: {error}"))
-}
-
 async fn wait(time: Duration, over: &CancellationToken) {
     tokio::select! {
         () = over.cancelled() => {}
@@ -440,7 +470,7 @@ async fn load(context: &Context, id: Uuid) -> Result<Option<Environment>, sqlx::
     let mut tx = context.deployments.db.begin(Scope::Control).await?;
     let row = sqlx::query!(
         r#"SELECT e.id, e.name, e.namespace, e.status AS "status: EnvironmentStatus", e.message,
-                  e.config AS "config: Json<EnvironmentConfig>", o.slug, c.id AS cluster,
+                  e.abandoned, e.config AS "config: Json<EnvironmentConfig>", o.slug, c.id AS cluster,
                   c.endpoint, c.credentials, c.config AS cluster_config
              FROM eve.environments e
              JOIN eve.organizations o ON o.id = e.org_id
@@ -455,6 +485,7 @@ async fn load(context: &Context, id: Uuid) -> Result<Option<Environment>, sqlx::
         name: row.name,
         namespace: row.namespace,
         status: row.status,
+        abandoned: row.abandoned,
         message: row.message,
         config: row.config.0,
         slug: row.slug,
@@ -547,18 +578,25 @@ async fn troubled(
     tx.commit().await
 }
 
-/// It is gone, and so is everything that was deployed in it.
+/// It is gone, and so is everything that was deployed in it: in batches, because a history can be long.
+/// Whoever is stopped in between has left an environment that is being deleted, and whoever follows goes on.
 async fn forget(context: &Context, environment: &Environment) -> Result<(), sqlx::Error> {
-    let Some(mut tx) = context.term.begin_as(&context.deployments.db, Scope::Control).await? else {
-        return Ok(());
-    };
-    sqlx::query!(
-        "DELETE FROM eve.environments WHERE id = $1 AND status = 'deleting'",
-        environment.id
-    )
-    .execute(&mut *tx)
-    .await?;
-    tx.commit().await?;
-    tracing::info!(namespace = environment.namespace, "an environment is gone");
+    loop {
+        let begun = context.term.begin_as(&context.deployments.db, Scope::Control).await?;
+        let Some(mut tx) = begun else { return Ok(()) };
+        let more = sqlx::query_scalar!(
+            r#"SELECT eve.forget_environment($1, $2) AS "more!""#,
+            environment.id,
+            FORGOTTEN
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        if !more {
+            break;
+        }
+    }
+    let abandoned = environment.abandoned;
+    tracing::info!(namespace = environment.namespace, abandoned, "an environment is gone");
     Ok(())
 }

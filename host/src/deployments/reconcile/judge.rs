@@ -53,11 +53,13 @@ pub fn judge(seen: &Seen, asked: &Asked) -> Verdict {
         let why = Why::new("not_observed", "the cluster has not looked at the change yet");
         return if late { Verdict::Failed(why) } else { Verdict::Deploying(None) };
     }
-    // Exactly the pods that there shall be, all of the latest template, all ready.
+    let latest = || seen.pods.iter().filter(|pod| pod.template == asked.template);
+    // Exactly the pods that there shall be, all of the latest template, all ready. The pods are looked at after
+    // the Deployment: where they contradict it, it has not heard of it yet.
     let whole = seen.updated == seen.desired
         && seen.total == seen.updated
-        && seen.available >= seen.desired;
-    let latest = || seen.pods.iter().filter(|pod| pod.template == asked.template);
+        && seen.available >= seen.desired
+        && latest().all(|pod| pod.trouble.is_none());
     let shaky = latest().find(|pod| pod.shaky_since.is_some());
     if whole && seen.failure.is_none() {
         let Some(shaky) = shaky else { return Verdict::Running };
@@ -201,6 +203,11 @@ mod tests {
         let mut shaky = seen();
         shaky.pods[0].shaky_since = Some(chrono::Utc::now());
         assert_eq!(reason(&judge(&shaky, &asked(0))), "crash_loop", "it may end once more");
+        let mut fallen = seen();
+        fallen.pods[1] = pod(2, false, Some(TroubleKind::CrashLoop));
+        let fallen = judge(&fallen, &asked(0));
+        assert!(matches!(fallen, Verdict::Deploying(_)), "the Deployment has not heard of it yet");
+        assert_eq!(reason(&fallen), "crash_loop");
         let none = Seen { desired: 0, total: 0, updated: 0, available: 0, pods: vec![], ..seen() };
         assert_eq!(judge(&none, &asked(0)), Verdict::Running, "nothing was asked for");
     }

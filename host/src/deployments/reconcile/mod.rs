@@ -2,21 +2,22 @@
 //!
 //! Flow: one control plane at a time leads ([`run`]). It looks after every environment in a task of its
 //! own (`environment`): makes its namespace, watches what is in it, and reconciles one deployment after
-//! another (`deployment`): apply what is asked for, look, judge (`judge`), write. Beside that it takes what
-//! skills want and tells them what became of it (`orders`).
+//! another (`deployment`): apply what is asked for, look, judge (`judge`), write, and say when to look
+//! again (`next`). Beside that it takes what skills want and tells them what became of it (`orders`).
 //!
 //! Invariants:
 //! - Everything may be done again, and a process may die anywhere: what is to be is in the database, what
 //!   is is in the cluster, and the next one who leads compares the two.
 //! - Whoever writes what was found holds the leadership's row, and the deployment's, which must still be at
 //!   the revision that was looked at. An end is told once a revision.
-//! - A control plane that was left behind changes nothing: a Deployment is applied over exactly the object
-//!   that was looked at, and never over a later revision.
+//! - A control plane that was left behind changes nothing: every object is applied over exactly the one that
+//!   was looked at, and never over a later revision.
 //! - An environment whose cluster does not answer waits, longer each time, and keeps nobody else waiting.
 
 mod deployment;
 mod environment;
 mod judge;
+mod next;
 mod orders;
 
 use std::collections::HashMap;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Deployments;
+use super::kubernetes::failure::Failure;
 use crate::db::Scope;
 use crate::notify::{self, DEPLOYMENTS};
 use crate::scheduler::{Leadership, TERM, lead, report, resign};
@@ -39,6 +41,17 @@ const DUTY: &str = "reconcile";
 const RENEWAL: Duration = Duration::from_secs(3);
 /// How often environments are looked for without a bell.
 const SCAN: Duration = Duration::from_secs(5);
+
+/// Why something was not reconciled.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    /// The cluster did not do it.
+    #[error(transparent)]
+    Cluster(#[from] Failure),
+    /// Postgres did not: that says nothing of any cluster.
+    #[error("the database cannot be asked")]
+    Database(#[from] sqlx::Error),
+}
 
 /// What every task has.
 #[derive(Clone, Debug)]
@@ -213,6 +226,11 @@ impl Backoff {
             }
             _ => self.next(),
         }
+    }
+
+    /// How often in a row there was something to wait for.
+    fn count(&self) -> u32 {
+        self.0
     }
 
     fn reset(&mut self) {

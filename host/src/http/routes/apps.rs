@@ -64,17 +64,12 @@ pub async fn list_apps(
     Allowed(caller, _): Allowed<ReadDeployments>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<AppPage>, Problem> {
-    let limit = query.limit.unwrap_or(DEFAULT_PAGE);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        return Err(Problem::invalid("limit", format!("must be 1 to {MAX_PAGE}")));
-    }
+    let limit = cursor::limit(query.limit, DEFAULT_PAGE, MAX_PAGE)?;
     let after = query.cursor.as_deref().map(cursor::decode_names::<1>).transpose()?;
     let after = after.as_ref().map(|[name]| name.as_str());
-    // One more than asked for tells whether there is another page.
-    let mut items = state.deployments.apps(caller.tenant, after, limit + 1).await?;
-    let more = items.len() > limit as usize;
-    items.truncate(limit as usize);
-    let next_cursor = items.last().filter(|_| more).map(|last| cursor::encode_names(&[&last.name]));
+    let items = state.deployments.apps(caller.tenant, after, limit + 1).await?;
+    let (items, next_cursor) =
+        cursor::page(items, limit, |last| cursor::encode_names(&[&last.name]));
     Ok(Json(AppPage { items, next_cursor }))
 }
 

@@ -89,16 +89,14 @@ pub async fn list_deployments(
     Allowed(caller, _): Allowed<ReadDeployments>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<DeploymentPage>, Problem> {
-    let limit = page(query.limit)?;
+    let limit = cursor::limit(query.limit, DEFAULT_PAGE, MAX_PAGE)?;
     let after = query.cursor.as_deref().map(cursor::decode_names::<2>).transpose()?;
     let after = after.as_ref().map(|[env, app]| (env.as_str(), app.as_str()));
     let (env, deleted) = (query.env.as_deref(), query.deleted);
-    let mut items =
+    let items =
         state.deployments.deployments(caller.tenant, env, deleted, after, limit + 1).await?;
-    let more = items.len() > limit as usize;
-    items.truncate(limit as usize);
-    let next_cursor =
-        items.last().filter(|_| more).map(|last| cursor::encode_names(&[&last.env, &last.app]));
+    let (items, next_cursor) =
+        cursor::page(items, limit, |last| cursor::encode_names(&[&last.env, &last.app]));
     Ok(Json(DeploymentPage { items, next_cursor }))
 }
 
@@ -223,7 +221,7 @@ pub async fn get_history(
     Path((env, app)): Path<(String, String)>,
     Query(query): Query<HistoryQuery>,
 ) -> Result<Json<History>, Problem> {
-    let limit = page(query.limit)?;
+    let limit = cursor::limit(query.limit, DEFAULT_PAGE, MAX_PAGE)?;
     let (tenant, before) = (caller.tenant, query.before);
     Ok(Json(History { items: state.deployments.history(tenant, &env, &app, before, limit).await? }))
 }
@@ -260,13 +258,11 @@ pub async fn list_events(
     Path((env, app)): Path<(String, String)>,
     Query(query): Query<EventsQuery>,
 ) -> Result<Json<EventPage>, Problem> {
-    let limit = page(query.limit)?;
+    let limit = cursor::limit(query.limit, DEFAULT_PAGE, MAX_PAGE)?;
     let before: Option<Uuid> = query.cursor.as_deref().map(cursor::decode).transpose()?;
     let tenant = caller.tenant;
-    let mut items = state.deployments.events(tenant, &env, &app, before, limit + 1).await?;
-    let more = items.len() > limit as usize;
-    items.truncate(limit as usize);
-    let next_cursor = items.last().filter(|_| more).map(|last| cursor::encode(last.id));
+    let items = state.deployments.events(tenant, &env, &app, before, limit + 1).await?;
+    let (items, next_cursor) = cursor::page(items, limit, |last| cursor::encode(last.id));
     Ok(Json(EventPage { items, next_cursor }))
 }
 
@@ -319,12 +315,4 @@ pub async fn get_logs(
         Ok::<_, std::convert::Infallible>(text)
     });
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(bytes)).into_response())
-}
-
-fn page(limit: Option<u32>) -> Result<u32, Problem> {
-    let limit = limit.unwrap_or(DEFAULT_PAGE);
-    match (1..=MAX_PAGE).contains(&limit) {
-        true => Ok(limit),
-        false => Err(Problem::invalid("limit", format!("must be 1 to {MAX_PAGE}"))),
-    }
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::Items;
-use crate::deployments::environments::{Environment, NewEnvironment};
+use crate::deployments::environments::{Deletion, Environment, NewEnvironment};
 use crate::http::AppState;
 use crate::http::extract::{Allowed, Json, ManageEnvironments, Path, Query, ReadDeployments};
 use crate::http::problem::Problem;
@@ -64,16 +64,23 @@ pub struct DeleteQuery {
     /// What is deployed in it as well.
     #[serde(default)]
     force: bool,
+    /// Without touching its cluster, which is gone for ever. `message` then says what is left behind.
+    #[serde(default)]
+    abandon: bool,
 }
 
 /// Deletes an environment, its namespace and all that is in it; for admins. Refused while apps are deployed
 /// in it, unless forced. It is gone once it can no longer be shown.
+///
+/// One whose cluster is gone for ever can be abandoned: it is forgotten, and so is everything that was
+/// deployed in it; nothing in the cluster is touched. Refused while the cluster answers, except for
+/// administrators of the platform.
 #[utoipa::path(
     delete, path = "/v1/envs/{env}", tag = "environments",
     params(("env" = String, Path), DeleteQuery),
     responses(
         (status = 202, description = "It is being deleted", body = Environment),
-        (status = 409, description = "Apps are deployed in it (`conflict`)"),
+        (status = 409, description = "Apps are deployed in it, or its cluster answers (`conflict`)"),
     ),
     security(("bearer" = ["admin"])),
 )]
@@ -83,6 +90,11 @@ pub async fn delete_env(
     Path(env): Path<String>,
     Query(query): Query<DeleteQuery>,
 ) -> Result<impl IntoResponse, Problem> {
-    let left = state.deployments.delete_environment(&caller, &env, query.force).await?;
+    let how = match (query.abandon, query.force) {
+        (true, _) => Deletion::Abandoned,
+        (false, true) => Deletion::Whole,
+        (false, false) => Deletion::Empty,
+    };
+    let left = state.deployments.delete_environment(&caller, &env, how).await?;
     Ok((StatusCode::ACCEPTED, Json(left)))
 }

@@ -64,16 +64,10 @@ pub async fn list_schedules(
     Allowed(caller, _): Allowed<ReadRequests>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<SchedulePage>, Problem> {
-    let limit = query.limit.unwrap_or(DEFAULT_PAGE);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        return Err(Problem::invalid("limit", format!("must be 1 to {MAX_PAGE}")));
-    }
+    let limit = cursor::limit(query.limit, DEFAULT_PAGE, MAX_PAGE)?;
     let before = query.cursor.as_deref().map(cursor::decode).transpose()?;
-    // One more than asked for tells whether there is another page.
-    let mut items = state.schedules.list(caller.tenant, before, limit + 1).await?;
-    let more = items.len() > limit as usize;
-    items.truncate(limit as usize);
-    let next_cursor = items.last().filter(|_| more).map(|last| cursor::encode(last.id));
+    let items = state.schedules.list(caller.tenant, before, limit + 1).await?;
+    let (items, next_cursor) = cursor::page(items, limit, |last| cursor::encode(last.id));
     Ok(Json(SchedulePage { items, next_cursor }))
 }
 

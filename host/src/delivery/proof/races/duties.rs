@@ -6,7 +6,7 @@ use super::super::machine::question;
 use super::*;
 use crate::hitl::{self, HitlError, Questions};
 use crate::ids::QuestionId;
-use crate::retention::Retention;
+use crate::retention::Keep;
 use crate::scheduler;
 
 /// A term that is over when a test says so, however slow the machine is.
@@ -324,7 +324,7 @@ async fn rescuing_goes_on_while_another_duty_fails() {
     let duties = tokio::spawn(scheduler::run(
         stage.database.db.clone(),
         stage.bell.clone(),
-        Retention::default(),
+        Keep::default(),
         stop.clone(),
     ));
     let rescued = async {

@@ -130,3 +130,28 @@ async fn a_login_is_a_door_to_the_platforms_own_account() {
     gone.2.expect("deleted");
     assert_eq!(user.expect("entered"), "system:serviceaccount:eve-horizon:eve-control-plane");
 }
+
+fn row(id: &str) -> Row {
+    Row {
+        id: id.into(),
+        endpoint: Some("https://127.0.0.1:1".into()),
+        credentials: None,
+        config: serde_json::json!({}),
+    }
+}
+
+#[tokio::test]
+async fn connections_of_clusters_that_are_no_more_are_forgotten() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let connections = Connections::default();
+    let known = || connections.0.lock().expect("a lock").len();
+    for id in ["a", "b"] {
+        connections.get(&row(id), None).expect("a connection");
+    }
+    assert_eq!(known(), 2);
+    connections.forget("a");
+    assert_eq!(known(), 1);
+    // One that another control plane removed: nobody asks for it here any more.
+    let last = Instant::now();
+    assert!(!is_unused(last, last) && is_unused(last, last + UNUSED));
+}

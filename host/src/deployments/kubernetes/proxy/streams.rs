@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Again, Call, Entry, ProxyError};
+use crate::deployments::room::{Room, Seat};
 use crate::deployments::{DeployError, Deployments};
 use crate::ids::OrgId;
 use crate::tenancy::auth::AuthError;
@@ -28,6 +29,9 @@ const BLIND: Duration = Duration::from_secs(60);
 pub const LONGEST: Duration = Duration::from_secs(3600);
 /// What one credential may have open in one environment: a terminal full of k9s has a few dozen watches.
 const MOST: usize = 200;
+
+/// What all credentials of all organisations may have open in a process; one organisation a quarter of it.
+const MOST_OF_ALL: usize = 4_000;
 
 /// Whose tickets, for what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,8 +53,17 @@ impl Key {
 }
 
 /// Everything that is open in this process. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Streams(Arc<Mutex<HashMap<Place, Arc<Guard>>>>);
+#[derive(Clone, Debug)]
+pub struct Streams {
+    open: Arc<Mutex<HashMap<Place, Arc<Guard>>>>,
+    room: Room,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Streams { open: Arc::default(), room: Room::new("calls to clusters", MOST_OF_ALL) }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Guard {
@@ -84,6 +97,8 @@ impl Over {
 #[derive(Debug)]
 pub struct Ticket {
     guard: Arc<Guard>,
+    /// The organisation's.
+    _seat: Seat,
     cluster: String,
     until: Instant,
     shutdown: CancellationToken,
@@ -120,6 +135,7 @@ impl Streams {
         key: Key,
         call: &Call,
     ) -> Result<Ticket, ProxyError> {
+        let seat = self.room.take(key.org).map_err(|full| ProxyError::TooMany(full.0))?;
         let (guard, is_new) = self.guard(&key)?;
         if is_new {
             let watch = Watch {
@@ -134,6 +150,7 @@ impl Streams {
         }
         Ok(Ticket {
             guard,
+            _seat: seat,
             cluster: key.entry.cluster,
             until: Instant::now() + LONGEST,
             shutdown: call.shutdown.clone(),
@@ -178,7 +195,7 @@ impl Streams {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Place, Arc<Guard>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -276,6 +293,7 @@ mod tests {
         let (guard, _) = streams.guard(&key(1)).expect("the first");
         let ticket = Ticket {
             guard: guard.clone(),
+            _seat: streams.room.take(key(1).org).expect("a seat"),
             cluster: "local".into(),
             until: Instant::now() + LONGEST,
             shutdown: CancellationToken::new(),

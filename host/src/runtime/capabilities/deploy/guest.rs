@@ -9,8 +9,8 @@ use crate::deployments::asks::Ask;
 use crate::deployments::kubernetes::logs::LogLine;
 use crate::deployments::orders::{Change, Place};
 use crate::deployments::{
-    DeployError, Deployment, DeploymentStatus, NewDeployment, Pod, Revision, Rollback, Scale,
-    Settings, Variables,
+    DeployError, Deployment, DeploymentStatus, NewDeployment, Patch, Pod, Revision, Rollback,
+    Scale, Variables,
 };
 use crate::requests::validate::SETTINGS_BYTES;
 use crate::runtime::bindings::eve::skill::deploy as wit;
@@ -32,6 +32,7 @@ pub(super) fn error(error: DeployError) -> Error {
         DeployError::Invalid { .. } => Error::Invalid(text),
         DeployError::Conflict(_) => Error::Conflict(text),
         DeployError::Forbidden(_) => Error::Denied(text),
+        DeployError::TooMany(_) => Error::Limit(text),
         DeployError::Unconfigured(_) | DeployError::Sealed { .. } => Error::Other(text),
         DeployError::Cluster { .. } | DeployError::Database { .. } => {
             tracing::warn!(
@@ -45,7 +46,7 @@ pub(super) fn error(error: DeployError) -> Error {
 
 fn new_deployment(new: wit::NewDeployment) -> Result<(String, NewDeployment), Error> {
     let settings = match &new.settings {
-        None => Settings::default(),
+        None => Patch::default(),
         Some(text) if text.len() > SETTINGS_BYTES => {
             return Err(Error::Invalid(format!(
                 "settings: {} bytes; at most {SETTINGS_BYTES} are allowed",

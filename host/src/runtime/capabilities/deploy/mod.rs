@@ -314,14 +314,15 @@ fn create(seen: &mut Deployment, new: &NewDeployment) {
     if let Some(replicas) = new.replicas {
         seen.replicas.desired = i32::try_from(replicas).unwrap_or(i32::MAX);
     }
-    if let (Some(config), Ok(Value::Object(settings))) =
-        (seen.config.as_object_mut(), serde_json::to_value(&new.settings))
+    // As deploying does: whoever says how many does not want the load to say so.
+    if new.replicas.is_some()
+        && !new.settings.sets("autoscale")
+        && let Some(config) = seen.config.as_object_mut()
     {
-        // As deploying does: whoever says how many does not want the load to say so.
-        if new.replicas.is_some() {
-            config.remove("autoscale");
-        }
-        config.extend(settings);
+        config.remove("autoscale");
+    }
+    new.settings.merge_into(&mut seen.config);
+    if let Some(config) = seen.config.as_object_mut() {
         if let Some(variables) = &new.env_vars {
             config.insert("variables".into(), json!(variables.keys().collect::<Vec<_>>()));
         }
