@@ -1,6 +1,7 @@
 //! Environments, as far as they can be tried without a cluster.
 
 use super::*;
+use tokio::net::TcpListener;
 
 /// The environment `dev` of an organisation, in a cluster at this address.
 async fn environment(api: &Api, tenant: Tenant, endpoint: &str) {
