@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::ground::{Ground, Host, Table};
 
 /// What any member of an organisation reads of it.
-const MEMBERS_SEE: [&str; 23] = [
+const MEMBERS_SEE: [&str; 24] = [
     "apps",
     "attempts",
     "dependencies",

@@ -1,5 +1,7 @@
 //! Environments, as far as they can be tried without a cluster.
 
+use tokio::net::TcpListener;
+
 use super::*;
 
 /// The environment `dev` of an organisation, in a cluster at this address.
