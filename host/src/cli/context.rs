@@ -508,11 +508,12 @@ mod tests {
         assert!(!format!("{contexts:?}").contains("ijklmnop"));
         let shown = Shown::new("dev", &contexts.contexts["dev"], true);
         insta::assert_snapshot!(shown.render(&super::super::output::tests::view()), @r"
-        name:     dev
-        url:      http://127.0.0.1:8080/
-        org:      acme
-        token:    eve_abcd…
-        current:  yes
+        name:         dev
+        url:          http://127.0.0.1:8080/
+        verified by:  nothing
+        org:          acme
+        token:        eve_abcd…
+        current:      yes
         ");
         assert!("eve with spaces".parse::<Token>().is_err());
         assert!("".parse::<Token>().is_err());

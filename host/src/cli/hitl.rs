@@ -376,7 +376,7 @@ mod tests {
         let value = json!({
             "id": ID, "status": status, "question": "Promote v1.2.3 to prod?\nIt is Friday.",
             "options": ["yes", "no"], "details": {"app": "api"}, "request_id": ID,
-            "response": (status == "answered").then_some("no"),
+            "least_role": "member", "response": (status == "answered").then_some("no"),
             "responded_by": (status == "answered").then_some(json!({"via": "token", "token": ID, "user": ID})),
             "created_by": {"via": "run", "request": ID, "user": null},
             "created_at": "2026-03-01T11:57:00Z", "expires_at": "2026-03-01T13:57:00Z",

@@ -20,7 +20,7 @@ use rcgen::{
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 use x509_cert::der::Decode as _;
@@ -172,7 +172,7 @@ impl Authority {
 
     fn verifies(&self, file: &Path, names: &[String], at: SystemTime) -> anyhow::Result<bool> {
         let text = std::fs::read(file)?;
-        KeyPair::from_pem(std::str::from_utf8(&text)?)?;
+        PrivateKeyDer::from_pem_slice(&text)?;
         let certificate = CertificateDer::from_pem_slice(&text)?;
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.certificate.as_bytes())?)?;

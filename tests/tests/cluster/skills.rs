@@ -98,7 +98,9 @@ async fn the_deployment_worker_does_what_it_is_asked() -> Result<()> {
     assert_eq!(ended["data"]["status"], "running", "{ended:#}");
 
     // What cannot be had fails with the reason; what runs goes on running.
-    let context = json!({ "image": "acme/missing:v1", "settings": { "deadline_s": 10 } });
+    let context = json!({
+        "app": "api-service", "image": "acme/missing:v1", "settings": { "deadline_s": 10 },
+    });
     let ended = asked(&stage, "Deploy api-service to dev", context).await?;
     ensure!(ended["status"] == "failed", "{ended:#}");
     assert!(ended.to_string().contains("image_pull"), "{ended:#}");

@@ -74,6 +74,7 @@ const SIGHTS: &[(&str, Sight, &[&str])] = &[
             "environments",
             "idempotency_keys",
             "orchestration_results",
+            "organizations",
             "queue",
             "requests",
             "schema_approvals",

@@ -220,7 +220,7 @@ fn imports_need_grants() {
     let refused = RUNTIME.prepare(&component, &Grants::none()).err().unwrap().to_string();
     assert!(refused.contains("eve:skill/queue@0.1.0"), "{refused}");
     assert!(RUNTIME.prepare(&component, &Grants::all()).is_ok());
-    let component = Component::new(RUNTIME.engine(), guests::importing("eve:skill/deploy@0.1.0"));
+    let component = Component::new(RUNTIME.engine(), guests::importing("eve:skill/shell@0.1.0"));
     let refused = RUNTIME.prepare(&component.unwrap(), &Grants::all()).err().unwrap().to_string();
     assert!(refused.contains("does not offer"), "{refused}");
 }
