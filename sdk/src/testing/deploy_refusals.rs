@@ -393,6 +393,7 @@ fn settings(rows: &mut Rows) {
         json!({ "autoscale": { "min": 5, "max": 5, "cpu_percent": 100 } }),
         json!({ "command": ["/app", "--flag"], "run_as_user": 1_000, "deadline_s": 5 }),
         json!({ "command": vec!["x"; 100], "run_as_user": i32::MAX, "deadline_s": 3_600 }),
+        json!({ "port": null, "autoscale": null, "hosts": null, "canary": null, "secrets": null }),
     ] {
         rows.taken([with(settings)]);
     }
@@ -422,6 +423,7 @@ fn settings(rows: &mut Rows) {
         (json!({ "command": ["x".repeat(4_097)] }), "invalid: settings"),
         (json!({ "command": ["\0"] }), "invalid: settings"),
         (json!({ "privileged": true }), "invalid: settings"),
+        (json!({ "privileged": null }), "invalid: settings"),
         (json!({ "variables": ["A"] }), "invalid: settings"),
         (json!([]), "invalid: settings"),
         (json!(null), "invalid: settings"),

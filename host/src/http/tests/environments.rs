@@ -1,5 +1,7 @@
 //! Environments, as far as they can be tried without a cluster.
 
+use tokio::net::TcpListener;
+
 use super::*;
 use tokio::net::TcpListener;
 

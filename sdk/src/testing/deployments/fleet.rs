@@ -256,7 +256,7 @@ impl Fleet {
             kind: "created",
             image: new.image.clone(),
             replicas: 1,
-            settings: asked.settings.clone(),
+            settings: merged(&Settings::new(), &asked.settings),
             variables: asked.env_vars.iter().flat_map(BTreeMap::keys).cloned().collect(),
             template: 1,
             outcome: None,
@@ -275,7 +275,7 @@ impl Fleet {
             }
         }
         // Whoever says how many replicas there shall be does not want the load to say so.
-        if new.replicas.is_some() && !asked.settings.contains_key("autoscale") {
+        if new.replicas.is_some() && asked.settings.get("autoscale").is_none_or(Value::is_null) {
             revision.settings.remove("autoscale");
         }
         let least = revision.settings.get("autoscale").and_then(|scale| scale["min"].as_u64());
@@ -451,12 +451,15 @@ impl Fleet {
     }
 }
 
-/// What is said now over what was said before. No command is none said.
+/// What is said now over what was said before: what is null, and a command without words, is no longer said.
 fn merged(before: &Settings, now: &Settings) -> Settings {
     let mut merged = before.clone();
-    let said = |value: &Value| value.as_array().is_none_or(|words| !words.is_empty());
-    for (name, value) in now.iter().filter(|(name, value)| *name != "command" || said(value)) {
-        merged.insert(name.clone(), value.clone());
+    let none = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
+    for (name, value) in now {
+        match value.is_null() || (name == "command" && none(value)) {
+            true => drop(merged.remove(name)),
+            false => drop(merged.insert(name.clone(), value.clone())),
+        }
     }
     merged
 }

@@ -237,13 +237,28 @@ fn settings(given: Option<&str>) -> Result<Settings, Error> {
     object("settings", &value, limits::SETTINGS_BYTES)?;
     let Value::Object(settings) = value else { return Ok(Settings::new()) };
     for (name, value) in &settings {
-        // `null` is as if it were not there.
-        if !value.is_null() {
+        // `null` has it no longer be said, whatever it is.
+        if !value.is_null() || !SETTINGS.contains(&name.as_str()) {
             setting(name, value)?;
         }
     }
-    Ok(settings.into_iter().filter(|(_, value)| !value.is_null()).collect())
+    Ok(settings)
 }
+
+/// The settings that there are.
+const SETTINGS: [&str; 11] = [
+    "port",
+    "health_path",
+    "cpu",
+    "memory",
+    "command",
+    "autoscale",
+    "run_as_user",
+    "deadline_s",
+    "secrets",
+    "hosts",
+    "canary",
+];
 
 fn setting(name: &str, value: &Value) -> Result<(), Error> {
     let wrong = |problem: &str| Err(invalid(&format!("settings.{name}"), problem));

@@ -10,7 +10,7 @@ use crate::deployments::kubernetes::logs::LogLine;
 use crate::deployments::orders::{Change, Place};
 use crate::deployments::{
     DeployError, Deployment, DeploymentStatus, NewDeployment, Patch, Pod, Revision, Rollback,
-    Scale, Variables,
+    Scale, Settings, Variables,
 };
 use crate::requests::validate::SETTINGS_BYTES;
 use crate::runtime::bindings::eve::skill::deploy as wit;
@@ -61,8 +61,11 @@ fn new_deployment(new: wit::NewDeployment) -> Result<(String, NewDeployment), Er
             if !value.is_object() {
                 return Err(Error::Invalid("settings: must be a JSON object".into()));
             }
-            serde_json::from_value(value)
-                .map_err(|error| Error::Invalid(storable(&format!("settings: {error}"))))?
+            let settings: Patch = serde_json::from_value(value)
+                .map_err(|error| Error::Invalid(storable(&format!("settings: {error}"))))?;
+            // A setting with parts is said with all of them: the run does not know what comes before it.
+            settings.apply(&Settings::default()).map_err(|bad| error(bad.into()))?;
+            settings
         }
     };
     let env_vars = match new.env_vars {
