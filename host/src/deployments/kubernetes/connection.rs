@@ -230,7 +230,7 @@ impl Connection {
             name: identity.account(namespace),
             held: Arc::default(),
         };
-        let client = client(self.0.config.clone(), Some(Bearer::Account(tokens)))?;
+        let client = client(self.0.config.clone(), Some(Bearer::Account(Arc::new(tokens))))?;
         known.insert((namespace.to_owned(), identity), client.clone());
         Ok(client)
     }
@@ -262,7 +262,7 @@ fn account_by(config: Config, login: LoginTokens) -> Result<Client, kube::Error>
         name: ACCOUNT.to_owned(),
         held: Arc::default(),
     };
-    client(config, Some(Bearer::Account(tokens)))
+    client(config, Some(Bearer::Account(Arc::new(tokens))))
 }
 
 /// Whether nobody has asked for a connection for so long that it is given up.
@@ -287,13 +287,12 @@ fn client(config: Config, tokens: Option<Bearer>) -> Result<Client, kube::Error>
 #[derive(Clone)]
 enum Bearer {
     /// Tokens of an account of the cluster.
-    Account(Tokens),
+    Account(Arc<Tokens>),
     /// Tokens of a login at its cloud.
     Login(Arc<LoginTokens>),
 }
 
 /// The tokens of an account.
-#[derive(Clone)]
 struct Tokens {
     accounts: Api<ServiceAccount>,
     place: &'static str,

@@ -3,7 +3,6 @@
 use tokio::net::TcpListener;
 
 use super::*;
-use tokio::net::TcpListener;
 
 /// The environment `dev` of an organisation, in a cluster at this address.
 async fn environment(api: &Api, tenant: Tenant, endpoint: &str) {

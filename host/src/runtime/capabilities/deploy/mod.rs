@@ -322,9 +322,9 @@ fn create(seen: &mut Deployment, new: &NewDeployment) {
         config.remove("autoscale");
     }
     new.settings.merge_into(&mut seen.config);
-    if let Some(config) = seen.config.as_object_mut() {
-        if let Some(variables) = &new.env_vars {
-            config.insert("variables".into(), json!(variables.keys().collect::<Vec<_>>()));
-        }
+    if let Some(config) = seen.config.as_object_mut()
+        && let Some(variables) = &new.env_vars
+    {
+        config.insert("variables".into(), json!(variables.keys().collect::<Vec<_>>()));
     }
 }
