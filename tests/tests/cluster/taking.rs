@@ -108,7 +108,7 @@ async fn what_is_of_a_later_revision_is_not_written_over() -> Result<()> {
     let message = waits["message"].as_str().unwrap_or_default();
     assert!(message.contains("revision 99 is there already, and this is 2"), "{message}");
     let there = stage.admin.get(&service).await?.json()?;
-    assert_eq!(there["spec"]["ports"][0]["targetPort"], 8080, "{there:#}");
+    assert_eq!(there["metadata"]["annotations"]["eve-horizon.dev/revision"], "99", "{there:#}");
     let deployment = stage.object("apis/apps/v1", "deployments/api").await?;
     assert_eq!(deployment["metadata"]["generation"], 1, "{deployment:#}");
     stamp("1").await?;
