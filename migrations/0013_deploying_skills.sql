@@ -71,7 +71,8 @@ BEGIN
 END
 $$;
 GRANT SELECT, UPDATE ON eve.deployment_orders TO eve_tenant;
-GRANT SELECT, INSERT, DELETE, UPDATE (state, body, outcome, reason, message, settled_at, told_at)
+GRANT SELECT, INSERT, DELETE,
+      UPDATE (orchestration_id, state, body, outcome, reason, message, settled_at, told_at)
    ON eve.deployment_orders TO eve_engine;
 GRANT SELECT, UPDATE (state, body, outcome, reason, message, settled_at, told_at)
    ON eve.deployment_orders TO eve_control;

@@ -123,6 +123,9 @@ impl Running {
                       VALUES ('nobody', 'Nobody works here', 'noop')";
         let pool = database.pool();
         sqlx::query(nobody).execute(&pool).await?;
+        // Most tests are about requests: a deployment's would take a cluster.
+        let echo = "UPDATE eve.worker_types SET default_skill = 'echo' WHERE id = 'deployment'";
+        sqlx::query(echo).execute(&pool).await?;
         pool.close().await;
         let workers = POOLS.map(|pool| platform.eve().worker(pool, 8));
         let workers = workers.into_iter().collect::<Result<_>>()?;

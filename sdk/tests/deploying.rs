@@ -201,7 +201,7 @@ fn what_is_not_said_stays_as_it_is() {
         .settings(json!({ "port": 1, "command": ["x"], "autoscale": { "min": 2, "max": 4 } }));
     let run = Host::new().deployment(main).run(|_| {
         let new = || deploy::app("api").env("dev").image("acme/api:v3");
-        new().settings(&json!({ "cpu": "1", "command": [] })).create()?;
+        new().settings(&json!({ "cpu": "1" })).create()?;
         let api = deploy::status("dev", "api")?;
         assert_eq!(api.replicas.desired, 3);
         assert_eq!(

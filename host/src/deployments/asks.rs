@@ -408,7 +408,9 @@ async fn take(
                   AND w.id IN (
                       SELECT o.id
                         FROM (SELECT id, org_id, row_number() OVER (PARTITION BY org_id ORDER BY id) AS place
-                                FROM eve.cluster_asks WHERE taken_at IS NULL) o
+                                FROM eve.cluster_asks
+                               WHERE taken_at IS NULL
+                                 AND created_at > now() - $1::float8 * interval '1 second') o
                         LEFT JOIN unnest($2::uuid[], $3::bigint[]) AS h (org_id, count) USING (org_id)
                        WHERE o.place + coalesce(h.count, 0) <= $4)
                 ORDER BY w.id

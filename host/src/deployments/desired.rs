@@ -114,7 +114,7 @@ fn config(settings: &Settings, variables: Vec<&String>, resolved: &Resolved) -> 
 }
 
 /// A variable has one value.
-fn distinct(settings: &Settings, variables: &[String]) -> Result<(), Invalid> {
+pub(super) fn distinct(settings: &Settings, variables: &[String]) -> Result<(), Invalid> {
     for reference in settings.secrets.iter().flatten() {
         if let Place::Variable(variable) = reference.place()
             && variables.iter().any(|name| name == variable)

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::desired::{Stored, following, following_replicas, settings_of, stored};
+use super::desired::{Stored, distinct, following, following_replicas, settings_of, stored};
 use super::kubernetes::connection::Identity;
 use super::kubernetes::differences::{self, Marks};
 use super::kubernetes::failure::Failure;
@@ -234,6 +234,7 @@ impl Deployments {
                 let replicas = change.replicas.map(settings::replicas).transpose()?;
                 let before = before.as_ref();
                 let mut settings = following(before, &change.settings, replicas)?;
+                distinct(&settings, &variables.keys().cloned().collect::<Vec<_>>())?;
                 let fitting = traffic::check(&mut tx, tenant, env, app, &mut settings).await?;
                 let replicas =
                     following_replicas(before, &change.settings, &settings, replicas, fitting)?;

@@ -71,12 +71,14 @@ impl Deployments {
         limit: u32,
     ) -> Result<Vec<Deployment>, DeployError> {
         let failed = DeployError::database("listing deployments");
+        // A guest's list has to fit into its worker's memory, however large configurations are.
+        let bare = matches!(scope, Scope::Guest(_));
         let mut tx = self.db.begin(scope).await.map_err(failed)?;
         let rows = sqlx::query_as!(
             Row,
             r#"SELECT d.id, a.name AS app, e.name AS env, d.status AS "status: DeploymentStatus", d.image,
-                      d.revision, d.replicas, d.ready_replicas, d.pods AS "pods: Json<Vec<Pod>>", d.reason,
-                      d.message, d.config, d.deployed_at, d.deployed_by, d.request_id, d.created_at,
+                      d.revision, d.replicas, d.ready_replicas, CASE WHEN $7 THEN '[]' ELSE d.pods END AS "pods!: Json<Vec<Pod>>", d.reason,
+                      d.message, CASE WHEN $7 THEN '{}' ELSE d.config END AS "config!", d.deployed_at, d.deployed_by, d.request_id, d.created_at,
                       d.updated_at, d.environment_id, o.slug, c.id AS cluster, c.config AS cluster_config
                  FROM eve.deployments d
                  JOIN eve.apps a ON a.id = d.app_id
@@ -95,6 +97,7 @@ impl Deployments {
             after.map(|(env, _)| env),
             after.map(|(_, app)| app),
             i64::from(limit),
+            bare,
         )
         .fetch_all(&mut *tx)
         .await

@@ -48,6 +48,21 @@ impl Questions {
     }
 }
 
+/// What somebody who answers may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Answerer {
+    /// Their role.
+    pub role: OrgRole,
+    /// Whether they may deploy: what asks whether something may be deployed takes that.
+    pub deploys: bool,
+}
+
+impl From<OrgRole> for Answerer {
+    fn from(role: OrgRole) -> Self {
+        Answerer { role, deploys: true }
+    }
+}
+
 /// A question to people.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

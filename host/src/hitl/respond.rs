@@ -3,33 +3,34 @@
 use serde_json::{Value, json};
 
 use super::read::one;
-use super::{HitlError, Question, QuestionStatus, Questions, who};
-use crate::db::{Scope, is_deadlock};
+use super::{Answerer, HitlError, Question, QuestionStatus, Questions, who};
+use crate::db::{Scope, Tx, is_deadlock};
 use crate::ids::QuestionId;
 use crate::requests::Invalid;
 use crate::requests::graph::{Graph, Reach, Ripple};
 use crate::requests::orchestration::{Event, EventKind, deliver};
 use crate::requests::validate::json as bounded;
-use crate::tenancy::{Actor, OrgRole, Tenant, audit};
+use crate::tenancy::{Actor, Tenant, audit};
 
 /// An answer, as much as a request's settings.
 pub const RESPONSE_BYTES: usize = 64 << 10;
 
 impl Questions {
     /// Answers an open question, once. The orchestration that it was asked for is woken in the same
-    /// transaction. `role` is the answerer's: some questions take more than a member.
+    /// transaction. Some questions take more than any member has.
     pub async fn respond(
         &self,
         tenant: Tenant,
         actor: &Actor,
-        role: OrgRole,
+        answerer: impl Into<Answerer>,
         id: QuestionId,
         response: &Value,
     ) -> Result<Question, HitlError> {
+        let answerer = answerer.into();
         bounded("response", response, RESPONSE_BYTES)?;
         let mut tries = 0;
         loop {
-            match self.try_respond(tenant, actor, role, id, response).await {
+            match self.try_respond(tenant, actor, answerer, id, response).await {
                 Err(HitlError::Database { source, .. }) if is_deadlock(&source) && tries < 5 => {
                     tries += 1;
                 }
@@ -46,7 +47,7 @@ impl Questions {
         &self,
         tenant: Tenant,
         actor: &Actor,
-        role: OrgRole,
+        answerer: Answerer,
         id: QuestionId,
         response: &Value,
     ) -> Result<(Question, Ripple), HitlError> {
@@ -55,7 +56,12 @@ impl Questions {
         // What was asked, and for whom, never changes: only the status must be read under locks.
         let asked = one(&mut tx, tenant, id).await.map_err(failed)?;
         let asked = asked.ok_or(HitlError::NotFound(id))?;
-        if role < asked.least_role {
+        if !answerer.deploys && is_about_deploying(&mut tx, id).await.map_err(failed)? {
+            return Err(HitlError::Forbidden(format!(
+                "answering question {id} takes a token that may deploy (`deployments:write`)"
+            )));
+        }
+        if answerer.role < asked.least_role {
             return Err(HitlError::Forbidden(format!(
                 "answering question {id} takes the role {}: ask one of them",
                 asked.least_role
@@ -109,6 +115,16 @@ impl Questions {
         tx.commit().await.map_err(failed)?;
         Ok((now, ripple))
     }
+}
+
+/// Whether a question asks if something may be deployed.
+async fn is_about_deploying(tx: &mut Tx, id: QuestionId) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM eve.deployment_orders WHERE question_id = $1) AS "is!""#,
+        id.0
+    )
+    .fetch_one(&mut **tx)
+    .await
 }
 
 /// Whether an answer is one that was asked for.

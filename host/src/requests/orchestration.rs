@@ -297,16 +297,30 @@ pub(super) async fn close(tx: &mut Tx, orchestrations: &[Uuid]) -> Result<(), sq
     sqlx::query!(
         r#"
         WITH withdrawn AS (
-            UPDATE eve.deployment_orders
+            UPDATE eve.deployment_orders o
                SET state = 'settled', body = NULL, outcome = 'failed', reason = 'cancelled',
                    message = 'the request that wanted it ended first', settled_at = clock_timestamp(),
                    told_at = clock_timestamp()
-             WHERE orchestration_id = ANY ($1) AND told_at IS NULL AND state IN ('asked', 'approval')
-            RETURNING question_id
+              FROM eve.hitl_requests q
+             WHERE o.orchestration_id = ANY ($1) AND o.state = 'approval'
+               AND q.id = o.question_id AND q.status = 'open'
+            RETURNING o.question_id
         )
         UPDATE eve.hitl_requests
            SET status = 'cancelled', ended_at = clock_timestamp()
          WHERE id IN (SELECT question_id FROM withdrawn) AND status = 'open'
+        "#,
+        orchestrations
+    )
+    .execute(&mut **tx)
+    .await?;
+    // What is under way goes on, and is told to nobody: a retry has orders of its own.
+    sqlx::query!(
+        r#"
+        UPDATE eve.deployment_orders
+           SET orchestration_id = NULL,
+               told_at = CASE WHEN state = 'settled' THEN coalesce(told_at, clock_timestamp()) END
+         WHERE orchestration_id = ANY ($1) AND told_at IS NULL
         "#,
         orchestrations
     )

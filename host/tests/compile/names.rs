@@ -15,7 +15,7 @@ async fn imports_that_are_not_ours_are_named() {
         ("eve:skill/queue@0.1.0+build", "another version of the contract"),
         ("eve:skill/queue", "another version of the contract"),
         // Others.
-        ("eve:skill/deploy@0.1.0", "imports `eve:skill/deploy@0.1.0`, which this"),
+        ("eve:skill/shell@0.1.0", "imports `eve:skill/shell@0.1.0`, which this"),
         ("eve:skill/handler@0.1.0", "which this version does not offer"),
         ("eve:skills/queue@0.1.0", "which this version does not offer"),
         ("wasi:http/types@0.2.0", "no network"),

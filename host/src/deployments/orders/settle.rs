@@ -1,5 +1,7 @@
 //! What became of orders, and telling those who wait for it.
 
+use std::collections::HashMap;
+
 use serde_json::json;
 use uuid::Uuid;
 
@@ -12,8 +14,8 @@ const SETTLED: i64 = 1_000;
 /// Orders that are told in one transaction, which holds the locks of their orchestrations.
 const TOLD: i64 = 100;
 
-/// Settles the orders whose revisions are. One that was superseded by a later order of the same
-/// orchestration is not told: it waits for that one.
+/// Settles the orders whose revisions are. One that gave way to a later order of the same orchestration,
+/// be it to delete it, is not told: it waits for that one.
 pub(crate) async fn settle(db: &Db) -> Result<(), sqlx::Error> {
     loop {
         let mut tx = db.begin(Scope::Control).await?;
@@ -23,7 +25,8 @@ pub(crate) async fn settle(db: &Db) -> Result<(), sqlx::Error> {
                SET state = 'settled', outcome = s.outcome, reason = s.reason, message = s.message,
                    settled_at = clock_timestamp(),
                    told_at = CASE WHEN o.orchestration_id IS NULL
-                                    OR s.reason = 'superseded'
+                                    OR (s.reason = 'superseded'
+                                        OR o.kind <> 'delete' AND s.outcome = 'stopped')
                                        AND EXISTS (SELECT FROM eve.deployment_orders l
                                                     WHERE l.orchestration_id = o.orchestration_id
                                                       AND l.deployment_id = o.deployment_id
@@ -96,31 +99,38 @@ pub(crate) async fn tell(db: &Db) -> Result<Option<Ripple>, sqlx::Error> {
         r#"
         UPDATE eve.deployment_orders o
            SET told_at = clock_timestamp()
-         WHERE o.id = ANY ($1) AND o.told_at IS NULL
+         WHERE o.id = ANY ($1) AND o.told_at IS NULL AND o.orchestration_id IS NOT NULL
         RETURNING o.id, o.orchestration_id AS "orchestration!", o.org_id, o.told_id, o.environment, o.app,
                   o.revision, o.outcome AS "outcome!", o.reason, o.message,
-                  -- Which of the orchestration's orders for this deployment it is.
-                  (SELECT count(*) FROM eve.deployment_orders e
-                    WHERE e.orchestration_id = o.orchestration_id AND e.told_id = o.told_id
-                      AND e.id <= o.id) AS "number!"
+                  -- How often it was told of this deployment before. Orders do not stay as long as that.
+                  coalesce((SELECT max(i.generation) FROM eve.inbox i
+                             WHERE i.orchestration_id = o.orchestration_id
+                               AND i.source_kind = 'deployment' AND i.source_id = o.told_id), 0)
+                      AS "before!"
         "#,
         &ids
     )
     .fetch_all(&mut *tx)
     .await?;
     told.sort_by_key(|order| order.id);
+    let mut numbers: HashMap<(Uuid, Uuid), i32> = HashMap::new();
     let events: Vec<Event> = told
         .into_iter()
-        .map(|order| Event {
-            orchestration: order.orchestration,
-            org: order.org_id,
-            kind: EventKind::Deployment,
-            source: order.told_id,
-            generation: i32::try_from(order.number).unwrap_or(i32::MAX),
-            payload: json!({
-                "status": order.outcome, "reason": order.reason, "message": order.message,
-                "env": order.environment, "app": order.app, "revision": order.revision,
-            }),
+        .map(|order| {
+            let key = (order.orchestration, order.told_id);
+            let number = numbers.entry(key).or_insert(order.before);
+            *number = number.saturating_add(1);
+            Event {
+                orchestration: order.orchestration,
+                org: order.org_id,
+                kind: EventKind::Deployment,
+                source: order.told_id,
+                generation: *number,
+                payload: json!({
+                    "status": order.outcome, "reason": order.reason, "message": order.message,
+                    "env": order.environment, "app": order.app, "revision": order.revision,
+                }),
+            }
         })
         .collect();
     let ripple = deliver(&mut tx, &graph, &events).await?;

@@ -4,11 +4,12 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Change, Ordered, change};
-use crate::db::{Scope, Tx};
+use crate::db::{Scope, Tx, is_connection_loss, is_refusal};
 use crate::deployments::{Authority, DeployError, Deployer, Deployments};
 use crate::hitl::{self, NewQuestion};
 use crate::ids::{OrgId, QuestionId, RequestId, UserId};
-use crate::tenancy::{Actor, Tenant};
+use crate::scheduler::report;
+use crate::tenancy::{Actor, OrgRole, Tenant};
 
 /// Orders that are looked for at one time.
 const BATCH: i64 = 100;
@@ -41,18 +42,30 @@ enum Answer {
 /// Takes all orders that are due. Two who do this at once take each order once; one that dies leaves the
 /// rest for whoever leads next.
 pub(crate) async fn take_all(deployments: &Deployments) -> Result<(), DeployError> {
+    let mut after = Uuid::nil();
+    let mut taken = false;
     loop {
-        let due = due(deployments).await?;
+        let due = due(deployments, after).await?;
         for order in &due {
-            deployments.take(order).await?;
+            match deployments.take(order).await {
+                Ok(()) => taken = true,
+                Err(DeployError::Database { source, doing }) if !is_connection_loss(&source) => {
+                    // Somebody's lock, or a deadlock: it has its turn again, and holds up nobody else.
+                    report(doing, &source);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        if due.len() < BATCH as usize {
-            return Ok(());
+        match due.last() {
+            Some(last) if due.len() == BATCH as usize => after = last.id,
+            // What stood behind those that were taken.
+            _ if taken => (after, taken) = (Uuid::nil(), false),
+            _ => return Ok(()),
         }
     }
 }
 
-async fn due(deployments: &Deployments) -> Result<Vec<Due>, DeployError> {
+async fn due(deployments: &Deployments, after: Uuid) -> Result<Vec<Due>, DeployError> {
     let failed = DeployError::database("looking for orders");
     let mut tx = deployments.db.begin(Scope::Control).await.map_err(failed)?;
     sqlx::query_as!(
@@ -61,14 +74,20 @@ async fn due(deployments: &Deployments) -> Result<Vec<Due>, DeployError> {
         SELECT o.id, o.org_id, o.request_id, o.user_id, o.worker_type, o.environment, o.app,
                o.body AS "body!", o.told_id, o.state = 'approval' AS "asked_about!", o.question_id
           FROM eve.deployment_orders o
-         WHERE o.state IN ('asked', 'approval')
+         WHERE o.state IN ('asked', 'approval') AND o.id > $2
+           -- One after the other: what a request wants of an app later does not overtake what it wanted first.
+           AND NOT EXISTS (SELECT FROM eve.deployment_orders e
+                            WHERE e.org_id = o.org_id AND e.environment = o.environment AND e.app = o.app
+                              AND e.request_id = o.request_id AND e.id < o.id
+                              AND e.state IN ('asked', 'approval'))
            AND (o.state = 'asked'
                 OR NOT EXISTS (SELECT FROM eve.hitl_requests q
                                 WHERE q.id = o.question_id AND q.status = 'open'))
          ORDER BY o.id
          LIMIT $1
         "#,
-        BATCH
+        BATCH,
+        after
     )
     .fetch_all(&mut *tx)
     .await
@@ -99,6 +118,11 @@ impl Deployments {
     async fn take(&self, order: &Due) -> Result<(), DeployError> {
         let refused = match self.try_take(order).await {
             Ok(()) => return Ok(()),
+            // What Postgres does not take today it will not take tomorrow.
+            Err(DeployError::Database { source, doing }) if is_refusal(&source) => {
+                report(doing, &source);
+                DeployError::Conflict("it cannot be stored as it was asked for".into())
+            }
             Err(error @ DeployError::Database { .. }) => return Err(error),
             Err(error) => error,
         };
@@ -120,7 +144,7 @@ impl Deployments {
         let environment = self.environment(deployer.tenant, &order.environment).await?;
         environment.config.permits(&deployer.authority, &order.environment)?;
         if order.asked_about {
-            match self.verdict(order).await? {
+            match self.verdict(order, environment.config.deployers()).await? {
                 Answer::Approved => {}
                 Answer::Refused { reason, message } => {
                     return self.refuse(order, reason, &message).await;
@@ -144,7 +168,7 @@ impl Deployments {
         &self,
         order: &Due,
         change: &Change,
-        answerers: crate::tenancy::OrgRole,
+        answerers: OrgRole,
     ) -> Result<(), DeployError> {
         let failed = DeployError::database("asking whether something may be deployed");
         let tenant = order.tenant();
@@ -180,11 +204,11 @@ impl Deployments {
         Ok(())
     }
 
-    async fn verdict(&self, order: &Due) -> Result<Answer, DeployError> {
+    async fn verdict(&self, order: &Due, deployers: OrgRole) -> Result<Answer, DeployError> {
         let failed = DeployError::database("reading whether something may be deployed");
         let mut tx = self.db.begin(Scope::Tenant(order.tenant())).await.map_err(failed)?;
         let answer = sqlx::query!(
-            r#"SELECT status, response, responded_by AS "responded_by: sqlx::types::Json<Actor>"
+            r#"SELECT status, response, least_role AS "least_role: OrgRole", responded_by AS "responded_by: sqlx::types::Json<Actor>"
                  FROM eve.hitl_requests WHERE id = $1 AND org_id = $2"#,
             order.question_id,
             order.org_id
@@ -194,6 +218,11 @@ impl Deployments {
         .map_err(failed)?;
         let refused = |reason, message| Ok(Answer::Refused { reason, message });
         match answer {
+            // Whoever answered might not have been asked today.
+            Some(answer) if answer.least_role < deployers => refused(
+                "not_approved",
+                format!("deploying there takes the role {deployers} by now; ask for it again"),
+            ),
             Some(answer) if answer.response.as_ref().and_then(Value::as_str) == Some(APPROVE) => {
                 Ok(Answer::Approved)
             }

@@ -23,14 +23,15 @@ pub(super) async fn attend(context: Context, over: CancellationToken) {
     let mut bell = context.bell.clone();
     while !over.is_cancelled() {
         let round = async {
-            take_all(&context.deployments).await?;
+            // Whatever hinders one of the three hinders the others no longer than it has to.
+            let taken = take_all(&context.deployments).await;
             let failed = DeployError::database("settling orders");
             let db = &context.deployments.db;
             settle(db).await.map_err(failed)?;
             while let Some(ripple) = tell(db).await.map_err(failed)? {
                 context.deployments.bell.ripple(&ripple);
             }
-            Ok::<(), DeployError>(())
+            taken
         };
         tokio::select! {
             () = over.cancelled() => return,

@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::hitl::{NewQuestion, Question, QuestionFilter, QuestionStatus};
+use crate::hitl::{Answerer, NewQuestion, Question, QuestionFilter, QuestionStatus};
 use crate::http::AppState;
 use crate::http::cursor;
 use crate::http::extract::{Allowed, Json, Path, Query, ReadRequests, WriteRequests};
 use crate::http::problem::Problem;
 use crate::ids::{QuestionId, RequestId};
 use crate::requests::empty_object;
+use crate::tenancy::tokens::TokenScope;
 
 /// Questions on a page when the client does not say.
 const DEFAULT_PAGE: u32 = 20;
@@ -160,8 +161,10 @@ pub async fn respond(
     Json(answer): Json<Answer>,
 ) -> Result<Json<Question>, Problem> {
     let response = &answer.response;
+    let answerer =
+        Answerer { role: caller.role, deploys: caller.scopes.allow(TokenScope::DeploymentsWrite) };
     let answered =
-        state.questions.respond(caller.tenant, &caller.actor, caller.role, id, response).await?;
+        state.questions.respond(caller.tenant, &caller.actor, answerer, id, response).await?;
     // What a person was asked before it is deployed.
     state.deployments.bell.deployments();
     Ok(Json(answered))

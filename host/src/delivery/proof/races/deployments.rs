@@ -253,3 +253,64 @@ async fn a_run_that_has_ended_is_not_told() {
     assert_eq!(ground.told().await, []);
     assert_eq!(ground.states().await, ["settled"]);
 }
+
+#[tokio::test]
+async fn what_is_wanted_later_does_not_overtake_what_was_wanted_first() {
+    let ground = Ground::set(json!({ "approval": true })).await;
+    let first = create("acme/api:v1");
+    let scale = Order { told: first.told, ..order(Change::Scale(Scale { replicas: 3 })) };
+    ground.ordered(vec![first, scale]).await;
+    ground.take().await;
+    assert_eq!(ground.states().await, ["approval", "asked"]);
+    ground.answer(OrgRole::Member, "approve").await.expect("a member may");
+    ground.take().await;
+    assert_eq!(ground.states().await, ["taken", "approval"]);
+    ground.answer(OrgRole::Member, "approve").await.expect("a member may");
+    ground.take().await;
+    assert_eq!(ground.states().await, ["taken", "taken"]);
+}
+
+#[tokio::test]
+async fn who_may_not_deploy_does_not_approve() {
+    let ground = Ground::set(json!({ "approval": true })).await;
+    ground.ordered(vec![create("acme/api:v1")]).await;
+    ground.take().await;
+    let question = ground.question().await.id;
+    let answerer = crate::hitl::Answerer { role: OrgRole::Owner, deploys: false };
+    let (tenant, actor) = (ground.stage.tenant, Actor::Platform);
+    let answer =
+        ground.questions.respond(tenant, &actor, answerer, question, &json!("approve")).await;
+    assert!(matches!(answer, Err(HitlError::Forbidden(_))), "{answer:?}");
+}
+
+/// What a run has deleted again before it was there is told when it is gone, and not before.
+#[tokio::test]
+async fn deployed_and_deleted_by_one_run_is_told_once() {
+    let ground = Ground::set(json!({})).await;
+    let first = create("acme/api:v1");
+    let delete = Order { told: first.told, ..order(Change::Delete) };
+    ground.ordered(vec![first, delete]).await;
+    ground.take().await;
+    assert_eq!(ground.told().await, [], "its pods may still be there");
+    let gone = "UPDATE eve.deployments SET status = 'stopped', stopping = false";
+    ground.stage.database.execute(gone.to_owned()).await;
+    let told = ground.told().await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].1["status"], "stopped");
+}
+
+/// A request that is retried is not told what became of what it wanted before.
+#[tokio::test]
+async fn an_ended_request_is_told_nothing_more() {
+    let ground = Ground::set(json!({})).await;
+    let request = ground.ordered(vec![create("acme/api:v1")]).await;
+    ground.take().await;
+    let (tenant, actor) = (ground.stage.tenant, Actor::Platform);
+    ground.stage.requests.cancel(tenant, &actor, request, None).await.expect("a cancellation");
+    ground.found(1, "failed").await;
+    assert_eq!(ground.told().await, []);
+    assert_eq!(ground.states().await, ["settled"]);
+    let untold =
+        ground.column("SELECT id::text FROM eve.deployment_orders WHERE told_at IS NULL").await;
+    assert!(untold.is_empty(), "{untold:?}");
+}

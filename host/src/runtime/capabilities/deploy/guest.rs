@@ -12,7 +12,7 @@ use crate::deployments::{
     DeployError, Deployment, DeploymentStatus, NewDeployment, Patch, Pod, Revision, Rollback,
     Scale, Settings, Variables,
 };
-use crate::requests::validate::SETTINGS_BYTES;
+use crate::requests::validate::{self, SETTINGS_BYTES};
 use crate::runtime::bindings::eve::skill::deploy as wit;
 use crate::runtime::bindings::eve::skill::types::Error;
 use crate::runtime::capabilities::log::storable;
@@ -57,10 +57,9 @@ fn new_deployment(new: wit::NewDeployment) -> Result<(String, NewDeployment), Er
             let value: Value = serde_json::from_str(text).map_err(|error| {
                 Error::Invalid(storable(&format!("settings: not valid JSON: {error}")))
             })?;
-            // A list would do for serde.
-            if !value.is_object() {
-                return Err(Error::Invalid("settings: must be a JSON object".into()));
-            }
+            // A list would do for serde, and U+0000 for nobody but Postgres.
+            validate::object("settings", &value, SETTINGS_BYTES)
+                .map_err(|bad| error(bad.into()))?;
             let settings: Patch = serde_json::from_value(value)
                 .map_err(|error| Error::Invalid(storable(&format!("settings: {error}"))))?;
             // A setting with parts is said with all of them: the run does not know what comes before it.
@@ -267,7 +266,9 @@ impl wit::Host for Context {
             async {
                 names(env.as_deref().unwrap_or_default(), "")?;
                 let all = self.deploys.list(env).await?.into_iter().map(deployment);
-                Ok(all.map(|one| wit::Deployment { pods: Vec::new(), ..one }).collect())
+                Ok(all
+                    .map(|one| wit::Deployment { pods: Vec::new(), config: "{}".into(), ..one })
+                    .collect())
             }
             .await,
         )
