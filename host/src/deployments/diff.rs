@@ -30,9 +30,9 @@ use super::{
 };
 use crate::db::{Scope, Tx};
 use crate::requests::Invalid;
+use crate::tenancy::Tenant;
 use crate::tenancy::auth::Caller;
 use crate::tenancy::tokens::TokenScope;
-use crate::tenancy::{OrgRole, Tenant};
 
 /// A change to ask about, said as for a deployment. What is left out stays as it is; without anything, what
 /// has drifted is asked for.
@@ -134,7 +134,7 @@ impl Deployments {
         let environment = self.environment(caller.tenant, env).await?;
         names::app("app", app).map_err(|_| DeployError::not_found("deployment", app))?;
         if change.env_vars.is_some() {
-            let least = environment.config.deployers.unwrap_or(OrgRole::Member);
+            let least = environment.config.deployers();
             if caller.role < least || !caller.scopes.allow(TokenScope::DeploymentsWrite) {
                 return Err(DeployError::Forbidden(format!(
                     "asking what values of variables would change takes the right to deploy to `{env}`"

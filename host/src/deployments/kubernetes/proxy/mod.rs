@@ -38,7 +38,6 @@ use super::connection::{Connection, Identity};
 use super::failure::in_words;
 use crate::deployments::environments::EnvironmentStatus;
 use crate::deployments::{DeployError, Deployments};
-use crate::tenancy::OrgRole;
 use crate::tenancy::auth::{AuthError, Caller};
 use crate::tenancy::tokens::TokenScope;
 use headers::Upgrade;
@@ -126,7 +125,7 @@ impl Deployments {
     /// only look.
     pub(super) async fn entry(&self, caller: &Caller, env: &str) -> Result<Entry, ProxyError> {
         let environment = self.environment(caller.tenant, env).await?;
-        let least = environment.config.deployers.unwrap_or(OrgRole::Member);
+        let least = environment.config.deployers();
         let deploys = caller.role >= least && caller.scopes.allow(TokenScope::DeploymentsWrite);
         let identity = match deploys {
             true => Identity::Editor,
