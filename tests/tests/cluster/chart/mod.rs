@@ -11,6 +11,7 @@
 //!   (`scripts/image cluster`). Without them the tests say that they are skipped.
 
 mod installing;
+mod keda;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
