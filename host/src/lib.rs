@@ -3,6 +3,8 @@
 //!
 //! One folder per noun; `ARCHITECTURE.md` walks a request and an upload through them.
 
+pub mod authority;
+pub mod autoscaling;
 pub mod cli;
 pub mod db;
 pub mod delivery;

@@ -1,33 +1,23 @@
 //! The certificate of `eve dev`: clients of Kubernetes send no token over plain HTTP.
 //!
 //! An authority is made once for a data directory, and certificates of this machine's own names with it. The
-//! authority outlives them, because kubeconfigs and contexts carry it. Nobody but those is told to trust
-//! it: it belongs in no system's store.
+//! authority outlives them, because kubeconfigs and contexts carry it.
 //!
 //! Each key is in one file with its certificate, which is replaced by rename: whoever dies on the way leaves
 //! the old ones or the new ones.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose,
-};
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::ServerCertVerifier as _;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
-use x509_cert::der::Decode as _;
 
+use crate::authority::{Authority, DAY};
 use crate::http::listener::Files;
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
+/// What authorities are called, before a name of their own.
+const NAME: &str = "Eve Horizon dev";
 /// How long an authority is good for.
 const AUTHORITY: Duration = DAY.saturating_mul(3650);
 /// How long a certificate is: some systems take none that is longer than 398 days.
@@ -59,24 +49,26 @@ fn ensure_at(data_dir: &Path, address: IpAddr, now: SystemTime) -> anyhow::Resul
     let folder = data_dir.join("tls");
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     let (authority_pem, server_pem) = (folder.join("authority.pem"), folder.join("server.pem"));
-    let authority = match Authority::read(&authority_pem)? {
+    let authority = match read(&authority_pem)? {
         Some(known) if known.lasts(now + AUTHORITY_LEFT) => known,
         _ => {
-            let new = Authority::new(now)?;
-            write(&authority_pem, &new.text)?;
+            let new = Authority::new(NAME, AUTHORITY, now)?;
+            write(&authority_pem, new.text())?;
             new
         }
     };
     let authority_file = folder.join("ca.crt");
-    if std::fs::read_to_string(&authority_file).ok().as_ref() != Some(&authority.certificate) {
-        write(&authority_file, &authority.certificate)?;
+    if std::fs::read_to_string(&authority_file).ok().as_deref() != Some(authority.certificate()) {
+        write(&authority_file, authority.certificate())?;
     }
     let names = names(address);
-    if !authority.vouches(&server_pem, &names, now + CERTIFICATE_LEFT) {
-        write(&server_pem, &authority.sign(&names, now)?)?;
+    let known = std::fs::read(&server_pem).unwrap_or_default();
+    if !authority.vouches(&known, &names, now + CERTIFICATE_LEFT) {
+        let signed = authority.sign(&names, CERTIFICATE, now)?;
+        write(&server_pem, &format!("{}{}", signed.certificate, signed.key))?;
     }
     let files = Files { certificate: server_pem.clone(), key: server_pem };
-    Ok(Made { authority: authority.certificate, authority_file, files })
+    Ok(Made { authority: authority.certificate().to_owned(), authority_file, files })
 }
 
 /// Makes certificates anew before they run out, until `stop`. Whoever shows them reads the files.
@@ -98,100 +90,17 @@ fn names(address: IpAddr) -> Vec<String> {
     names
 }
 
-struct Authority {
-    key: KeyPair,
-    certificate: String,
-    /// Both, PEM.
-    text: String,
-}
-
-impl Authority {
-    fn new(now: SystemTime) -> anyhow::Result<Authority> {
-        let key = KeyPair::generate().context("making the key of an authority")?;
-        let certificate =
-            Self::params(&key, now).self_signed(&key).context("making an authority")?.pem();
-        let text = format!("{certificate}{}", key.serialize_pem());
-        Ok(Authority { key, certificate, text })
+/// What was written; none if there is nothing. What is no authority is somebody's doing, and an error.
+fn read(file: &Path) -> anyhow::Result<Option<Authority>> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Authority::parse(NAME, &text)
+            .with_context(|| {
+                format!("{}: remove it, and another authority is made", file.display())
+            })
+            .map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {}", file.display())),
     }
-
-    /// What was written; none if there is nothing. What is no key is somebody's doing, and an error.
-    fn read(file: &Path) -> anyhow::Result<Option<Authority>> {
-        let text = match std::fs::read_to_string(file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("reading {}", file.display())),
-        };
-        let advice = || format!("{}: remove it, and another authority is made", file.display());
-        let end = "-----END CERTIFICATE-----";
-        let (certificate, _) = text.split_once(end).with_context(advice)?;
-        let (certificate, _) = text.split_at(certificate.len() + end.len() + 1);
-        let key = KeyPair::from_pem(&text[certificate.len()..]).with_context(advice)?;
-        let certificate = certificate.to_owned();
-        Ok(Some(Authority { key, certificate, text }))
-    }
-
-    /// How it is called and what it may do: the same for the same key, so that a certificate names its issuer
-    /// as that is called. Two data directories have two names.
-    fn params(key: &KeyPair, now: SystemTime) -> CertificateParams {
-        let mut params = CertificateParams::default();
-        let digest = hex::encode(&Sha256::digest(key.public_key_raw())[..4]);
-        params.distinguished_name = named(&format!("Eve Horizon dev {digest}"));
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.not_before = (now - DAY).into();
-        params.not_after = (now + AUTHORITY).into();
-        params
-    }
-
-    fn lasts(&self, until: SystemTime) -> bool {
-        CertificateDer::from_pem_slice(self.certificate.as_bytes())
-            .ok()
-            .and_then(|der| x509_cert::Certificate::from_der(&der).ok())
-            .is_some_and(|read| read.tbs_certificate.validity.not_after.to_system_time() > until)
-    }
-
-    /// A certificate of these names and its key, PEM.
-    fn sign(&self, names: &[String], now: SystemTime) -> anyhow::Result<String> {
-        let mut params = CertificateParams::new(names).context("naming this machine")?;
-        params.distinguished_name = named("localhost");
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        params.use_authority_key_identifier_extension = true;
-        params.not_before = (now - DAY).into();
-        params.not_after = (now + CERTIFICATE).into();
-        let key = KeyPair::generate().context("making a key")?;
-        let issuer = Issuer::new(Self::params(&self.key, now), &self.key);
-        let signed = params.signed_by(&key, &issuer).context("making a certificate")?;
-        Ok(format!("{}{}", signed.pem(), key.serialize_pem()))
-    }
-
-    /// Whether what is in a file is good for all names at a time.
-    fn vouches(&self, file: &Path, names: &[String], at: SystemTime) -> bool {
-        self.verifies(file, names, at).unwrap_or(false)
-    }
-
-    fn verifies(&self, file: &Path, names: &[String], at: SystemTime) -> anyhow::Result<bool> {
-        let text = std::fs::read(file)?;
-        PrivateKeyDer::from_pem_slice(&text)?;
-        let certificate = CertificateDer::from_pem_slice(&text)?;
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.certificate.as_bytes())?)?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
-        let at = UnixTime::since_unix_epoch(at.duration_since(SystemTime::UNIX_EPOCH)?);
-        for name in names {
-            let name = ServerName::try_from(name.as_str())?;
-            verifier.verify_server_cert(&certificate, &[], &name, &[], at)?;
-        }
-        Ok(true)
-    }
-}
-
-fn named(name: &str) -> DistinguishedName {
-    let mut named = DistinguishedName::new();
-    named.push(DnType::CommonName, name);
-    named
 }
 
 /// Replaces a file by rename, readable by its owner only.

@@ -41,6 +41,7 @@ pub use routes::{
     Items, Logs, Me, QuestionPage, RequestPage, SchedulePage, SqlAnswer, SqlCall, SqlColumn,
 };
 
+use crate::autoscaling::counts::Counter;
 use crate::db::Db;
 use crate::deployments::Deployments;
 use crate::hitl::Questions;
@@ -85,7 +86,7 @@ pub struct AppState {
     pub(crate) uploads: Uploads,
     rates: Rates,
     hub: Hub,
-    gauges: routes::Gauges,
+    counter: Counter,
     readiness: routes::Readiness,
     prometheus: Option<PrometheusHandle>,
     document: Arc<OpenApi>,
@@ -104,6 +105,8 @@ pub struct Parts {
     pub schemas: Schemas,
     /// What is deployed.
     pub deployments: Deployments,
+    /// How much there is to do.
+    pub counter: Counter,
     /// How often clients may call.
     pub rates: RateLimits,
 }
@@ -117,10 +120,9 @@ impl AppState {
         prometheus: Option<PrometheusHandle>,
         shutdown: CancellationToken,
     ) -> Self {
-        let Parts { requests, auth, uploads, schemas, deployments, rates } = parts;
+        let Parts { requests, auth, uploads, schemas, deployments, counter, rates } = parts;
         let hub = Hub::start(db.clone(), requests.clone(), shutdown.clone());
         let document = Arc::new(document());
-        let gauges = routes::Gauges::default();
         let questions = Questions::new(db.clone(), requests.bell.clone());
         let schedules = Schedules::new(requests.clone());
         Self {
@@ -134,7 +136,7 @@ impl AppState {
             uploads,
             rates: Rates::new(rates),
             hub,
-            gauges,
+            counter,
             readiness: routes::Readiness::default(),
             prometheus,
             document,

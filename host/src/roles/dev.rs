@@ -203,6 +203,7 @@ async fn with_database(
         keep: kept,
         metrics,
         sealer: Some(Sealer::new(dev::key(&data_dir.join("sealing.key"))?, Vec::new())),
+        external_metrics: None,
     };
     greet(reached, data_dir, &context_file, kept_in, &made);
     let renewing =

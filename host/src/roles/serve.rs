@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{Database, SkillsDatabase};
+use crate::autoscaling::{self, ExternalMetrics, counts::Counter};
 use crate::db::Db;
 use crate::deployments::{Deployments, asks, reconcile};
 use crate::http::listener::{Certificate, Files, Listener, Plain};
@@ -43,6 +44,8 @@ pub struct Args {
     listen: SocketAddr,
     #[command(flatten)]
     tls: Tls,
+    #[command(flatten)]
+    external_metrics: ExternalMetrics,
     #[command(flatten)]
     jwt: Jwt,
     #[command(flatten)]
@@ -203,6 +206,8 @@ pub(super) struct ControlPlane {
     pub metrics: PrometheusHandle,
     pub schemas: Schemas,
     pub sealer: Option<Sealer>,
+    /// Where autoscalers ask, if they do.
+    pub external_metrics: Option<autoscaling::Server>,
 }
 
 /// Runs it.
@@ -217,6 +222,7 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("listening on {}", args.listen))?;
+    let external_metrics = args.external_metrics.bind().await?;
     // Only ever loads artifacts, to see that they fit: one slot, no guests.
     let runtime = Runtime::new(RuntimeConfig {
         max_concurrent: 1,
@@ -242,6 +248,7 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
         metrics,
         schemas,
         sealer,
+        external_metrics,
     };
     let address = listener.local_addr()?;
     let listener = match &certificate {
@@ -284,8 +291,18 @@ impl ControlPlane {
             tokio::spawn(scheduler::run(self.db.clone(), self.bell, self.keep, stop.clone()));
         let (schemas, stopped) = (self.schemas.clone(), stop.clone());
         let provisioning = tokio::spawn(async move { schemas.provision(stopped).await });
+        let counter = Counter::new(self.db.clone());
+        let measured = self.external_metrics.map(|server| {
+            let (counter, stopped) = (counter.clone(), stop.clone());
+            tokio::spawn(async move {
+                let served = server.run(counter, stopped.clone()).await;
+                // Without it autoscalers are blind and namespaces stuck: another process may do better.
+                stopped.cancel();
+                served
+            })
+        });
         let (schemas, rates) = (self.schemas, self.rates);
-        let parts = http::Parts { requests, auth, uploads, schemas, deployments, rates };
+        let parts = http::Parts { requests, auth, uploads, schemas, deployments, counter, rates };
         let state = AppState::new(self.db, parts, Some(self.metrics), stop.clone());
         let served = http::serve(listener, state, stop.clone()).await;
         stop.cancel();
@@ -295,6 +312,9 @@ impl ControlPlane {
         reconciling.await.context("reconciling deployments panicked")?;
         answering.await.context("answering what skills ask panicked")?;
         following.await.context("following the certificate's files panicked")?;
+        if let Some(measured) = measured {
+            measured.await.context("serving external metrics panicked")??;
+        }
         served.context("serving HTTP")
     }
 }

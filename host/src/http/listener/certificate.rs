@@ -8,9 +8,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -18,9 +19,9 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt as _;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use x509_cert::der::Decode as _;
+
+use crate::authority::end_of;
 
 /// How often the files are read. They change every few weeks, and have some KiB.
 const LOOK: Duration = Duration::from_secs(5);
@@ -121,14 +122,14 @@ impl Certificate {
     }
 
     /// What shakes hands with it.
-    pub(super) fn acceptor(&self) -> TlsAcceptor {
-        let mut config = rustls::ServerConfig::builder_with_provider(provider())
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .expect("ring has what TLS 1.2 and 1.3 need")
             .with_no_client_auth()
             .with_cert_resolver(self.held.clone());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Arc::new(config).into()
+        Arc::new(config)
     }
 
     /// Until when it is good, if it says so in a way that we understand.
@@ -249,7 +250,7 @@ impl Whole {
             .collect::<Result<_, _>>()
             .map_err(|error| certificates(Some(error)))?;
         let first = chain.first().ok_or_else(|| certificates(None))?;
-        let ends = end_of(first);
+        let ends = end_of(first).map(DateTime::from);
         let key = PrivateKeyDer::from_pem_slice(&texts.key).map_err(|error| {
             let what = "private key in PEM that is not encrypted: -----BEGIN PRIVATE KEY-----";
             missing(
@@ -278,12 +279,6 @@ impl Whole {
             );
         }
     }
-}
-
-fn end_of(certificate: &CertificateDer<'_>) -> Option<DateTime<Utc>> {
-    let read = x509_cert::Certificate::from_der(certificate).ok()?;
-    let ends: SystemTime = read.tbs_certificate.validity.not_after.to_system_time();
-    Some(ends.into())
 }
 
 #[cfg(test)]

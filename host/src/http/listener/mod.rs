@@ -25,8 +25,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -67,7 +70,7 @@ pub struct Listener {
 /// How hands are shaken.
 #[derive(Clone)]
 struct Tls {
-    acceptor: TlsAcceptor,
+    config: watch::Receiver<Arc<ServerConfig>>,
     plain: Plain,
     most: usize,
     time: Duration,
@@ -82,8 +85,16 @@ impl From<TcpListener> for Listener {
 impl Listener {
     /// A port where TLS is spoken.
     pub fn tls(port: TcpListener, certificate: &Arc<Certificate>, plain: Plain) -> Listener {
-        let acceptor = certificate.acceptor();
-        let tls = Tls { acceptor, plain, most: MOST_HANDSHAKES, time: HANDSHAKE_TIME };
+        Self::following(port, watch::channel(certificate.config()).1, plain)
+    }
+
+    /// The same, where each handshake is by the settings of its moment.
+    pub fn following(
+        port: TcpListener,
+        config: watch::Receiver<Arc<ServerConfig>>,
+        plain: Plain,
+    ) -> Listener {
+        let tls = Tls { config, plain, most: MOST_HANDSHAKES, time: HANDSHAKE_TIME };
         Listener { tls: Some(tls), ..Listener::from(port) }
     }
 
@@ -147,7 +158,10 @@ impl Tls {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         match (first[0] == HANDSHAKE, self.plain) {
-            (true, _) => Ok(Stream::Tls(Box::new(self.acceptor.accept(stream).await?))),
+            (true, _) => {
+                let acceptor = TlsAcceptor::from(self.config.borrow().clone());
+                Ok(Stream::Tls(Box::new(acceptor.accept(stream).await?)))
+            }
             (false, Plain::Served) => Ok(Stream::Plain(stream)),
             (false, Plain::Refused) => {
                 stream.write_all(NOT_TLS).await?;
@@ -169,6 +183,14 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// The certificate that whoever is there has shown, where one is asked for.
+    pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        match self {
+            Stream::Plain(_) => None,
+            Stream::Tls(stream) => stream.get_ref().1.peer_certificates()?.first(),
+        }
+    }
+
     /// Sends what is small at once: keys that somebody presses in a terminal.
     pub fn without_delay(&mut self) {
         let stream = match self {

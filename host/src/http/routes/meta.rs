@@ -9,7 +9,8 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use tokio::sync::Mutex;
 
-use crate::db::{self, Db, SchemaState, Scope};
+use crate::autoscaling::counts::{Count, Counts};
+use crate::db::{self, SchemaState};
 use crate::http::AppState;
 use crate::http::problem::{Kind, Problem};
 
@@ -18,10 +19,6 @@ const READY_TIMEOUT: Duration = Duration::from_secs(2);
 /// That it was there holds for so long: anybody may ask, and as often as they like, so the database is
 /// not asked each time.
 const READY_INTERVAL: Duration = Duration::from_secs(1);
-/// Counts are taken at most this often, however many scrape.
-const COUNT_INTERVAL: Duration = Duration::from_secs(5);
-/// A count that takes longer is left out of this scrape.
-const COUNT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether the process runs.
 #[utoipa::path(
@@ -71,7 +68,7 @@ pub async fn readyz(State(state): State<AppState>) -> Result<&'static str, Probl
 )]
 pub async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
     let mut text = state.prometheus.as_ref().map(|handle| handle.render()).unwrap_or_default();
-    text.push_str(&state.gauges.text(&state.db).await);
+    text.push_str(&gauges(state.counter.counts().await.as_deref()));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
@@ -91,69 +88,26 @@ pub struct Readiness {
 }
 
 /// Gauges that are counted when somebody scrapes.
-#[derive(Clone, Default)]
-pub struct Gauges {
-    last: Arc<Mutex<Option<(Instant, String)>>>,
-}
-
-impl Gauges {
-    async fn text(&self, db: &Db) -> String {
-        let mut last = self.last.lock().await;
-        if let Some((at, text)) = &*last
-            && at.elapsed() < COUNT_INTERVAL
-        {
-            return text.clone();
-        }
-        let counted = tokio::time::timeout(COUNT_TIMEOUT, pending(db)).await;
-        let text = match counted {
-            Ok(Ok(pending)) => render(&pending),
-            Ok(Err(error)) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "counting pending requests failed"
-                );
-                DATABASE_DOWN.to_owned()
-            }
-            Err(_) => DATABASE_DOWN.to_owned(),
-        };
-        *last = Some((Instant::now(), text.clone()));
-        text
-    }
-}
-
-const DATABASE_DOWN: &str = "# TYPE eve_database_up gauge\neve_database_up 0\n";
-
-/// Pending requests by worker type, zeros included: an autoscaler must see a pool run dry.
-async fn pending(db: &Db) -> Result<Vec<(String, i64)>, sqlx::Error> {
-    let mut tx = db.begin(Scope::Control).await?;
-    let types = sqlx::query_scalar!("SELECT id FROM eve.worker_types ORDER BY id")
-        .fetch_all(&mut *tx)
-        .await?;
-    tx.commit().await?;
-    let mut tx = db.begin(Scope::Metrics).await?;
-    let counts = sqlx::query!(
-        r#"SELECT worker_type AS "worker_type!", count(*) AS "pending!"
-             FROM eve.orchestration_requests
-            WHERE status = 'pending'
-            GROUP BY worker_type"#,
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    tx.commit().await?;
-    let mut all: std::collections::BTreeMap<String, i64> =
-        types.into_iter().map(|id| (id, 0)).collect();
-    all.extend(counts.into_iter().map(|row| (row.worker_type, row.pending)));
-    Ok(all.into_iter().collect())
-}
-
-fn render(pending: &[(String, i64)]) -> String {
-    let mut text = String::from("# TYPE eve_database_up gauge\neve_database_up 1\n");
-    text.push_str("# HELP eve_pending_requests Requests that a worker could claim now.\n");
-    text.push_str("# TYPE eve_pending_requests gauge\n");
-    for (worker_type, count) in pending {
+fn gauges(counts: Option<&Counts>) -> String {
+    let mut text = String::from("# TYPE eve_database_up gauge\n");
+    let Some(counts) = counts else {
+        text.push_str("eve_database_up 0\n");
+        return text;
+    };
+    text.push_str("eve_database_up 1\n");
+    let gauges: [(&str, &str, fn(&Count) -> i64); 2] = [
+        ("eve_pending_requests", "Requests that a worker could claim now.", |count| count.pending),
+        ("eve_busy_slots", "Requests that workers have claimed and not finished.", |count| {
+            count.busy
+        }),
+    ];
+    for (name, help, of) in gauges {
         // Worker types are letters, digits and hyphens: nothing to escape. Writing to a String
         // cannot fail.
-        let _ = writeln!(text, "eve_pending_requests{{worker_type=\"{worker_type}\"}} {count}");
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for (worker_type, count) in &counts.by_type {
+            let _ = writeln!(text, "{name}{{worker_type=\"{worker_type}\"}} {}", of(count));
+        }
     }
     text
 }

@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use super::rates::{RateLimits, Rates};
 use super::*;
+use crate::autoscaling::counts::Counter;
 use crate::ids::UserId;
 use crate::notify::Bell;
 use crate::runtime::{Runtime, RuntimeConfig};
@@ -123,7 +124,8 @@ impl Api {
         let schemas = Schemas::none(db.clone());
         let rates = RateLimits::off();
         let deployments = Deployments::new(db.clone(), requests.bell.clone(), None);
-        let parts = Parts { requests, auth, uploads, schemas, deployments, rates };
+        let counter = Counter::new(db.clone());
+        let parts = Parts { requests, auth, uploads, schemas, deployments, counter, rates };
         let state = AppState::new(db, parts, None, shutdown.clone());
         Self { database, router: router(state.clone()), state, shutdown, _cache: cache }
     }

@@ -12,10 +12,10 @@
 
 mod installing;
 mod keda;
+mod scaling;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use eve_host::db::{Db, DbConfig};
@@ -24,6 +24,7 @@ use eve_tests::{Eve, http_client, wait_for};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::net::{TcpListener, UnixStream};
+use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 use crate::api::{Caller, Cluster};
@@ -35,6 +36,7 @@ const BRIDGE: &str = "172.30.255.1";
 const TIMEOUT: &str = "5m";
 /// The namespace by which environments know the platform. One test at a time uses it.
 const PLATFORM: &str = "eve-horizon";
+static PLATFORM_IN_USE: Mutex<()> = Mutex::const_new(());
 /// Who owns the database.
 const OWNER: &str = "eve_owner";
 
@@ -48,6 +50,8 @@ struct Ground {
     pool: PgPool,
     postgres: PrivatePostgres,
     files: tempfile::TempDir,
+    /// Held while the platform's own namespace is in use.
+    _alone: Option<MutexGuard<'static, ()>>,
 }
 
 /// What a test that has failed leaves would take the node's room from others.
@@ -82,6 +86,10 @@ impl Ground {
             );
             return Ok(None);
         };
+        let alone = match namespace == PLATFORM {
+            true => Some(PLATFORM_IN_USE.lock().await),
+            false => None,
+        };
         let admin = cluster.admin()?;
         let files = tempfile::tempdir()?;
         let postgres = PrivatePostgres::start(&files.path().join("data")).await?;
@@ -106,6 +114,7 @@ impl Ground {
             pool,
             postgres,
             files,
+            _alone: alone,
         };
         if namespace == PLATFORM {
             wall::stand(&ground.admin, &format!("chart-{}", Uuid::new_v4().simple())).await?;
@@ -271,6 +280,10 @@ impl Ground {
         })
         .await;
         Ok(status)
+    }
+
+    async fn count(&self, query: &'static str) -> Result<i64> {
+        Ok(sqlx::query_scalar(query).fetch_one(&self.pool).await?)
     }
 
     /// Takes the release away; only the Secret stays, with all keys.
