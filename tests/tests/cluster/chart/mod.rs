@@ -11,6 +11,7 @@
 //!   (`scripts/image cluster`). Without them the tests say that they are skipped.
 
 mod installing;
+mod keda;
 mod scaling;
 
 use std::path::{Path, PathBuf};
