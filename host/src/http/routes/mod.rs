@@ -41,6 +41,7 @@ pub use apps::AppPage;
 pub use deployments::{DeploymentPage, EventPage, History};
 pub use hitl::{Answer, Ask, QuestionPage};
 pub use me::Me;
+pub(crate) use meta::exposition;
 pub use meta::{Gauges, Readiness};
 pub use requests::{Batch, CreatedBatch, Logs, RequestPage};
 pub use schedules::SchedulePage;
