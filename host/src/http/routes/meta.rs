@@ -69,6 +69,11 @@ pub async fn readyz(State(state): State<AppState>) -> Result<&'static str, Probl
 pub async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
     let mut text = state.prometheus.as_ref().map(|handle| handle.render()).unwrap_or_default();
     text.push_str(&gauges(state.counter.counts().await.as_deref()));
+    exposition(text)
+}
+
+/// Metrics as Prometheus takes them.
+pub(crate) fn exposition(text: String) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 

@@ -4,7 +4,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use eve_tests::{skill, wait_for};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Ground, TIMEOUT, chart, merge};
 

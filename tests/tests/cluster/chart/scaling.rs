@@ -46,6 +46,11 @@ async fn a_pool_follows_its_queue() -> Result<()> {
     pool.is_served().await?;
     pool.answers_nobody_but_the_api_server().await?;
     pool.keeps_its_door_to_itself().await?;
+    // A second one could not serve them too, and is told before it breaks the first.
+    let second = ["install", "second", &chart, "--namespace", "default", "--dry-run=server"];
+    let refused = ground.helm(&second, Some(&values)).await.map_err(|error| error.to_string());
+    let already = "served by eve-external-metrics in the namespace eve-horizon already";
+    ensure!(refused.as_ref().is_err_and(|why| why.contains(already)), "{refused:?}");
 
     eve.push(&skill("hostile-wasi")?).await?;
     ensure!(pool.wanted().await? == 1, "an idle pool has one worker");
