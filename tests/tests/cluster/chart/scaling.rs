@@ -10,6 +10,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::{Ground, PLATFORM, TIMEOUT, chart, kubectl};
+use crate::attacks::ABOUT_METRICS;
 
 const METRICS: &str = "apis/external.metrics.k8s.io/v1beta1";
 const API_SERVICE: &str =
@@ -191,7 +192,7 @@ impl Pool<'_> {
             let patch = json!({ "spec": change });
             let kind = "application/merge-patch+json";
             let refused = thief.send(Method::PATCH, API_SERVICE, kind, Some(&patch)).await?;
-            ensure!(refused.message().contains("what its own Service is known by"), "{refused}");
+            ensure!(refused.message().contains(ABOUT_METRICS), "{refused}");
         }
         Ok(())
     }
