@@ -18,6 +18,10 @@ quickstart *args:
 test *args:
     scripts/test {{ args }}
 
+# Let a real KEDA scale workers, after building it: seven minutes, once
+test-keda:
+    scripts/test --keda
+
 # A Kubernetes cluster for the tests: up, down, status, check; alone, all that it does
 cluster *args:
     scripts/cluster {{ args }}

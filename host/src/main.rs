@@ -63,7 +63,7 @@ fn run(role: Command) -> anyhow::Result<()> {
         match role {
             Command::Dev(args) => roles::dev::run(args, metrics).await,
             Command::Serve(args) => roles::serve::run(*args, metrics).await,
-            Command::Worker(args) => roles::worker::run(args).await,
+            Command::Worker(args) => roles::worker::run(args, metrics).await,
             Command::Migrate(args) => roles::migrate::run(args).await,
             Command::Keygen | Command::Client(_) => unreachable!("handled in main"),
         }

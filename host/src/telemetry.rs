@@ -1,10 +1,14 @@
 //! What a process says about itself: its log on standard error, its metrics for Prometheus.
 
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
+
+/// How often what was observed is summed up.
+const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Starts both. `EVE_LOG` chooses what is logged (`info` by default; `eve_host=debug`, …),
 /// `EVE_LOG_FORMAT=json` one JSON object a line.
@@ -22,5 +26,16 @@ pub fn start() -> anyhow::Result<PrometheusHandle> {
         Ok("json") => log.json().init(),
         _ => log.with_target(false).init(),
     }
-    PrometheusBuilder::new().install_recorder().context("starting the metrics recorder")
+    let metrics =
+        PrometheusBuilder::new().install_recorder().context("starting the metrics recorder")?;
+    let upkeep = metrics.clone();
+    // Every observation is kept until somebody asks or tidies up, and where there is no Prometheus,
+    // nobody asks.
+    std::thread::Builder::new().name("eve-metrics".into()).spawn(move || {
+        loop {
+            std::thread::sleep(UPKEEP);
+            upkeep.run_upkeep();
+        }
+    })?;
+    Ok(metrics)
 }

@@ -6,7 +6,7 @@
 spawn() {
     local name=$1
     shift
-    setsid "$@" </dev/null >"$state/log/$name.log" 2>&1 9>&- &
+    setsid "$@" </dev/null >"$state/log/$name.log" 2>&1 9>&- 7>&- &
     local pid=$!
     # How it ends is for us to find out, not for the shell to announce.
     disown

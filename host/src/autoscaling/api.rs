@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::counts::{Count, Counter, Counts};
+use super::counts::{Counter, Counts, Metric};
 use super::front_proxy::{Caller, Peer, Trust};
 use super::review::Reviews;
 use super::selector;
@@ -23,31 +23,6 @@ pub const GROUP: &str = "external.metrics.k8s.io";
 pub const VERSION: &str = "v1beta1";
 /// The label of each value.
 const WORKER_TYPE: &str = "worker_type";
-
-/// What we count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Metric {
-    Pending,
-    Busy,
-}
-
-impl Metric {
-    const ALL: [Metric; 2] = [Metric::Pending, Metric::Busy];
-
-    fn name(self) -> &'static str {
-        match self {
-            Metric::Pending => "eve_pending_requests",
-            Metric::Busy => "eve_busy_slots",
-        }
-    }
-
-    fn of(self, count: &Count) -> i64 {
-        match self {
-            Metric::Pending => count.pending,
-            Metric::Busy => count.busy,
-        }
-    }
-}
 
 /// What handlers work with.
 #[derive(Clone)]
@@ -254,6 +229,7 @@ impl IntoResponse for Refusal {
 
 #[cfg(test)]
 mod tests {
+    use super::super::counts::Count;
     use super::*;
 
     #[test]

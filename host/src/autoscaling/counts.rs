@@ -23,6 +23,44 @@ pub struct Count {
     pub busy: i64,
 }
 
+/// What is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metric {
+    /// [`Count::pending`].
+    Pending,
+    /// [`Count::busy`].
+    Busy,
+}
+
+impl Metric {
+    /// Both.
+    pub const ALL: [Metric; 2] = [Metric::Pending, Metric::Busy];
+
+    /// Its name, for Prometheus and for autoscalers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Metric::Pending => "eve_pending_requests",
+            Metric::Busy => "eve_busy_slots",
+        }
+    }
+
+    /// What it is, in words.
+    pub fn help(self) -> &'static str {
+        match self {
+            Metric::Pending => "Requests that a worker could claim now.",
+            Metric::Busy => "Requests that workers have claimed and not finished.",
+        }
+    }
+
+    /// Its value.
+    pub fn of(self, count: &Count) -> i64 {
+        match self {
+            Metric::Pending => count.pending,
+            Metric::Busy => count.busy,
+        }
+    }
+}
+
 /// What there was at one moment.
 #[derive(Debug)]
 pub struct Counts {
@@ -36,7 +74,13 @@ pub struct Counts {
 #[derive(Clone)]
 pub struct Counter {
     db: Db,
-    last: Arc<Mutex<Option<(Instant, Option<Arc<Counts>>)>>>,
+    last: Arc<Mutex<Option<Last>>>,
+}
+
+/// What came of counting, and when that was.
+struct Last {
+    at: Instant,
+    counts: Option<Arc<Counts>>,
 }
 
 impl Counter {
@@ -50,7 +94,7 @@ impl Counter {
     pub async fn counts(&self) -> Option<Arc<Counts>> {
         // One counts for all who ask meanwhile.
         let mut last = self.last.lock().await;
-        if let Some((at, counts)) = &*last
+        if let Some(Last { at, counts }) = &*last
             && at.elapsed() < INTERVAL
         {
             return counts.clone();
@@ -69,7 +113,7 @@ impl Counter {
                 None
             }
         };
-        *last = Some((Instant::now(), counts.clone()));
+        *last = Some(Last { at: Instant::now(), counts: counts.clone() });
         counts
     }
 }

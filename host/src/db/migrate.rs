@@ -1,11 +1,20 @@
 //! The schema's version: bring a database up to ours, and refuse one that is newer.
 
 use std::borrow::Cow;
+use std::io;
+use std::time::Duration;
 
-use sqlx::PgPool;
 use sqlx::migrate::Migrator;
+use sqlx::{Connection as _, PgConnection, PgPool};
+
+use super::{Db, is_connection_loss, is_turned_away};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
+
+/// The oldest Postgres that schema and statements are written for: `security_invoker` of views is of 15.
+const OLDEST: u32 = 15;
+/// How long a first connection may take.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// Why a database could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
@@ -21,9 +30,39 @@ pub enum MigrateError {
         /// The newest version that this binary brings.
         ours: i64,
     },
+    /// A Postgres that lacks what the schema is made of.
+    #[error(
+        "this Postgres is version {0}, and {OLDEST} or later is needed: upgrade the server, or name \
+         another one in DATABASE_URL"
+    )]
+    TooOld(u32),
+    /// Nobody answers there.
+    #[error("the database at {place} cannot be reached")]
+    Unreachable {
+        /// Host, port and name.
+        place: String,
+        /// What happened.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The login does not hold there, or there is no such database.
+    #[error("the database at {place} turns this login away: look at DATABASE_URL")]
+    TurnedAway {
+        /// Host, port and name.
+        place: String,
+        /// What the server said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A migration that is no transaction was begun and did not end.
+    #[error(
+        "migration {0} was begun and has not ended, so that part of it may be there: undo by hand what \
+         there is of it, then DELETE FROM _sqlx_migrations WHERE version = {0}, and run `eve migrate` again"
+    )]
+    HalfDone(i64),
     /// A migration failed; it left nothing behind.
     #[error("migrating the database failed")]
-    Failed(#[from] sqlx::migrate::MigrateError),
+    Failed(#[source] sqlx::migrate::MigrateError),
     /// Postgres could not be asked.
     #[error("reading the database's schema version failed")]
     Database(#[from] sqlx::Error),
@@ -47,21 +86,49 @@ fn newest() -> i64 {
 }
 
 /// The newest migration that the database has; none if it was never migrated.
-async fn applied(pool: &PgPool) -> Result<Option<i64>, sqlx::Error> {
+async fn applied(connection: &mut PgConnection) -> Result<Option<i64>, sqlx::Error> {
     let exists: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
-        .fetch_one(pool)
+        .fetch_one(&mut *connection)
         .await?;
     if !exists {
         return Ok(None);
     }
     sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
-        .fetch_one(pool)
+        .fetch_one(connection)
         .await
 }
 
 /// Compares without changing anything.
 pub async fn schema_state(pool: &PgPool) -> Result<SchemaState, sqlx::Error> {
-    Ok(match applied(pool).await? {
+    compare(&mut *pool.acquire().await?).await
+}
+
+/// The same over a connection of its own: it fails for what is wrong, where the pool would only say that
+/// it has waited in vain.
+pub async fn first_schema_state(db: &Db) -> Result<SchemaState, sqlx::Error> {
+    let mut connection = connect(db.pool()).await?;
+    let state = compare(&mut connection).await?;
+    connection.close().await?;
+    Ok(state)
+}
+
+async fn connect(pool: &PgPool) -> Result<PgConnection, sqlx::Error> {
+    let options = pool.connect_options();
+    tokio::time::timeout(CONNECT, PgConnection::connect_with(&options))
+        .await
+        .unwrap_or_else(|_| Err(sqlx::Error::Io(io::ErrorKind::TimedOut.into())))
+}
+
+/// Where a pool's database is, without who connects: host, port and name.
+pub fn place(pool: &PgPool) -> String {
+    let options = pool.connect_options();
+    let host =
+        options.get_socket().map_or(options.get_host().into(), |path| path.to_string_lossy());
+    format!("{host}:{}/{}", options.get_port(), options.get_database().unwrap_or("postgres"))
+}
+
+async fn compare(connection: &mut PgConnection) -> Result<SchemaState, sqlx::Error> {
+    Ok(match applied(connection).await? {
         Some(version) if version == newest() => SchemaState::Current,
         Some(version) if version > newest() => SchemaState::Ahead,
         _ => SchemaState::Behind,
@@ -72,11 +139,28 @@ pub async fn schema_state(pool: &PgPool) -> Result<SchemaState, sqlx::Error> {
 /// once: one waits for the other (sqlx's session lock) and finds nothing left to do. Returns the
 /// migrations applied by this call.
 pub async fn migrate(pool: &PgPool) -> Result<Vec<Cow<'static, str>>, MigrateError> {
-    let before = applied(pool).await?;
+    let mut connection = connect(pool).await.map_err(|source| match source {
+        source if is_connection_loss(&source) => {
+            MigrateError::Unreachable { place: place(pool), source }
+        }
+        source if is_turned_away(&source) => {
+            MigrateError::TurnedAway { place: place(pool), source }
+        }
+        source => MigrateError::Database(source),
+    })?;
+    let version = connection.server_version_num().map(|number| number / 10_000);
+    if let Some(version) = version.filter(|version| *version < OLDEST) {
+        return Err(MigrateError::TooOld(version));
+    }
+    let before = applied(&mut connection).await?;
     if let Some(database) = before.filter(|version| *version > newest()) {
         return Err(MigrateError::Newer { database, ours: newest() });
     }
-    MIGRATIONS.run(pool).await?;
+    connection.close().await?;
+    MIGRATIONS.run(pool).await.map_err(|error| match error {
+        sqlx::migrate::MigrateError::Dirty(version) => MigrateError::HalfDone(version),
+        error => MigrateError::Failed(error),
+    })?;
     Ok(MIGRATIONS
         .iter()
         .filter(|migration| Some(migration.version) > before)

@@ -22,7 +22,7 @@ use sqlx::{Executor, Postgres, Transaction};
 
 use crate::tenancy::Tenant;
 
-pub use migrate::{MigrateError, SchemaState, migrate, schema_state};
+pub use migrate::{MigrateError, SchemaState, first_schema_state, migrate, place, schema_state};
 
 /// A transaction in progress; rolled back when dropped.
 pub type Tx = Transaction<'static, Postgres>;
@@ -150,6 +150,14 @@ pub fn is_connection_loss(error: &sqlx::Error) -> bool {
         }),
         _ => false,
     }
+}
+
+/// Whether the server does not let this login in, or has no such database, or lets it see nothing there:
+/// somebody has to make it, or to grant it something.
+pub fn is_turned_away(error: &sqlx::Error) -> bool {
+    // 28: authorization. 3D000: no such database. 42501: insufficient privilege.
+    matches!(error, sqlx::Error::Database(error)
+        if error.code().is_some_and(|code| code.starts_with("28") || code == "3D000" || code == "42501"))
 }
 
 /// Whether Postgres refused the values, so that the same statement would be refused again: data

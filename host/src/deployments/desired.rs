@@ -9,7 +9,7 @@ use super::apps::{self, NewApp};
 use super::environments::{self, EnvironmentStatus, alone, share};
 use super::orders::taken;
 use super::secrets::{Held, Place, Resolved};
-use super::settings::{self, Settings, Variables};
+use super::settings::{self, Settings, Variables, settings_of};
 use super::{
     DeployError, Deployer, Deployment, Deployments, Image, NewDeployment, Outcome, Patch,
     RevisionKind, Rollback, Scale, names, read, traffic,
@@ -93,16 +93,6 @@ pub(super) fn variables_place(deployment: Uuid) -> String {
     format!("deployment/{deployment}/variables")
 }
 
-/// How it is to run, out of a stored config.
-pub(super) fn settings_of(config: &Value) -> Settings {
-    let mut config = config.clone();
-    if let Some(object) = config.as_object_mut() {
-        object.remove("variables");
-        object.remove("secret_versions");
-    }
-    serde_json::from_value(config).unwrap_or_default()
-}
-
 /// A config to store: how it is to run, the names of variables, and which secrets it has.
 fn config(settings: &Settings, variables: Vec<&String>, resolved: &Resolved) -> Value {
     let mut config = serde_json::to_value(settings).expect("settings always serialise");
@@ -168,19 +158,22 @@ impl Deployments {
             }
             revision => stored(&mut tx, row.id, revision).await.map_err(failed)?,
         };
-        let mut settings = following(before.as_ref(), &new.settings, replicas)?;
+        let model = match &before {
+            Some(_) => None,
+            None => self.model(&mut tx, environment.id, &new.settings, row.id).await?,
+        };
+        let begins = before.as_ref().or(model.as_ref());
+        let mut settings = following(begins, &new.settings, replicas)?;
         let tenant = deployer.tenant;
         let fitting = traffic::check(&mut tx, tenant, env, &new.app, &mut settings).await?;
-        let replicas =
-            following_replicas(before.as_ref(), &new.settings, &settings, replicas, fitting)?;
+        let replicas = following_replicas(begins, &new.settings, &settings, replicas, fitting)?;
         let (variables, names) = match &new.env_vars {
             Some(variables) if variables.is_empty() => (None, Vec::new()),
             Some(variables) => {
                 (Some(self.seal(row.id, variables)?), variables.keys().cloned().collect())
             }
-            None => before
-                .as_ref()
-                .map(|before| (before.variables.clone(), variable_names(&before.config)))
+            None => begins
+                .map(|begins| (begins.variables.clone(), variable_names(&begins.config)))
                 .unwrap_or_default(),
         };
         distinct(&settings, &names)?;
@@ -460,6 +453,41 @@ impl Deployments {
             .await
             .map_err(failed)?;
         taken(tx, deployer, row.id, revision).await
+    }
+
+    /// What a new canary begins with: how its app runs, with its variables, which are sealed for the canary.
+    /// What leads to the app, and how many there are of it, is the app's own.
+    pub(super) async fn model(
+        &self,
+        tx: &mut Tx,
+        environment: Uuid,
+        settings: &Patch,
+        canary: Uuid,
+    ) -> Result<Option<Stored>, DeployError> {
+        let Some(of) = settings.canary_of() else { return Ok(None) };
+        let failed = DeployError::database("reading how the app of a canary runs");
+        let main = sqlx::query!(
+            "SELECT d.id, d.revision
+               FROM eve.deployments d JOIN eve.apps a ON a.id = d.app_id
+              WHERE d.environment_id = $1 AND a.name = $2 AND NOT d.stopping AND d.status <> 'stopped'",
+            environment,
+            of
+        )
+        .fetch_optional(&mut **tx)
+        .await
+        .map_err(&failed)?;
+        // That there is none is said where canaries are checked.
+        let Some(main) = main else { return Ok(None) };
+        let Some(model) = stored(tx, main.id, main.revision).await.map_err(&failed)? else {
+            return Ok(None);
+        };
+        let variables = self.unseal(main.id, model.variables.as_ref())?;
+        let names: Vec<String> = variables.keys().cloned().collect();
+        let sealed = (!names.is_empty()).then(|| self.seal(canary, &variables)).transpose()?;
+        let settings =
+            Settings { hosts: None, canary: None, autoscale: None, ..settings_of(&model.config) };
+        let config = config(&settings, names.iter().collect(), &Resolved::default());
+        Ok(Some(Stored { replicas: 1, config, variables: sealed, ..model }))
     }
 
     pub(super) fn seal(

@@ -16,13 +16,14 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::desired::{Stored, distinct, following, following_replicas, settings_of, stored};
+use super::desired::{Stored, distinct, following, following_replicas, stored};
 use super::kubernetes::connection::Identity;
 use super::kubernetes::differences::{self, Marks};
 use super::kubernetes::failure::Failure;
 use super::kubernetes::objects::Spec;
 use super::kubernetes::secrets::{Secrets, Source};
 use super::secrets::Held;
+use super::settings::settings_of;
 use super::traffic::Place;
 use super::{
     DeployError, Deployments, Image, Patch, Settings, Variables, environments, names, settings,
@@ -195,6 +196,11 @@ impl Deployments {
         };
         let place = place(&mut tx, tenant, env).await.map_err(failed)?;
         let place = place.ok_or_else(|| DeployError::not_found("environment", env))?;
+        let model = match (&before, change) {
+            (None, Some(change)) => self.model(&mut tx, environment, &change.settings, id).await?,
+            _ => None,
+        };
+        let begins = before.as_ref().or(model.as_ref());
         let before_variables = match &before {
             Some(before) => self.unseal(id, before.variables.as_ref())?,
             None => Variables::new(),
@@ -206,10 +212,11 @@ impl Deployments {
                     (!variables.is_empty()).then(|| self.seal(id, variables)).transpose()?;
                 (sealed, variables.clone())
             }
-            None => (
-                before.as_ref().and_then(|before| before.variables.clone()),
-                before_variables.clone(),
-            ),
+            None => {
+                let sealed = begins.and_then(|begins| begins.variables.clone());
+                let variables = self.unseal(id, sealed.as_ref())?;
+                (sealed, variables)
+            }
         };
         let fingerprint = self.fingerprint(sealed.as_ref(), &variables)?;
         let spec = match (change, &before) {
@@ -233,11 +240,11 @@ impl Deployments {
                 registered(&mut tx, tenant, app).await?;
                 let replicas = change.replicas.map(settings::replicas).transpose()?;
                 let before = before.as_ref();
-                let mut settings = following(before, &change.settings, replicas)?;
+                let mut settings = following(begins, &change.settings, replicas)?;
                 distinct(&settings, &variables.keys().cloned().collect::<Vec<_>>())?;
                 let fitting = traffic::check(&mut tx, tenant, env, app, &mut settings).await?;
                 let replicas =
-                    following_replicas(before, &change.settings, &settings, replicas, fitting)?;
+                    following_replicas(begins, &change.settings, &settings, replicas, fitting)?;
                 let (image, digest) = match (&change.image, before) {
                     (Some(image), _) => (parsed(image)?, None),
                     (None, Some(before)) => {

@@ -18,6 +18,11 @@ impl Patch {
         self.0.get(setting).is_some_and(|value| !value.is_null())
     }
 
+    /// The app whose canary it makes one.
+    pub fn canary_of(&self) -> Option<&str> {
+        self.0.get("canary")?.get("of")?.as_str()
+    }
+
     /// Checks what can be checked without knowing what was said before.
     pub fn check(&self) -> Result<(), Invalid> {
         // Of what has parts, a part may be changed: the others are then as wide as they can be.

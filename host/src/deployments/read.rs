@@ -6,9 +6,9 @@ use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::desired::settings_of;
 use super::kubernetes::connection::Identity;
 use super::kubernetes::logs::{self, Lines, Wanted};
+use super::settings::settings_of;
 use super::traffic::Place;
 use super::{
     DeployError, Deployment, DeploymentEvent, DeploymentStatus, Deployments, Image, Outcome, Pod,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::names;
@@ -73,9 +74,36 @@ pub struct Settings {
     /// said replaces what was said before; an empty list takes all hosts away.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hosts: Option<Vec<String>>,
-    /// It takes a share of another app's requests, in the same environment.
+    /// It takes a share of another app's requests, in the same environment. Where it was not deployed before,
+    /// it begins with that app's settings (hosts and autoscaling excepted), variables and secrets, and what is
+    /// said with it is laid over them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub canary: Option<Canary>,
+}
+
+/// How it is to run, out of a stored config. What a later version has written and we do not know is left out:
+/// good enough to show. Nothing is made so by it: see [`understood`].
+pub(super) fn settings_of(config: &Value) -> Settings {
+    understood(config).unwrap_or_else(|_| {
+        let mut known = config.clone();
+        if let Some(fields) = known.as_object_mut() {
+            fields.retain(|name, value| {
+                let alone = json!({ name.as_str(): value });
+                serde_json::from_value::<Settings>(alone).is_ok()
+            });
+        }
+        serde_json::from_value(known).unwrap_or_default()
+    })
+}
+
+/// The same, if we know all that it says; else why not.
+pub(super) fn understood(config: &Value) -> Result<Settings, String> {
+    let mut config = config.clone();
+    if let Some(object) = config.as_object_mut() {
+        object.remove("variables");
+        object.remove("secret_versions");
+    }
+    serde_json::from_value(config).map_err(|error| error.to_string())
 }
 
 /// A share of another app's requests.
@@ -232,11 +260,9 @@ pub fn variables(variables: &Variables) -> Result<(), Invalid> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
-    fn check(settings: serde_json::Value) -> Result<(), String> {
+    fn check(settings: Value) -> Result<(), String> {
         let settings: Settings = serde_json::from_value(settings).map_err(|e| e.to_string())?;
         settings.check().map_err(|invalid| format!("{}: {}", invalid.field, invalid.message))
     }
@@ -279,6 +305,22 @@ mod tests {
             let refused = check(bad.clone()).expect_err(&bad.to_string());
             assert!(refused.contains(field), "{bad}: {refused}");
         }
+    }
+
+    #[test]
+    fn what_a_later_version_has_written_is_shown_and_not_acted_upon() {
+        let config = json!({
+            "port": 9090, "deadline_s": 60, "variables": ["A"], "secret_versions": { "B": 1 },
+        });
+        let known = understood(&config).expect("settings");
+        assert_eq!((known.port, known.deadline_s), (Some(9090), Some(60)));
+        let mut later = config.clone();
+        later["gpu"] = json!(1);
+        assert!(understood(&later).is_err_and(|why| why.contains("gpu")));
+        assert_eq!(settings_of(&later), known);
+        later["autoscale"] = json!({ "min": 2, "max": 9, "memory_percent": 80 });
+        assert!(understood(&later).is_err());
+        assert_eq!(settings_of(&later), known, "half a setting is none");
     }
 
     #[test]

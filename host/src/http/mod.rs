@@ -36,6 +36,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::OpenApi;
 
 pub use problem::{Kind, Problem, ProblemDetails};
+pub(crate) use routes::exposition;
 pub use routes::{
     Answer, AppPage, Ask, Batch, CreatedBatch, DeploymentPage, EventPage, History, IssuedToken,
     Items, Logs, Me, QuestionPage, RequestPage, SchedulePage, SqlAnswer, SqlCall, SqlColumn,

@@ -28,6 +28,7 @@ use crate::sealing::Sealer;
 use crate::skills::artifact::{Signer, Verifier};
 use crate::skills::loader::Loader;
 use crate::tenancy::auth::AuthConfig;
+use crate::worker::health::Health;
 use crate::worker::{self, WorkerConfig, WorkerParts};
 
 /// Runs at one time, of each pool and of all of them together.
@@ -189,7 +190,7 @@ async fn with_database(
             grace: GRACE,
             host: super::host_name(),
         };
-        pools.spawn(worker::run(config, parts.clone(), stop.clone()));
+        pools.spawn(worker::run(config, parts.clone(), Health::default(), stop.clone()));
     }
     let plane = ControlPlane {
         schemas: schemas(db.clone()),

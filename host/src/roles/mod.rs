@@ -13,9 +13,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::db::{Db, DbConfig, SchemaState, is_connection_loss, schema_state};
+use crate::db::{
+    self, Db, DbConfig, SchemaState, first_schema_state, is_connection_loss, is_turned_away,
+};
 use crate::schemas::{Schemas, Server};
 use crate::skills::artifact::{ArtifactCache, Signer, Verifier};
+use crate::worker::health::Health;
 
 /// Where the platform's database is.
 #[derive(Clone, Debug, clap::Args)]
@@ -80,27 +83,62 @@ impl SkillsDatabase {
     }
 }
 
+/// Who brings the schema up to date.
+enum Migrating<'a> {
+    /// Somebody was to do it first: where it is not done, the process says so and ends.
+    First,
+    /// Somebody does it meanwhile, and makes this process's login with it: a worker waits, and its health
+    /// says for what. Ending would only have it started again, later every time.
+    Meanwhile(&'a Health),
+}
+
 /// Waits until the database can be reached and has a schema that this binary can serve; a newer one
-/// will do, because schemas are expanded before they are contracted.
-async fn ready(db: &Db, stop: &CancellationToken) -> anyhow::Result<()> {
-    let mut wait = std::time::Duration::from_millis(200);
+/// will do, because schemas are expanded before they are contracted. What it waits for is logged once.
+async fn ready(db: &Db, migrating: Migrating<'_>, stop: &CancellationToken) -> anyhow::Result<()> {
+    let mut pause = std::time::Duration::from_millis(200);
+    let mut said: Option<String> = None;
+    let place = db::place(db.pool());
     loop {
-        match schema_state(db.pool()).await {
-            Ok(SchemaState::Current | SchemaState::Ahead) => return Ok(()),
-            Ok(SchemaState::Behind) => {
+        let (why, error) = match (first_schema_state(db).await, &migrating) {
+            (Ok(SchemaState::Current | SchemaState::Ahead), _) => {
+                if said.is_some() {
+                    tracing::info!("the database is as it should be; going on");
+                }
+                return Ok(());
+            }
+            (Ok(SchemaState::Behind), Migrating::First) => {
                 anyhow::bail!(
                     "the database's schema is older than this eve: run `eve migrate` first"
                 )
             }
-            Err(error) if is_connection_loss(&error) => {
-                let error: &dyn std::error::Error = &error;
-                tracing::warn!(error, "the database cannot be reached; trying again");
+            (Ok(SchemaState::Behind), Migrating::Meanwhile(_)) => {
+                let why = "the database's schema is older than this eve: waiting for `eve migrate`";
+                (why.to_owned(), None)
             }
-            Err(error) => return Err(error).context("reading the database's schema version"),
+            (Err(error), _) if is_connection_loss(&error) => {
+                (format!("the database at {place} cannot be reached; trying again"), Some(error))
+            }
+            (Err(error), Migrating::Meanwhile(_)) if is_turned_away(&error) => {
+                let why = format!(
+                    "the database at {place} turns this login away: waiting for somebody to make it"
+                );
+                (why, Some(error))
+            }
+            (Err(error), _) => return Err(error).context("reading the database's schema version"),
+        };
+        if said.as_ref() != Some(&why) {
+            let error = error.as_ref().map(|error| error as &dyn std::error::Error);
+            tracing::warn!(error, "{why}");
+            if let Migrating::Meanwhile(health) = migrating {
+                health.waits(&why);
+            }
+            said = Some(why);
         }
         tokio::select! {
-            () = stop.cancelled() => anyhow::bail!("stopped before the database could be reached"),
-            () = tokio::time::sleep(wait) => wait = (wait * 2).min(std::time::Duration::from_secs(5)),
+            () = stop.cancelled() => anyhow::bail!("stopped before the database could be used"),
+            () = tokio::time::sleep(pause) => {
+                pause = (pause * 2).min(std::time::Duration::from_secs(5));
+            }
         }
     }
 }

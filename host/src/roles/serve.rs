@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Database, SkillsDatabase};
+use super::{Database, Migrating, SkillsDatabase};
 use crate::autoscaling::{self, ExternalMetrics, counts::Counter};
 use crate::db::Db;
 use crate::deployments::{Deployments, asks, reconcile};
@@ -218,7 +218,7 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let verifier = crate::skills::artifact::Verifier::new([signer.public_key().as_str()])?;
     let cache = super::open_cache(&args.cache_dir.unwrap_or_else(super::default_cache), verifier)?;
     let certificate = args.tls.certificate().await?;
-    super::ready(&db, &stop).await?;
+    super::ready(&db, Migrating::First, &stop).await?;
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("listening on {}", args.listen))?;

@@ -1,17 +1,21 @@
 //! `eve worker`: claims requests of one worker type and runs their skills.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
 
-use super::{Database, SkillsDatabase};
+use super::{Database, Migrating, SkillsDatabase};
 use crate::deployments::Deployments;
 use crate::notify::Bell;
 use crate::requests::Requests;
 use crate::runtime::{Runtime, RuntimeConfig};
 use crate::skills::artifact::Verifier;
 use crate::skills::loader::Loader;
+use crate::worker::health::{self, Health};
 use crate::worker::{self, WorkerConfig, WorkerParts};
 
 /// Run a worker: claim requests of one worker type and run their skills
@@ -34,6 +38,9 @@ pub struct Args {
     /// Seconds that runs may go on after SIGTERM
     #[arg(long, env = "EVE_GRACE_SECONDS", default_value_t = 30, value_name = "SECONDS")]
     grace: u64,
+    /// Where to answer probes and Prometheus: /healthz, /readyz, /metrics [default: nowhere]
+    #[arg(long, env = "EVE_HEALTH_LISTEN", value_name = "ADDRESS")]
+    health_listen: Option<SocketAddr>,
     /// Bytes of memory for all guests together [default: three fifths of what there is]
     #[arg(long, env = "EVE_MEMORY_BUDGET", value_name = "BYTES")]
     memory_budget: Option<usize>,
@@ -52,12 +59,23 @@ pub struct Args {
 }
 
 /// Runs it.
-pub async fn run(args: Args) -> anyhow::Result<()> {
+pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let stop = super::stop_on_signal()?;
     let (db, guests) = args.database.connect_worker()?;
     let verifier =
         Verifier::new(args.verify_keys.iter().map(|key| key.trim())).context("EVE_VERIFY_KEYS")?;
-    super::ready(&db, &stop).await?;
+    let health = Health::default();
+    // From the start: what waits for its database lives.
+    let answering = match args.health_listen {
+        Some(address) => {
+            let listener = TcpListener::bind(address)
+                .await
+                .with_context(|| format!("listening on {address}, as EVE_HEALTH_LISTEN says"))?;
+            Some(tokio::spawn(health::serve(listener, health.clone(), metrics)))
+        }
+        None => None,
+    };
+    super::ready(&db, Migrating::Meanwhile(&health), &stop).await?;
     let runtime = Runtime::new(RuntimeConfig {
         max_concurrent: args.slots,
         memory_budget: args.memory_budget.unwrap_or_else(super::default_memory_budget),
@@ -83,6 +101,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         grace: Duration::from_secs(args.grace),
         host: super::host_name(),
     };
-    worker::run(config, parts, stop).await;
+    worker::run(config, parts, health, stop).await;
+    if let Some(answering) = answering {
+        answering.abort();
+    }
     Ok(())
 }

@@ -10,10 +10,14 @@
 //! - A hog shares threads with hogs only, so neighbours do not feel it.
 //! - A run's future is dropped (its store with it) before its slot is free again.
 //! - A panic in a host function ends its own run and nothing else.
+//! - A guest thread that does not come back from a run is seen: [`Executor::longest_poll`].
 
+use std::cell::OnceCell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -35,6 +39,53 @@ pub(super) trait Keep: Send + 'static {
 pub(super) struct Executor {
     guests: Option<Runtime>,
     hogs: Option<Runtime>,
+    watch: Arc<Watch>,
+}
+
+/// What each guest thread is at. Hogs are not watched: on a busy machine they wait for as long as others
+/// have work.
+struct Watch {
+    began: Instant,
+    threads: Mutex<Vec<Arc<AtomicU64>>>,
+}
+
+thread_local! {
+    /// Where a guest thread notes since when it has been polling a run, in milliseconds after the
+    /// executor's start; 0 while it does not. Other threads have no such place.
+    static POLLING: OnceCell<(Instant, Arc<AtomicU64>)> = const { OnceCell::new() };
+}
+
+impl Watch {
+    /// Makes the calling thread one that is watched.
+    fn this_thread(&self) {
+        let since = Arc::new(AtomicU64::new(0));
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(since.clone());
+        // A thread starts once.
+        let _ = POLLING.with(|polling| polling.set((self.began, since)));
+    }
+
+    fn now(began: Instant) -> u64 {
+        // From 1, so that it is never taken for nothing.
+        u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    }
+}
+
+/// Notes that this thread takes a run up.
+fn taken_up() {
+    POLLING.with(|polling| {
+        if let Some((began, since)) = polling.get() {
+            since.store(Watch::now(*began), Ordering::Relaxed);
+        }
+    });
+}
+
+/// Notes that it has put it down again.
+fn put_down() {
+    POLLING.with(|polling| {
+        if let Some((_, since)) = polling.get() {
+            since.store(0, Ordering::Relaxed);
+        }
+    });
 }
 
 /// How a run's future ended.
@@ -63,10 +114,13 @@ impl Executor {
     /// guest on every core whoever is woken waits for one of them to be put aside, and the p95 of a small
     /// request more than doubles, however low the priority; with a core to spare it does not.
     pub(super) fn start(threads: usize) -> std::io::Result<Self> {
+        let watch = Arc::new(Watch { began: Instant::now(), threads: Mutex::default() });
+        let watched = watch.clone();
         let guests = Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("eve-guest")
             .enable_time()
+            .on_thread_start(move || watched.this_thread())
             .build()?;
         let hogs = Builder::new_multi_thread()
             .worker_threads(threads.saturating_sub(1).max(1))
@@ -81,7 +135,18 @@ impl Executor {
                 }
             })
             .build()?;
-        Ok(Self { guests: Some(guests), hogs: Some(hogs) })
+        Ok(Self { guests: Some(guests), hogs: Some(hogs), watch })
+    }
+
+    /// For how long the guest thread that is slowest to come back has been at one poll. Guests are
+    /// interrupted every tick, so what takes much longer is a host function that blocks, or an epoch
+    /// that does not advance any more.
+    pub(super) fn longest_poll(&self) -> Duration {
+        let now = Watch::now(self.watch.began);
+        let threads = self.watch.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = threads.iter().map(|since| since.load(Ordering::Relaxed));
+        let oldest = since.filter(|since| *since > 0).min();
+        Duration::from_millis(oldest.map_or(0, |since| now.saturating_sub(since)))
     }
 
     /// Runs `future` within the limits. Dropping the receiver cancels it.
@@ -244,7 +309,9 @@ where
         }
 
         let mark = run.meter.begin();
+        taken_up();
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
+        put_down();
         let now = run.meter.end(mark);
         let wall = run.meter.wall(now);
 
@@ -317,6 +384,39 @@ where
             self.hogs.spawn(async move { tear_down() });
         } else {
             tear_down();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nothing;
+    impl Keep for Nothing {
+        fn is_heavy(&self) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_does_not_come_back_is_seen() {
+        let executor = Executor::start(2).unwrap();
+        let slots = Arc::new(tokio::sync::Semaphore::new(1));
+        let permit = slots.acquire_owned().await.unwrap();
+        assert_eq!(executor.longest_poll(), Duration::ZERO);
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        // As a host function would that waits for a lock which nobody gives back.
+        let blocking = async move { released.recv().is_ok() };
+        let hour = Duration::from_secs(3600);
+        let ended = executor.spawn(blocking, Nothing, permit, hour, hour);
+        while executor.longest_poll() < Duration::from_millis(50) {
+            tokio::task::yield_now().await;
+        }
+        release.send(()).unwrap();
+        assert!(matches!(ended.await.unwrap().ended, Ended::Finished(true)));
+        while executor.longest_poll() > Duration::ZERO {
+            tokio::task::yield_now().await;
         }
     }
 }

@@ -168,6 +168,11 @@ impl Runtime {
         &self.inner.budget
     }
 
+    /// For how long a guest thread has been at what is interrupted every 10 ms: seconds mean that it hangs.
+    pub(crate) fn longest_poll(&self) -> Duration {
+        self.inner.executor.longest_poll()
+    }
+
     /// The engine that artifacts are mapped into.
     pub(crate) fn engine(&self) -> &Engine {
         &self.inner.engine

@@ -12,6 +12,7 @@
 //! - When Postgres is away, finished runs are kept and written when it is back. What the outage leaves
 //!   unclear (did that commit happen?) is settled by the lease: writing twice finds no row.
 
+pub mod health;
 mod ready;
 mod run;
 mod settle;
@@ -39,6 +40,7 @@ use crate::requests::Requests;
 use crate::runtime::Runtime;
 use crate::schemas::Schemas;
 use crate::skills::loader::Loader;
+use health::Health;
 use ready::Ready;
 use settle::{Settlement, settle};
 pub(crate) use why::Why;
@@ -94,8 +96,14 @@ pub struct WorkerParts {
     pub deployments: Deployments,
 }
 
-/// Works until `stop`, then drains. Returns when everything is finished or given back.
-pub async fn run(config: WorkerConfig, parts: WorkerParts, stop: CancellationToken) {
+/// Works until `stop`, then drains. Returns when everything is finished or given back. How it does, it
+/// notes in `health`.
+pub async fn run(
+    config: WorkerConfig,
+    parts: WorkerParts,
+    health: Health,
+    stop: CancellationToken,
+) {
     let id = WorkerId::generate();
     let heartbeat = Heartbeat {
         worker_id: id,
@@ -107,11 +115,14 @@ pub async fn run(config: WorkerConfig, parts: WorkerParts, stop: CancellationTok
     let settings = run::Settings::default();
     // Before the first claim: a run without its grants would fail for good.
     let mut wait = RETRY.0;
+    let mut said = None;
     while let Err(error) = settings.refresh(&parts.db, &config.worker_type).await {
-        tracing::warn!(
-            error = &error as &dyn std::error::Error,
-            "the worker type cannot be read; trying again"
-        );
+        health.waits("the worker type may not be read, or cannot be: see the log");
+        // A login that may not do it yet waits for as long as nobody grants it.
+        if said.replace(error.to_string()) != Some(error.to_string()) {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(error, "the worker type cannot be read; trying again");
+        }
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY.1),
@@ -123,6 +134,7 @@ pub async fn run(config: WorkerConfig, parts: WorkerParts, stop: CancellationTok
         heartbeat.clone(),
         parts.db.clone(),
         settings.clone(),
+        health.clone(),
         draining.clone(),
         over.clone(),
     ));
@@ -155,8 +167,10 @@ pub async fn run(config: WorkerConfig, parts: WorkerParts, stop: CancellationTok
     };
     tracing::info!(worker = %id, worker_type = config.worker_type, slots = config.slots, "working");
 
-    let mut pool = Pool::new(id, config, parts.clone(), settings, bells);
+    health.works(parts.runtime.clone(), beating.abort_handle());
+    let mut pool = Pool::new(id, config, parts.clone(), settings, health.clone(), bells);
     pool.work(&stop).await;
+    health.drains();
     draining.store(true, Ordering::Relaxed);
     pool.drain().await;
 
@@ -178,6 +192,7 @@ async fn beat(
     heartbeat: Heartbeat,
     db: Db,
     settings: run::Settings,
+    health: Health,
     draining: Arc<AtomicBool>,
     over: CancellationToken,
 ) {
@@ -189,6 +204,9 @@ async fn beat(
             _ = ticks.tick() => {}
         }
         let beaten = heartbeat.beat(&db, draining.load(Ordering::Relaxed)).await;
+        if beaten.is_ok() {
+            health.beats();
+        }
         if let Err(error) = beaten.and(settings.refresh(&db, &heartbeat.worker_type).await) {
             tracing::warn!(error = &error as &dyn std::error::Error, "a heartbeat failed");
         }
@@ -233,6 +251,7 @@ struct Pool {
     config: WorkerConfig,
     parts: WorkerParts,
     settings: run::Settings,
+    health: Health,
     bells: mpsc::UnboundedReceiver<Event>,
     /// None while a settlement has it.
     cursor: Option<Cursor>,
@@ -265,6 +284,7 @@ impl Pool {
         config: WorkerConfig,
         parts: WorkerParts,
         settings: run::Settings,
+        health: Health,
         bells: mpsc::UnboundedReceiver<Event>,
     ) -> Pool {
         Pool {
@@ -274,6 +294,7 @@ impl Pool {
             config,
             parts,
             settings,
+            health,
             bells,
             in_hand: HashMap::new(),
             running: JoinSet::new(),
@@ -296,6 +317,7 @@ impl Pool {
         let mut scan = tokio::time::interval(SCAN);
         scan.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.health.turns();
             self.start_runs();
             self.start_graph_writers();
             self.settle(true).await;
@@ -360,7 +382,11 @@ impl Pool {
             return;
         }
         let leases = self.ready.leases();
-        match lease::give_back(&self.parts.db, self.id, &leases, &[]).await {
+        let given = {
+            let _asking = self.health.asks();
+            lease::give_back(&self.parts.db, self.id, &leases, &[]).await
+        };
+        match given {
             Ok(ripple) => {
                 self.ready.clear();
                 for (id, _) in leases {
@@ -654,7 +680,11 @@ impl Pool {
     async fn reconcile(&mut self) {
         let held: Vec<(Uuid, i64)> =
             self.in_hand.iter().map(|(id, held)| (*id, held.lease)).collect();
-        match lease::reconcile(&self.parts.db, self.id, &held).await {
+        let compared = {
+            let _asking = self.health.asks();
+            lease::reconcile(&self.parts.db, self.id, &held).await
+        };
+        match compared {
             Ok(kept) => {
                 for (id, _) in held {
                     if kept.contains(&id) {

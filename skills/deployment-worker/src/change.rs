@@ -79,15 +79,15 @@ fn replicas(order: &Order) -> Option<u32> {
     order.understood.replicas.and_then(|replicas| u32::try_from(replicas).ok())
 }
 
-/// A canary is an app of its own, set up as the app that it takes a share of.
+/// A canary is an app of its own. The platform sets it up as the app that it takes a share of.
 fn deploy_canary(order: &mut Order) -> Result<DeploymentId, Failure> {
     let (app, env, canary) = (order.app.clone(), order.env.clone(), order.canary());
     let Some(percent) = order.understood.percent.and_then(|share| u32::try_from(share).ok()) else {
         let problem = "it is not said which share of the traffic the canary takes, such as 10%";
         return Err(order.understood.unclear(problem.to_owned()).into());
     };
-    let main = match order.standing(&app)? {
-        Some(main) if main.is_running() => main,
+    match order.standing(&app)? {
+        Some(main) if main.is_running() => {}
         Some(main) => {
             return Err(Failure::permanent(format_args!(
                 "a canary of `{app}` takes a share of what `{app}` gets, and that does not run in `{env}`: \
@@ -101,7 +101,7 @@ fn deploy_canary(order: &mut Order) -> Result<DeploymentId, Failure> {
                  first"
             )));
         }
-    };
+    }
     let own = order.standing(&canary)?;
     let said = &order.understood;
     let image = match &own {
@@ -109,36 +109,13 @@ fn deploy_canary(order: &mut Order) -> Result<DeploymentId, Failure> {
         Some(own) if said.image.is_none() && said.version.is_none() => own.image.clone(),
         _ => order.image()?,
     };
-    let variables = main.variables()?;
-    let has_own = own.is_some();
-    if order.understood.env_vars.is_none() && !variables.is_empty() && !has_own {
-        return Err(Failure::permanent(format_args!(
-            "`{app}` has environment variables ({}), and nobody can read what they hold: give those that \
-             the canary shall have as `env_vars` in the context, `{{}}` for none",
-            variables.join(", ")
-        )));
-    }
     let mut new = with_options(order, &canary).image(&image).register();
-    if !has_own {
-        new = new.settings(&set_up(&main)?);
-    }
     if let Some(settings) = &order.understood.settings {
         new = new.settings(settings);
     }
     new.canary_of(&app, percent)
         .create()
         .map_err(|error| refused(order, &format!("deploy {image} as a canary"), error))
-}
-
-/// How an app is to run, of what another one shall have as well.
-fn set_up(main: &Deployment) -> Result<Value, Failure> {
-    let mut settings: Value = main.config()?;
-    if let Some(settings) = settings.as_object_mut() {
-        for own in ["variables", "hosts", "canary", "autoscale"] {
-            settings.remove(own);
-        }
-    }
-    Ok(settings)
 }
 
 fn scale(order: &Order) -> Result<DeploymentId, Failure> {

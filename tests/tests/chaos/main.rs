@@ -7,6 +7,7 @@ mod drain;
 mod effects;
 mod fairness;
 mod guests;
+mod health;
 mod invariants;
 mod outage;
 mod scale;

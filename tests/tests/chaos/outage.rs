@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::invariants;
 
 /// `pg_ctl stop -m immediate`: no session is told, nothing is written.
-async fn crash(postgres: PrivatePostgres) -> Result<()> {
+pub async fn crash(postgres: PrivatePostgres) -> Result<()> {
     let pid =
         i32::try_from(postgres.pid()).ok().and_then(Pid::from_raw).context("no process id")?;
     kill_process(pid, Signal::QUIT)?;

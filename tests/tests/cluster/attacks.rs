@@ -13,6 +13,10 @@ use crate::api::{Answer, Caller, Cluster, path};
 use crate::table::{self, Case, End, Given};
 use crate::{environment, wall};
 
+/// What the policy says about an object that would be in everybody's way here: where pools are scaled it is there,
+/// and attacked.
+pub const ABOUT_METRICS: &str =
+    "of the external metrics API the control plane writes only what its own Service is known by";
 /// Requests on their way at once.
 const AT_ONCE: usize = 16;
 
@@ -112,7 +116,7 @@ fn unsaid(said: &BTreeSet<String>) -> anyhow::Result<Vec<String>> {
         for rule in policy["spec"]["validations"].as_array().into_iter().flatten() {
             let Some(message) = rule["message"].as_str() else { continue };
             let end = format!("binding '{name}' denied request: {message}");
-            if !said.iter().any(|said| said.ends_with(&end)) {
+            if message != ABOUT_METRICS && !said.iter().any(|said| said.ends_with(&end)) {
                 unsaid.push(format!("no attack has {name} say: {message}"));
             }
         }

@@ -79,7 +79,10 @@ async fn requests_are_split_among_replicas_and_come_back() -> Result<()> {
     let own = json!({ "app.kubernetes.io/name": "api", "eve-horizon.dev/app": "api" });
     let shared = json!({ "eve-horizon.dev/serves": "api" });
     let deploy = "eve deploy create --env dev --cpu 5m --wait";
-    stage.run(&format!("{deploy} --app api --image acme/api:v1.2.2 --replicas 3")).await?;
+    let variables = r#"--env-vars '{"GREETING": "hello"}' --deadline 170s"#;
+    stage
+        .run(&format!("{deploy} --app api --image acme/api:v1.2.2 --replicas 3 {variables}"))
+        .await?;
     let before =
         stage.object("apis/apps/v1", "deployments/api").await?["metadata"]["generation"].clone();
     let canary = format!("{deploy} --app api-canary --image acme/api:v1.2.3 --canary-of api");
@@ -87,6 +90,12 @@ async fn requests_are_split_among_replicas_and_come_back() -> Result<()> {
     let made = stage.run(&format!("{canary} --traffic 25 --port 9090")).await?;
     let made: Value = serde_json::from_str(&made.stdout)?;
     assert_eq!(made["replicas"]["desired"], 1, "{made}");
+    // For the rest it is as its app.
+    assert_eq!(made["config"]["variables"], json!(["GREETING"]), "{made}");
+    assert_eq!(made["config"]["deadline_s"], 170, "{made}");
+    let secrets = "api/v1/namespaces/NS/secrets?labelSelector=eve-horizon.dev/app%3Dapi-canary";
+    let secrets = stage.admin.get(&secrets.replace("NS", &stage.namespace)).await?.json()?;
+    assert_eq!(secrets["items"][0]["data"]["GREETING"], "aGVsbG8=", "{secrets:#}");
     until_selector(&stage, shared.clone()).await;
     let status =
         stage.until("api", "split", |found| shares(found) == split(75.0, 25, 25.0)).await?;

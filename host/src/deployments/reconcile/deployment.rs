@@ -13,12 +13,12 @@ use super::judge::{Asked, Verdict, Why, judge, ready};
 use super::next::{LEAST, Look, Next, next, parting};
 use super::{Context, Trouble};
 use crate::db::{Scope, Tx};
-use crate::deployments::desired::settings_of;
 use crate::deployments::kubernetes::apply::{self, Before, External, Leading};
 use crate::deployments::kubernetes::failure::{Failure, in_words};
 use crate::deployments::kubernetes::objects::Spec;
 use crate::deployments::kubernetes::observe::{Seen, TroubleKind, observe};
 use crate::deployments::kubernetes::secrets::{Secrets, Source, Sync, sync};
+use crate::deployments::settings::{settings_of, understood};
 use crate::deployments::traffic::{self, Traffic};
 use crate::deployments::{
     DeployError, DeploymentStatus, Image, MAX_REPLICAS, Outcome, Pod, Settings,
@@ -30,6 +30,8 @@ const SHOWN_PODS: usize = 100;
 const MOST_DRIFT: usize = 50;
 /// How often what is being deleted is looked at.
 const DELETION: Duration = Duration::from_secs(1);
+/// How long what a later version has deployed is left alone.
+const LATER_VERSION: Duration = Duration::from_secs(30);
 /// After how many failures in a row it is said that others change it all the time.
 const PATIENCE: u32 = 3;
 
@@ -154,7 +156,19 @@ async fn one(
         return Ok(Next::Idle);
     }
     let mut row = row;
-    let settings = settings_of(&row.config);
+    let settings = match understood(&row.config) {
+        Ok(settings) => settings,
+        Err(unknown) => {
+            // While versions change. What is left out would be taken away in the cluster.
+            tracing::warn!(
+                environment = environment.name,
+                app,
+                unknown,
+                "a later version of eve has deployed this: it is left for a control plane of that version"
+            );
+            return Ok(Next::In(LATER_VERSION));
+        }
+    };
     let traffic = traffic_of(context, environment, app, &settings).await?;
     let leading = match &traffic {
         Ok(traffic) if *traffic != Traffic::of_stored(row.applied_traffic.as_ref()) => {

@@ -15,6 +15,7 @@ use super::{
 use crate::db::{Scope, Tx};
 use crate::deployments::desired::{self, Hold, permitted};
 use crate::deployments::environments::{EnvironmentConfig, Locked};
+use crate::deployments::settings::settings_of;
 use crate::deployments::{DeployError, Deployer, Deployments, names};
 use crate::tenancy::{Tenant, audit};
 
@@ -302,7 +303,7 @@ impl Deployments {
             .await
             .map_err(DeployError::database("reading a revision"))?
             .ok_or_else(unknown)?;
-        let settings = desired::settings_of(&before.config);
+        let settings = settings_of(&before.config);
         let references = settings.secrets.clone().unwrap_or_default();
         let resolved = self
             .resolve(tx, deployer.tenant, environment, row.id, &references, had)

@@ -145,7 +145,7 @@ async fn canary(
             ),
         }));
     };
-    let mains = crate::deployments::desired::settings_of(&main.config);
+    let mains = crate::deployments::settings::settings_of(&main.config);
     if let Some(other) = &mains.canary {
         return Err(wrong(format!(
             "`{of}` is a canary itself, of `{}`: a canary has none",

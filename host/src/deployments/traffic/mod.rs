@@ -154,7 +154,7 @@ pub(super) async fn unsettled(
     .await?;
     let mut unsettled = Vec::new();
     for main in mains {
-        let settings = super::desired::settings_of(&main.config);
+        let settings = super::settings::settings_of(&main.config);
         let applied = Traffic::of_stored(main.applied_traffic.as_ref());
         if let Ok(wanted) = wanted(tx, environment, &main.app, &settings, place).await?
             && wanted != applied

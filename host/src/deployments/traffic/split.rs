@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::share::percent;
 use crate::db::Tx;
-use crate::deployments::desired::settings_of;
+use crate::deployments::settings::settings_of;
 
 /// What splits requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -9,7 +9,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use tokio::sync::Mutex;
 
-use crate::autoscaling::counts::{Count, Counts};
+use crate::autoscaling::counts::{Counts, Metric};
 use crate::db::{self, SchemaState};
 use crate::http::AppState;
 use crate::http::problem::{Kind, Problem};
@@ -69,6 +69,11 @@ pub async fn readyz(State(state): State<AppState>) -> Result<&'static str, Probl
 pub async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
     let mut text = state.prometheus.as_ref().map(|handle| handle.render()).unwrap_or_default();
     text.push_str(&gauges(state.counter.counts().await.as_deref()));
+    exposition(text)
+}
+
+/// Metrics as Prometheus takes them.
+pub(crate) fn exposition(text: String) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
@@ -95,18 +100,13 @@ fn gauges(counts: Option<&Counts>) -> String {
         return text;
     };
     text.push_str("eve_database_up 1\n");
-    let gauges: [(&str, &str, fn(&Count) -> i64); 2] = [
-        ("eve_pending_requests", "Requests that a worker could claim now.", |count| count.pending),
-        ("eve_busy_slots", "Requests that workers have claimed and not finished.", |count| {
-            count.busy
-        }),
-    ];
-    for (name, help, of) in gauges {
+    for metric in Metric::ALL {
         // Worker types are letters, digits and hyphens: nothing to escape. Writing to a String
         // cannot fail.
+        let (name, help) = (metric.name(), metric.help());
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
         for (worker_type, count) in &counts.by_type {
-            let _ = writeln!(text, "{name}{{worker_type=\"{worker_type}\"}} {}", of(count));
+            let _ = writeln!(text, "{name}{{worker_type=\"{worker_type}\"}} {}", metric.of(count));
         }
     }
     text

@@ -42,6 +42,7 @@ pub use deployments::{DeploymentPage, EventPage, History};
 pub use hitl::{Answer, Ask, QuestionPage};
 pub use me::Me;
 pub use meta::Readiness;
+pub(crate) use meta::exposition;
 pub use requests::{Batch, CreatedBatch, Logs, RequestPage};
 pub use schedules::SchedulePage;
 pub use schemas::{SqlAnswer, SqlCall, SqlColumn};

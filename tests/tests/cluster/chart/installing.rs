@@ -232,6 +232,7 @@ async fn everything_can_be_switched_on() -> Result<()> {
         ("apis/keda.sh/v1alpha1", "scaledobjects", 3),
         ("apis/keda.sh/v1alpha1", "triggerauthentications", 1),
         ("apis/monitoring.coreos.com/v1", "servicemonitors", 1),
+        ("apis/monitoring.coreos.com/v1", "podmonitors", 1),
         ("apis/monitoring.coreos.com/v1", "prometheusrules", 1),
         ("apis/gateway.networking.k8s.io/v1", "httproutes", 1),
         ("apis/networking.k8s.io/v1", "ingresses", 1),

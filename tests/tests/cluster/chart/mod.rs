@@ -11,7 +11,11 @@
 //!   (`scripts/image cluster`). Without them the tests say that they are skipped.
 
 mod installing;
+mod keda;
+mod networks;
+mod refusing;
 mod scaling;
+mod upgrading;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -236,6 +240,12 @@ impl Ground {
 
     /// A command line that talks to the control plane through its Service, as the owner of `dev`.
     async fn client(&self) -> Result<Eve> {
+        let (url, token) = self.door().await?;
+        Ok(Eve::without_database()?.env("EVE_URL", url).env("EVE_TOKEN", token))
+    }
+
+    /// Where the control plane's Service is, and a token of the owner of `dev`.
+    async fn door(&self) -> Result<(String, String)> {
         let place = format!("api/v1/namespaces/{}/services/eve-control-plane", self.namespace);
         let service = self.admin.get(&place).await?.json()?;
         let address = service["spec"]["clusterIP"].as_str().context("a ClusterIP")?;
@@ -254,7 +264,7 @@ impl Ground {
             answer.status().is_success().then_some(())
         })
         .await;
-        Ok(Eve::without_database()?.env("EVE_URL", url).env("EVE_TOKEN", token))
+        Ok((url, token))
     }
 
     /// Where a request has run: the worker's host, which is its pod. Workers that are gone are forgotten.
@@ -283,6 +293,15 @@ impl Ground {
 
     async fn count(&self, query: &'static str) -> Result<i64> {
         Ok(sqlx::query_scalar(query).fetch_one(&self.pool).await?)
+    }
+
+    /// The same, and what a test has put beside it.
+    async fn uninstall_beside(&self, others: &[&str]) -> Result<()> {
+        let mut command = tokio::process::Command::from(kubectl());
+        command.args(["--namespace", &self.namespace, "delete", "--grace-period=0", "--wait=true"]);
+        let output = command.args(others).output().await?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        self.uninstall().await
     }
 
     /// Takes the release away; only the Secret stays, with all keys.

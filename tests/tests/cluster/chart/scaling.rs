@@ -10,6 +10,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::{Ground, PLATFORM, TIMEOUT, chart, kubectl};
+use crate::attacks::ABOUT_METRICS;
 
 const METRICS: &str = "apis/external.metrics.k8s.io/v1beta1";
 const API_SERVICE: &str =
@@ -46,6 +47,11 @@ async fn a_pool_follows_its_queue() -> Result<()> {
     pool.is_served().await?;
     pool.answers_nobody_but_the_api_server().await?;
     pool.keeps_its_door_to_itself().await?;
+    // A second one could not serve them too, and is told before it breaks the first.
+    let second = ["install", "second", &chart, "--namespace", "default", "--dry-run=server"];
+    let refused = ground.helm(&second, Some(&values)).await.map_err(|error| error.to_string());
+    let already = "served by eve-external-metrics in the namespace eve-horizon already";
+    ensure!(refused.as_ref().is_err_and(|why| why.contains(already)), "{refused:?}");
 
     eve.push(&skill("hostile-wasi")?).await?;
     ensure!(pool.wanted().await? == 1, "an idle pool has one worker");
@@ -186,7 +192,7 @@ impl Pool<'_> {
             let patch = json!({ "spec": change });
             let kind = "application/merge-patch+json";
             let refused = thief.send(Method::PATCH, API_SERVICE, kind, Some(&patch)).await?;
-            ensure!(refused.message().contains("what its own Service is known by"), "{refused}");
+            ensure!(refused.message().contains(ABOUT_METRICS), "{refused}");
         }
         Ok(())
     }
