@@ -183,4 +183,14 @@ push_image() {
         esac
     done
     "$bin/registry" push "$registry" "$name" "${options[@]}" "${files[@]}" "${libraries[@]}"
+    forget_image "$name"
+}
+
+# Nodes pull a name once. What the node has under this one, whatever registry in front, is of before.
+forget_image() {
+    local -a known=()
+    running containerd || return 0
+    mapfile -t known < <(inside_node ctr -n k8s.io images ls -q 2>/dev/null |
+        awk -v name="/$1" '"/" $0 == name || substr($0, length($0) - length(name) + 1) == name')
+    [ ${#known[@]} -eq 0 ] || inside_node ctr -n k8s.io images rm "${known[@]}" >/dev/null 2>&1
 }

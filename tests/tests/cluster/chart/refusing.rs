@@ -102,7 +102,7 @@ async fn logs(ground: &Ground, selector: &str, container: &str) -> Result<String
     let mut command = tokio::process::Command::from(kubectl());
     command.args(["--namespace", &ground.namespace, "logs", "--tail=-1", "--selector", selector]);
     let output = command.args(["--container", container]).output().await?;
-    Ok(String::from_utf8(output.stdout).context("a log")?)
+    String::from_utf8(output.stdout).context("a log")
 }
 
 fn ready(pod: &Value) -> bool {
