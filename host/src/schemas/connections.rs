@@ -136,7 +136,7 @@ impl Connections {
                 DOING,
                 format!(
                     "the skills server is not locked down: a skill would have {}; prepare it as a \
-                     superuser, see docs/operations.md",
+                     superuser, see docs/operating.md",
                     doors.join(", ")
                 ),
             ));
