@@ -21,6 +21,8 @@ pub fn start() -> anyhow::Result<PrometheusHandle> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
+        // Nobody reads it any more: saying so there would be a panic, and signals would go unheard.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match std::env::var("EVE_LOG_FORMAT").as_deref() {
         Ok("json") => log.json().init(),

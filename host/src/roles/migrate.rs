@@ -13,7 +13,8 @@ const SAY_AGAIN: Duration = Duration::from_secs(30);
 
 /// Bring the database up to this version's schema
 ///
-/// Safe to run twice, and from two places at once. Refuses a database that a newer eve has migrated.
+/// Safe to run twice, and from two places at once. Refuses a database that a newer eve has migrated,
+/// unless it is told that this is a rollback.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -21,6 +22,9 @@ pub struct Args {
     /// Seconds to wait for a database that cannot be reached
     #[arg(long, env = "EVE_MIGRATE_WAIT", default_value_t = 0, value_name = "SECONDS")]
     wait: u64,
+    /// Take a database that a newer eve has migrated for done: processes of the version before go on with it
+    #[arg(long)]
+    accept_newer: bool,
 }
 
 /// Runs it.
@@ -37,6 +41,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
                     tracing::warn!(error, "trying again for {left} s");
                     said = Some(Instant::now());
                 }
+            }
+            // Schemas are expanded a release before they are contracted.
+            Err(MigrateError::Newer { database, ours }) if args.accept_newer => {
+                println!(
+                    "the database is newer ({database}) than this eve ({ours}), which goes on with it"
+                );
+                return Ok(());
             }
             done => break done?,
         }

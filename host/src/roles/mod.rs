@@ -36,9 +36,20 @@ impl Database {
         self.pool(role, self.database_connections)
     }
 
+    /// Fails for fewer connections than a process can work with.
+    fn at_least(&self, connections: u32) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.database_connections >= connections,
+            "EVE_DATABASE_CONNECTIONS is {}, and this process takes at least {connections}: some of them only listen",
+            self.database_connections
+        );
+        Ok(())
+    }
+
     /// For a worker: what its engine uses, and what the calls of its guests use. Two pools, so that
     /// guests who ask much and slowly keep no heartbeat and no result from being written.
     fn connect_worker(&self) -> anyhow::Result<(Db, Db)> {
+        self.at_least(3)?;
         let guests = (self.database_connections / 2).max(1);
         let engine = self.database_connections.saturating_sub(guests).max(1);
         Ok((self.pool("worker", engine)?, self.pool("worker: guests", guests)?))

@@ -213,6 +213,7 @@ pub(super) struct ControlPlane {
 /// Runs it.
 pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let stop = super::stop_on_signal()?;
+    args.database.at_least(4)?;
     let db = args.database.connect("serve")?;
     let signer = super::signer(args.signing_key.as_deref(), args.signing_key_file.as_deref())?;
     let verifier = crate::skills::artifact::Verifier::new([signer.public_key().as_str()])?;

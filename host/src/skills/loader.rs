@@ -34,8 +34,9 @@ pub enum LoaderError {
     NotCompiled,
     /// What the database has is not what a control plane has signed.
     #[error(
-        "the skill's machine code was refused, because it is not what an accepted key has signed; a \
-         control plane compiles it again"
+        "the skill's machine code was refused, because it is not what a key of this worker's \
+         EVE_VERIFY_KEYS has signed; if it is not what the control plane has signed either, that compiles \
+         it again"
     )]
     Refused(#[source] ArtifactError),
     /// This worker cannot keep it.

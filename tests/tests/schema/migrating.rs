@@ -30,6 +30,10 @@ async fn a_newer_database_is_left_alone() -> anyhow::Result<()> {
     let output = Eve::on(&database)?.run(["migrate"]).await?;
     assert_eq!(output.code(), Some(1), "{output}");
     assert!(output.stderr.contains("migrated by a newer eve"), "{output}");
+    // A release that comes back: its processes go on with what there is.
+    let output = Eve::on(&database)?.run(["migrate", "--accept-newer"]).await?;
+    assert_eq!(output.code(), Some(0), "{output}");
+    assert!(output.stdout.contains("is newer (99999999) than this eve"), "{output}");
     Ok(())
 }
 

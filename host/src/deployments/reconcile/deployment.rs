@@ -348,7 +348,7 @@ async fn unfit(
 ) -> Result<Result<(), Next>, Trouble> {
     if row.applied_revision == row.revision && row.applied_generation.is_some() {
         let Why { reason, message } = why;
-        tracing::warn!(app, reason, message, "what runs could not be applied again");
+        tracing::warn!(app, reason, why = message, "what runs could not be applied again");
         return Ok(Ok(()));
     }
     refused(context, row, why).await?;

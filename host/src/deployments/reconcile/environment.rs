@@ -97,8 +97,12 @@ pub(super) async fn look_after(context: Context, id: Uuid, over: CancellationTok
                 wait(AFTER_DATABASE, &over).await;
             }
             Err(Trouble::Cluster(failure)) => {
-                let message = failure.to_string();
-                tracing::warn!(environment = %id, namespace = environment.namespace, message, "an environment cannot be looked after");
+                tracing::warn!(
+                    environment = %id,
+                    namespace = environment.namespace,
+                    why = %failure,
+                    "an environment cannot be looked after"
+                );
                 if let Err(error) = troubled(&context, &environment, &failure).await {
                     report("writing down why an environment is not ready", &error);
                 }

@@ -20,6 +20,9 @@ use crate::db::Scope;
 use crate::ids::{OrgId, VersionId};
 use crate::skills::store::{self, Suspect, Suspicion};
 
+/// What is found of machine code that a worker has refused: the worker is wrong, or the code is.
+const HOLDS: &str = "holds";
+const DOES_NOT_HOLD: &str = "does_not_hold";
 /// How often it looks: a run that meets refused machine code is tried again after a second, and two.
 const ROUND: Duration = Duration::from_secs(2);
 /// How long a version is left alone after it could not be compiled: a try may take a minute of CPU.
@@ -59,6 +62,10 @@ struct Memory {
 impl Uploads {
     /// Looks until `stop`.
     pub async fn keep_compiled(&self, stop: &CancellationToken) {
+        // From 0: the first refusal is an increase too.
+        for verdict in [HOLDS, DOES_NOT_HOLD] {
+            metrics::counter!("eve_artifacts_refused_total", "verdict" => verdict).increment(0);
+        }
         let mut memory = Memory::default();
         let mut rounds = tokio::time::interval(ROUND);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -176,7 +183,7 @@ impl Uploads {
                 false
             }
         };
-        let verdict = if holds { "holds" } else { "does_not_hold" };
+        let verdict = if holds { HOLDS } else { DOES_NOT_HOLD };
         metrics::counter!("eve_artifacts_refused_total", "verdict" => verdict).increment(1);
         Ok(holds)
     }
