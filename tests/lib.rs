@@ -39,4 +39,4 @@ pub use platform::{Ended, Platform};
 pub use process::Process;
 pub use shared::{Member, Shared};
 pub use tenant::Org;
-pub use wait::{PATIENCE, wait_for};
+pub use wait::{PATIENCE, wait_for, wait_long_for};

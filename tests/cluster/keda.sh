@@ -102,7 +102,9 @@ end_keda() (
             kubectl patch "$kind.keda.sh" "$name" --namespace "$namespace" --type merge \
                 --patch '{"metadata":{"finalizers":null}}' >/dev/null
         done
-    kubectl delete namespace keda ${EVE_TEST_KEDA:+"$EVE_TEST_KEDA"} --ignore-not-found --wait=false >/dev/null
+    # Its own, and whatever it was to watch, now or before it was killed.
+    kubectl get namespaces -o name | sed -n 's|^namespace/\(keda\(-[0-9]*\)\?\)$|\1|p' |
+        xargs -r "$bin/kubectl" --kubeconfig "$kubeconfig" delete namespace --ignore-not-found --wait=false >/dev/null
     rm -rf "$state/keda"
 )
 keda_ended() {

@@ -62,13 +62,27 @@ pub async fn ensure(
     known: Option<Shown>,
 ) -> anyhow::Result<Shown> {
     let now = SystemTime::now();
-    let (authority, bundle) = shared(client, namespace, now).await?;
-    let shown = match known.filter(|known| known.lasts(&authority, now + CERTIFICATE_LEFT)) {
-        Some(known) => known,
-        None => Shown::new(&authority, namespace, now)?,
-    };
-    tell(client, namespace, &bundle).await?;
-    Ok(shown)
+    for _ in 0..TRIES {
+        let shared = shared(client, namespace, now).await?;
+        if !tell(client, namespace, &shared).await? {
+            continue;
+        }
+        let authority = shared.authority;
+        return match known.filter(|known| known.lasts(&authority, now + CERTIFICATE_LEFT)) {
+            Some(known) => Ok(known),
+            None => Shown::new(&authority, namespace, now),
+        };
+    }
+    anyhow::bail!("the authority of external metrics is changed by somebody else all the time")
+}
+
+/// The authority of all replicas.
+struct Shared {
+    authority: Authority,
+    /// What the API server is to be told.
+    bundle: String,
+    /// Of the Secret that has them.
+    version: Option<String>,
 }
 
 impl Shown {
@@ -103,12 +117,8 @@ impl Shown {
     }
 }
 
-/// The authority of all replicas, and what the API server is to be told of it.
-async fn shared(
-    client: &Client,
-    namespace: &str,
-    now: SystemTime,
-) -> anyhow::Result<(Authority, String)> {
+/// Reads the authority, or makes one.
+async fn shared(client: &Client, namespace: &str, now: SystemTime) -> anyhow::Result<Shared> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let about = || format!("the Secret {namespace}/{SERVICE}");
     for _ in 0..TRIES {
@@ -129,7 +139,8 @@ async fn shared(
                 true => bundle.to_owned(),
                 false => authority.certificate().to_owned(),
             };
-            return Ok((authority, bundle));
+            let version = secret.metadata.resource_version;
+            return Ok(Shared { authority, bundle, version });
         }
         let authority = Authority::new(NAME, AUTHORITY, now)?;
         let bundle = bundle(&authority, held(&data, BUNDLE_KEY).unwrap_or_default(), now);
@@ -138,9 +149,10 @@ async fn shared(
         secret.data = Some(data);
         // With the version that was read: whoever comes second hears that it has changed.
         match patiently(secrets.replace(SERVICE, &PostParams::default(), &secret)).await {
-            Ok(_) => {
+            Ok(written) => {
                 tracing::info!("external metrics have a new authority");
-                return Ok((authority, bundle));
+                let version = written.metadata.resource_version;
+                return Ok(Shared { authority, bundle, version });
             }
             Err(Failure::Conflict(_)) => {}
             Err(error) => return Err(error).with_context(|| format!("writing {}", about())),
@@ -168,8 +180,9 @@ fn bundle(authority: &Authority, before: &str, now: SystemTime) -> String {
     all
 }
 
-/// Tells the API server whom to believe.
-async fn tell(client: &Client, namespace: &str, bundle: &str) -> anyhow::Result<()> {
+/// Tells the API server whom to believe; false if somebody else has changed what it is told, or what it is to be
+/// told, in the meantime.
+async fn tell(client: &Client, namespace: &str, shared: &Shared) -> anyhow::Result<bool> {
     let services: Api<APIService> = Api::all(client.clone());
     let found = match patiently(services.get(API_SERVICE)).await {
         Err(Failure::Gone(_)) => anyhow::bail!(
@@ -187,19 +200,28 @@ async fn tell(client: &Client, namespace: &str, bundle: &str) -> anyhow::Result<
          scale with that (KEDA: autoscaling.mode=keda), or remove its APIService {API_SERVICE} and run \
          `helm upgrade`"
     );
-    if spec.ca_bundle.is_some_and(|told| told.0 == bundle.as_bytes()) {
-        return Ok(());
+    if spec.ca_bundle.is_some_and(|told| told.0 == shared.bundle.as_bytes()) {
+        return Ok(true);
+    }
+    // Read after the APIService was: what is older than that must not take the place of what is newer.
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let now = patiently(secrets.get_metadata(SERVICE)).await;
+    let now = now.with_context(|| format!("reading the Secret {namespace}/{SERVICE} again"))?;
+    if now.metadata.resource_version != shared.version {
+        return Ok(false);
     }
     let patch = json!({
         // Of what was looked at, and of nothing that has come in its place.
         "metadata": { "resourceVersion": found.metadata.resource_version },
-        "spec": { "caBundle": base64::engine::general_purpose::STANDARD.encode(bundle) },
+        "spec": { "caBundle": base64::engine::general_purpose::STANDARD.encode(&shared.bundle) },
     });
     let params = PatchParams::default();
-    patiently(services.patch(API_SERVICE, &params, &Patch::Merge(&patch)))
-        .await
-        .with_context(|| format!("writing the authority into the APIService {API_SERVICE}"))?;
-    Ok(())
+    match patiently(services.patch(API_SERVICE, &params, &Patch::Merge(&patch))).await {
+        Ok(_) => Ok(true),
+        Err(Failure::Conflict(_)) => Ok(false),
+        Err(error) => Err(error)
+            .with_context(|| format!("writing the authority into the APIService {API_SERVICE}")),
+    }
 }
 
 #[cfg(test)]

@@ -132,7 +132,10 @@ impl Trust {
         if !self.names.is_empty() && !self.names.contains(name) {
             return None;
         }
-        let text = |value: &http::HeaderValue| value.to_str().ok().map(str::to_owned);
+        // Names may be of any script.
+        let text = |value: &http::HeaderValue| {
+            std::str::from_utf8(value.as_bytes()).ok().map(str::to_owned)
+        };
         let first = |names: &[HeaderName]| {
             let found = names.iter().find_map(|name| headers.get(name).and_then(text));
             found.filter(|text| !text.is_empty())
@@ -145,17 +148,10 @@ impl Trust {
                 extra.entry(key.to_ascii_lowercase()).or_default().push(text(value)?);
             }
         }
-        Some(Caller {
-            user: first(&self.users)?,
-            uid: first(&self.uids),
-            groups: self
-                .groups
-                .iter()
-                .flat_map(|name| headers.get_all(name))
-                .filter_map(text)
-                .collect(),
-            extra,
-        })
+        // A group that is left out could be one that may not.
+        let groups: Option<_> =
+            self.groups.iter().flat_map(|name| headers.get_all(name)).map(text).collect();
+        Some(Caller { user: first(&self.users)?, uid: first(&self.uids), groups: groups?, extra })
     }
 }
 
@@ -184,7 +180,8 @@ mod tests {
     fn headers(of: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in of {
-            headers.append(*name, http::HeaderValue::from_static(value));
+            let value = http::HeaderValue::from_bytes(value.as_bytes()).expect("a value");
+            headers.append(*name, value);
         }
         headers
     }
@@ -197,6 +194,7 @@ mod tests {
             ("x-remote-uid", "7"),
             ("x-remote-group", "system:serviceaccounts"),
             ("x-remote-group", "system:authenticated"),
+            ("x-remote-group", "größe"),
             ("x-remote-extra-authentication.kubernetes.io%2fcredential-id", "JTI=1"),
             ("x-forwarded-for", "192.0.2.1"),
         ]);
@@ -204,7 +202,7 @@ mod tests {
         let caller = trust.caller(&peer("front-proxy-client"), &asked).expect("a caller");
         assert_eq!(caller.user, "system:serviceaccount:kube-system:horizontal-pod-autoscaler");
         assert_eq!(caller.uid.as_deref(), Some("7"));
-        assert_eq!(caller.groups, ["system:serviceaccounts", "system:authenticated"]);
+        assert_eq!(caller.groups, ["system:serviceaccounts", "system:authenticated", "größe"]);
         let extra =
             [("authentication.kubernetes.io/credential-id".to_owned(), vec!["JTI=1".to_owned()])];
         assert_eq!(caller.extra, extra.into());

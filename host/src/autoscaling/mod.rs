@@ -65,16 +65,16 @@ pub struct ExternalMetrics {
     external_metrics_namespace: Option<String>,
 }
 
-/// A port that is taken, and all that answers on it.
+/// What is to answer, and where.
 pub struct Server {
-    port: TcpListener,
+    address: SocketAddr,
     client: Client,
     namespace: Arc<str>,
 }
 
 impl ExternalMetrics {
-    /// Takes the port, if one is asked for.
-    pub async fn bind(self) -> anyhow::Result<Option<Server>> {
+    /// What is to serve them, if an address is given: one that can be had.
+    pub async fn server(self) -> anyhow::Result<Option<Server>> {
         let (Some(address), Some(namespace)) =
             (self.external_metrics_listen, self.external_metrics_namespace)
         else {
@@ -84,11 +84,15 @@ impl ExternalMetrics {
             .context("EVE_EXTERNAL_METRICS_LISTEN is for a process that runs in a cluster")?;
         config.connect_timeout = Some(CONNECT);
         let client = ClientBuilder::try_from(config)?.build();
-        let port = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("listening on {address}, for external metrics"))?;
-        Ok(Some(Server { port, client, namespace: namespace.into() }))
+        // Only tried: until it is known whom to answer, callers are better off refused than unheard.
+        drop(listen(address).await?);
+        Ok(Some(Server { address, client, namespace: namespace.into() }))
     }
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let port = TcpListener::bind(address).await;
+    port.with_context(|| format!("listening on {address}, for external metrics"))
 }
 
 impl Server {
@@ -97,12 +101,13 @@ impl Server {
         let mut keeper = Keeper::new(self.client.clone(), self.namespace.clone());
         // Who has not been told who the API server is can tell it from nobody.
         let Some(first) = keeper.first(&stop).await else { return Ok(()) };
+        let port = listen(self.address).await?;
         let (config, configs) = watch::channel(first.config);
         let (trust, trusts) = watch::channel(first.trust);
         let stopped = stop.clone();
-        let keeping = tokio::spawn(async move { keeper.keep(&config, &trust, &stopped).await });
+        let mut keeping = tokio::spawn(async move { keeper.keep(&config, &trust, &stopped).await });
         tracing::info!(
-            address = %self.port.local_addr()?,
+            address = %port.local_addr()?,
             namespace = %self.namespace,
             "serving external metrics"
         );
@@ -113,7 +118,7 @@ impl Server {
             reviews: review::Reviews::new(self.client),
         };
         let service = api::router(state).into_make_service_with_connect_info::<front_proxy::Peer>();
-        let listener = Listener::following(self.port, configs, Plain::Refused);
+        let listener = Listener::following(port, configs, Plain::Refused);
         let serving =
             axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
         let overdue = async {
@@ -123,6 +128,10 @@ impl Server {
         tokio::select! {
             served = serving => served.context("serving external metrics")?,
             () = overdue => {}
+            // It ends when all of it does, or panics.
+            kept = &mut keeping => {
+                return kept.context("keeping the certificates of external metrics panicked");
+            }
         }
         stop.cancel();
         keeping.await.context("keeping the certificates of external metrics panicked")

@@ -107,10 +107,15 @@ pub async fn schema_state(pool: &PgPool) -> Result<SchemaState, sqlx::Error> {
 /// The same over a connection of its own: it fails for what is wrong, where the pool would only say that
 /// it has waited in vain.
 pub async fn first_schema_state(db: &Db) -> Result<SchemaState, sqlx::Error> {
-    let mut connection = connect(db.pool()).await?;
-    let state = compare(&mut connection).await?;
-    connection.close().await?;
-    Ok(state)
+    let asked = async {
+        let mut connection = connect(db.pool()).await?;
+        let state = compare(&mut connection).await?;
+        connection.close().await?;
+        Ok(state)
+    };
+    // Whoever takes the connection may say nothing more.
+    let patience = tokio::time::timeout(CONNECT * 2, asked).await;
+    patience.unwrap_or_else(|_| Err(sqlx::Error::Io(io::ErrorKind::TimedOut.into())))
 }
 
 async fn connect(pool: &PgPool) -> Result<PgConnection, sqlx::Error> {

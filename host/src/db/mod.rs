@@ -144,9 +144,9 @@ pub fn is_connection_loss(error: &sqlx::Error) -> bool {
         | sqlx::Error::Tls(_)
         | sqlx::Error::WorkerCrashed => true,
         // 57P01 to 57P03: terminated by an administrator, crash shutdown, still starting. 08: connection.
-        // 25P03: our own idle_in_transaction_session_timeout.
+        // 25P03: our own idle_in_transaction_session_timeout. 53300: too many connections for now.
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            code.starts_with("57P") || code.starts_with("08") || code == "25P03"
+            code.starts_with("57P") || code.starts_with("08") || code == "25P03" || code == "53300"
         }),
         _ => false,
     }

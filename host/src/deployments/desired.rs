@@ -9,7 +9,7 @@ use super::apps::{self, NewApp};
 use super::environments::{self, EnvironmentStatus, alone, share};
 use super::orders::taken;
 use super::secrets::{Held, Place, Resolved};
-use super::settings::{self, Settings, Variables, settings_of};
+use super::settings::{self, Settings, Variables, settings_of, understood};
 use super::{
     DeployError, Deployer, Deployment, Deployments, Image, NewDeployment, Outcome, Patch,
     RevisionKind, Rollback, Scale, names, read, traffic,
@@ -93,6 +93,16 @@ pub(super) fn variables_place(deployment: Uuid) -> String {
     format!("deployment/{deployment}/variables")
 }
 
+/// How it is to run, of which another revision is made: nothing of it may be left out.
+pub(super) fn whole(config: &Value) -> Result<Settings, DeployError> {
+    understood(config).map_err(|unknown| {
+        DeployError::Conflict(format!(
+            "a later version of eve has deployed this, with settings that this control plane does not know \
+             ({unknown}): ask again when all control planes are of that version"
+        ))
+    })
+}
+
 /// A config to store: how it is to run, the names of variables, and which secrets it has.
 fn config(settings: &Settings, variables: Vec<&String>, resolved: &Resolved) -> Value {
     let mut config = serde_json::to_value(settings).expect("settings always serialise");
@@ -160,13 +170,17 @@ impl Deployments {
         };
         let model = match &before {
             Some(_) => None,
-            None => self.model(&mut tx, environment.id, &new.settings, row.id).await?,
+            None => {
+                let given = new.env_vars.is_some();
+                self.model(&mut tx, environment.id, &new.settings, row.id, given).await?
+            }
         };
         let begins = before.as_ref().or(model.as_ref());
         let mut settings = following(begins, &new.settings, replicas)?;
         let tenant = deployer.tenant;
         let fitting = traffic::check(&mut tx, tenant, env, &new.app, &mut settings).await?;
-        let replicas = following_replicas(begins, &new.settings, &settings, replicas, fitting)?;
+        let replicas =
+            following_replicas(before.as_ref(), &new.settings, &settings, replicas, fitting)?;
         let (variables, names) = match &new.env_vars {
             Some(variables) if variables.is_empty() => (None, Vec::new()),
             Some(variables) => {
@@ -253,7 +267,7 @@ impl Deployments {
             .map_err(failed)?
             .ok_or_else(|| DeployError::not_found("deployment", app_name))?;
         // What it goes back to was right at its time: a host may be another app's by now.
-        let mut settings = settings_of(&target.config);
+        let mut settings = whole(&target.config)?;
         traffic::check(&mut tx, deployer.tenant, env, app_name, &mut settings).await?;
         let references = settings.secrets.as_deref().unwrap_or_default();
         let resolved = self
@@ -456,13 +470,15 @@ impl Deployments {
     }
 
     /// What a new canary begins with: how its app runs, with its variables, which are sealed for the canary.
-    /// What leads to the app, and how many there are of it, is the app's own.
+    /// What leads to the app, and how many there are of it, is the app's own. Variables are not taken over where
+    /// it is given others.
     pub(super) async fn model(
         &self,
         tx: &mut Tx,
         environment: Uuid,
         settings: &Patch,
         canary: Uuid,
+        has_variables: bool,
     ) -> Result<Option<Stored>, DeployError> {
         let Some(of) = settings.canary_of() else { return Ok(None) };
         let failed = DeployError::database("reading how the app of a canary runs");
@@ -481,13 +497,16 @@ impl Deployments {
         let Some(model) = stored(tx, main.id, main.revision).await.map_err(&failed)? else {
             return Ok(None);
         };
-        let variables = self.unseal(main.id, model.variables.as_ref())?;
+        let variables = match has_variables {
+            true => Variables::new(),
+            false => self.unseal(main.id, model.variables.as_ref())?,
+        };
         let names: Vec<String> = variables.keys().cloned().collect();
         let sealed = (!names.is_empty()).then(|| self.seal(canary, &variables)).transpose()?;
         let settings =
-            Settings { hosts: None, canary: None, autoscale: None, ..settings_of(&model.config) };
+            Settings { hosts: None, canary: None, autoscale: None, ..whole(&model.config)? };
         let config = config(&settings, names.iter().collect(), &Resolved::default());
-        Ok(Some(Stored { replicas: 1, config, variables: sealed, ..model }))
+        Ok(Some(Stored { config, variables: sealed, ..model }))
     }
 
     pub(super) fn seal(
@@ -605,8 +624,11 @@ pub(super) fn following(
     before: Option<&Stored>,
     now: &Patch,
     replicas: Option<i32>,
-) -> Result<Settings, Invalid> {
-    let before = before.map(|before| settings_of(&before.config)).unwrap_or_default();
+) -> Result<Settings, DeployError> {
+    let before = match before {
+        Some(before) => whole(&before.config)?,
+        None => Settings::default(),
+    };
     let mut settings = now.apply(&before)?;
     // Whoever says how many replicas there shall be does not want the load to say so.
     if replicas.is_some() && !now.sets("autoscale") {

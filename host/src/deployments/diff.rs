@@ -197,7 +197,10 @@ impl Deployments {
         let place = place(&mut tx, tenant, env).await.map_err(failed)?;
         let place = place.ok_or_else(|| DeployError::not_found("environment", env))?;
         let model = match (&before, change) {
-            (None, Some(change)) => self.model(&mut tx, environment, &change.settings, id).await?,
+            (None, Some(change)) => {
+                let given = change.env_vars.is_some();
+                self.model(&mut tx, environment, &change.settings, id, given).await?
+            }
             _ => None,
         };
         let begins = before.as_ref().or(model.as_ref());
@@ -244,7 +247,7 @@ impl Deployments {
                 distinct(&settings, &variables.keys().cloned().collect::<Vec<_>>())?;
                 let fitting = traffic::check(&mut tx, tenant, env, app, &mut settings).await?;
                 let replicas =
-                    following_replicas(begins, &change.settings, &settings, replicas, fitting)?;
+                    following_replicas(before, &change.settings, &settings, replicas, fitting)?;
                 let (image, digest) = match (&change.image, before) {
                     (Some(image), _) => (parsed(image)?, None),
                     (None, Some(before)) => {

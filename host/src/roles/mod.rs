@@ -110,7 +110,10 @@ async fn ready(db: &Db, migrating: Migrating<'_>, stop: &CancellationToken) -> a
     let mut said: Option<String> = None;
     let place = db::place(db.pool());
     loop {
-        let (why, error) = match (first_schema_state(db).await, &migrating) {
+        let Some(state) = stop.run_until_cancelled(first_schema_state(db)).await else {
+            anyhow::bail!("stopped before the database could be used");
+        };
+        let (why, error) = match (state, &migrating) {
             (Ok(SchemaState::Current | SchemaState::Ahead), _) => {
                 if said.is_some() {
                     tracing::info!("the database is as it should be; going on");

@@ -223,7 +223,7 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("listening on {}", args.listen))?;
-    let external_metrics = args.external_metrics.bind().await?;
+    let external_metrics = args.external_metrics.server().await?;
     // Only ever loads artifacts, to see that they fit: one slot, no guests.
     let runtime = Runtime::new(RuntimeConfig {
         max_concurrent: 1,
@@ -296,10 +296,9 @@ impl ControlPlane {
         let measured = self.external_metrics.map(|server| {
             let (counter, stopped) = (counter.clone(), stop.clone());
             tokio::spawn(async move {
-                let served = server.run(counter, stopped.clone()).await;
                 // Without it autoscalers are blind and namespaces stuck: another process may do better.
-                stopped.cancel();
-                served
+                let _ends = stopped.clone().drop_guard();
+                server.run(counter, stopped).await
             })
         });
         let (schemas, rates) = (self.schemas, self.rates);

@@ -47,3 +47,36 @@ async fn a_setting_is_unset() -> Result<()> {
     assert!(refused.stderr.contains("`health_path`"), "{refused}");
     stage.strike().await
 }
+
+/// While versions change, or after a release has come back: nothing of it is taken away, and it is said why.
+#[tokio::test]
+async fn what_a_later_version_has_deployed_is_left_alone() -> Result<()> {
+    let Some(stage) = Stage::set("settings of a later version").await? else { return Ok(()) };
+    stage.apps(&["api"]).await?;
+    let deploy = "eve deploy create --app api --env dev --image acme/api:v1.2.3 --cpu 5m";
+    stage.run(&format!("{deploy} --wait")).await?;
+    let change = async |expression: &str| -> Result<()> {
+        let pool = stage.platform.pool();
+        for table in ["eve.deployments", "eve.deployment_revisions"] {
+            let statement = format!("UPDATE {table} SET config = {expression}");
+            sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(pool).await?;
+        }
+        Ok(())
+    };
+    change(r#"config || '{"gpu": 1}'"#).await?;
+    // Scaling makes nothing of it but another number.
+    stage.run("eve deploy scale --app api --env dev --replicas 2").await?;
+    let left = stage.until("api", "left alone", |found| found["reason"] == "later_version").await?;
+    let said = left["message"].as_str().unwrap_or_default();
+    assert!(said.contains("a later version of eve") && said.contains("gpu"), "{left:#}");
+    let there = stage.object("apis/apps/v1", "deployments/api").await?;
+    assert_eq!(there["spec"]["replicas"], 1, "it is as it was: {there:#}");
+    let refused = stage.bash(deploy).await?;
+    assert!(!refused.status.success(), "{refused}");
+    assert!(refused.stderr.contains("a later version of eve has deployed this"), "{refused}");
+
+    // A control plane that understands it goes on.
+    change("config - 'gpu'").await?;
+    stage.until("api", "running", |found| found["replicas"]["ready"] == 2).await?;
+    stage.strike().await
+}

@@ -18,7 +18,7 @@ use crate::deployments::kubernetes::failure::{Failure, in_words};
 use crate::deployments::kubernetes::objects::Spec;
 use crate::deployments::kubernetes::observe::{Seen, TroubleKind, observe};
 use crate::deployments::kubernetes::secrets::{Secrets, Source, Sync, sync};
-use crate::deployments::settings::{settings_of, understood};
+use crate::deployments::settings::{DEFAULT_DEADLINE_S, settings_of, understood};
 use crate::deployments::traffic::{self, Traffic};
 use crate::deployments::{
     DeployError, DeploymentStatus, Image, MAX_REPLICAS, Outcome, Pod, Settings,
@@ -160,12 +160,19 @@ async fn one(
         Ok(settings) => settings,
         Err(unknown) => {
             // While versions change. What is left out would be taken away in the cluster.
-            tracing::warn!(
-                environment = environment.name,
-                app,
-                unknown,
-                "a later version of eve has deployed this: it is left for a control plane of that version"
+            let why = Why::new(
+                "later_version",
+                format!(
+                    "a later version of eve has deployed this, and it is left for a control plane of that \
+                     version: {unknown}"
+                ),
             );
+            let patience = Duration::from_secs(DEFAULT_DEADLINE_S.into());
+            let overdue = Duration::from_secs_f64(row.underway_s.max(0.0)) > patience;
+            match row.settled_revision < row.revision && overdue {
+                true => refused(context, &row, &why).await?,
+                false => waiting(context, &row, &why).await?,
+            }
             return Ok(Next::In(LATER_VERSION));
         }
     };

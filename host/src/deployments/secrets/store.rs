@@ -15,7 +15,6 @@ use super::{
 use crate::db::{Scope, Tx};
 use crate::deployments::desired::{self, Hold, permitted};
 use crate::deployments::environments::{EnvironmentConfig, Locked};
-use crate::deployments::settings::settings_of;
 use crate::deployments::{DeployError, Deployer, Deployments, names};
 use crate::tenancy::{Tenant, audit};
 
@@ -303,7 +302,7 @@ impl Deployments {
             .await
             .map_err(DeployError::database("reading a revision"))?
             .ok_or_else(unknown)?;
-        let settings = settings_of(&before.config);
+        let settings = desired::whole(&before.config)?;
         let references = settings.secrets.clone().unwrap_or_default();
         let resolved = self
             .resolve(tx, deployer.tenant, environment, row.id, &references, had)

@@ -2,17 +2,21 @@
 //!
 //! `scripts/cluster keda` runs KEDA and names in `EVE_TEST_KEDA` the namespace that it watches.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
-use eve_tests::{skill, wait_for};
+use eve_tests::{skill, wait_for, wait_long_for};
 use serde_json::json;
 
-use super::{Ground, TIMEOUT, chart, merge};
+use super::{Ground, TIMEOUT, ask, chart, merge};
 
 /// What three workers are asked for by, where each is to have five in front of it: also when the first has
 /// already taken some.
 const REQUESTS: i64 = 15;
 /// How long each runs. The autoscaler looks every few seconds, and is to find most of them still waiting.
 const RUN_MS: u64 = 5_000;
+/// How long pods may take to come and to work.
+const ROLLOUT: Duration = Duration::from_secs(180);
 /// Runs at one time in a worker. One organisation has all but the last of them.
 const SLOTS: usize = 2;
 /// What a worker holds of one organisation when it has just begun, and does not know yet how long runs are.
@@ -54,21 +58,14 @@ async fn keda_scales_a_pool_from_nothing_and_back() -> Result<()> {
 
     // The Deployment begins with one; nobody needs it.
     pool_is_gone(&ground).await;
-    let context = json!({ "do": "sleep", "ms": RUN_MS });
-    let create = format!(
-        "for _ in $(seq {REQUESTS}); do
-             eve request create --worker-type general --skill hostile-wasi --context '{context}'
-         done"
-    );
-    let created = eve.bash(&create).await?;
-    ensure!(created.status.success(), "{created}");
-    wait_for("three workers", async || {
+    ask(&ground.door().await?, usize::try_from(REQUESTS)?, RUN_MS).await?;
+    wait_long_for(ROLLOUT, "three workers", async || {
         let pool = ground.deployment("eve-worker-general").await.ok()?;
         (pool["spec"]["replicas"] == 3).then_some(())
     })
     .await;
     let mut fewer = false;
-    wait_for("every request to end", async || {
+    wait_long_for(ROLLOUT, "every request to end", async || {
         let pool = ground.deployment("eve-worker-general").await.ok()?;
         let ended = ground.count("SELECT count(*) FROM eve.orchestration_results").await.ok()?;
         fewer |= ended < REQUESTS && pool["spec"]["replicas"].as_u64() < Some(3);

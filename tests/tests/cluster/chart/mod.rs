@@ -326,6 +326,18 @@ impl Ground {
     }
 }
 
+/// Sends many requests at once that sleep so long each; `door` is of [`Ground::door`].
+async fn ask(door: &(String, String), many: usize, milliseconds: u64) -> Result<()> {
+    let (url, token) = door;
+    let context = json!({ "do": "sleep", "ms": milliseconds });
+    let request = json!({ "worker_type": "general", "skill": "hostile-wasi", "context": context });
+    let batch = json!({ "requests": vec![request; many] });
+    let place = format!("{url}/v1/requests/batch");
+    let answer = http_client()?.post(place).bearer_auth(token).json(&batch).send().await?;
+    ensure!(answer.status().is_success(), "{}", answer.text().await?);
+    Ok(())
+}
+
 /// The id of a request, as `eve request create` prints it: with `--wait` it is in the result.
 fn id_of(request: &Value) -> Result<Uuid> {
     let id = request["request_id"].as_str().or(request["id"].as_str());

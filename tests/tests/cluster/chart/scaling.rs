@@ -5,11 +5,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use eve_tests::{Eve, http_client, skill, wait_for};
+use eve_tests::{http_client, skill, wait_for};
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{Ground, PLATFORM, TIMEOUT, chart, kubectl};
+use super::{Ground, PLATFORM, TIMEOUT, ask, chart, kubectl};
 use crate::attacks::ABOUT_METRICS;
 
 const METRICS: &str = "apis/external.metrics.k8s.io/v1beta1";
@@ -43,7 +43,7 @@ async fn a_pool_follows_its_queue() -> Result<()> {
     let install = ["install", "eve", &chart, "--wait", "--timeout", TIMEOUT];
     ground.helm(&install, Some(&values)).await?;
     let eve = ground.client().await?;
-    let pool = Pool { ground: &ground, eve: &eve };
+    let pool = Pool { ground: &ground, door: ground.door().await? };
     pool.is_served().await?;
     pool.answers_nobody_but_the_api_server().await?;
     pool.keeps_its_door_to_itself().await?;
@@ -57,7 +57,7 @@ async fn a_pool_follows_its_queue() -> Result<()> {
     ensure!(pool.wanted().await? == 1, "an idle pool has one worker");
     // The first worker has two under way, and each gets five that wait: enough for all of them, for a while.
     let backlog = most * 16;
-    pool.ask(backlog, 3_000).await?;
+    ask(&pool.door, backlog, 3_000).await?;
     let counted = pool.counted("eve_pending_requests").await?;
     ensure!(counted > 5, "only {counted} of {backlog} wait");
     pool.until(&format!("{most} workers"), async |wanted| Ok(wanted == most)).await?;
@@ -69,7 +69,7 @@ async fn a_pool_follows_its_queue() -> Result<()> {
         interrupted.extend(pool.working_while_they_end().await?);
         let (pending, busy) = pool.under_way().await?;
         if pending == 0 && busy < 4 {
-            pool.ask(4 - busy, 4_000).await?;
+            ask(&pool.door, 4 - busy, 4_000).await?;
             asked += 4 - busy;
         }
         Ok(wanted == 2 && !interrupted.is_empty())
@@ -97,7 +97,7 @@ async fn a_pool_follows_its_queue() -> Result<()> {
 
 struct Pool<'a> {
     ground: &'a Ground,
-    eve: &'a Eve,
+    door: (String, String),
 }
 
 impl Pool<'_> {
@@ -245,18 +245,6 @@ impl Pool<'_> {
             );
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-    }
-
-    /// Sends requests that take so long each.
-    async fn ask(&self, many: usize, milliseconds: u32) -> Result<()> {
-        let create = format!(
-            "eve request create --worker-type general --skill hostile-wasi \
-             --context '{{\"do\": \"sleep\", \"ms\": {milliseconds}}}' >/dev/null"
-        );
-        let script = format!("for i in $(seq {many}); do {create}; done");
-        let output = self.eve.bash_for(PATIENCE, &script).await?;
-        ensure!(output.status.success(), "{output}");
-        Ok(())
     }
 
     /// Requests that wait, and that workers have.
