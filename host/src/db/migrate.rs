@@ -5,8 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
-use sqlx::postgres::PgPoolOptions;
-use sqlx::{Connection as _, PgConnection, PgPool};
+use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
 
 use super::{Db, is_connection_loss, is_turned_away};
 
@@ -164,10 +163,10 @@ pub async fn migrate(pool: &PgPool) -> Result<Vec<Cow<'static, str>>, MigrateErr
     }
     connection.close().await?;
     // A large table is changed for longer than anybody else may take, and the second to come waits as long.
-    let patient = (*pool.connect_options()).clone().options([("statement_timeout", "0")]);
-    let patient = PgPoolOptions::new().max_connections(1).connect_lazy_with(patient);
-    let done = MIGRATIONS.run(&patient).await;
-    patient.close().await;
+    let mut patient = pool.acquire().await?;
+    patient.close_on_drop();
+    patient.execute("SET statement_timeout = 0").await?;
+    let done = MIGRATIONS.run(&mut *patient).await;
     done.map_err(|error| match error {
         sqlx::migrate::MigrateError::Dirty(version) => MigrateError::HalfDone(version),
         error => MigrateError::Failed(error),
