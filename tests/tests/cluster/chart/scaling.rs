@@ -42,7 +42,8 @@ async fn a_pool_follows_its_queue() -> Result<()> {
     let chart = chart();
     let install = ["install", "eve", &chart, "--wait", "--timeout", TIMEOUT];
     ground.helm(&install, Some(&values)).await?;
-    let eve = ground.client().await?;
+    // Another token takes the place of this one.
+    ground.client().await?.push(&skill("hostile-wasi")?).await?;
     let pool = Pool { ground: &ground, door: ground.door().await? };
     pool.is_served().await?;
     pool.answers_nobody_but_the_api_server().await?;
@@ -53,7 +54,6 @@ async fn a_pool_follows_its_queue() -> Result<()> {
     let already = "served by eve-external-metrics in the namespace eve-horizon already";
     ensure!(refused.as_ref().is_err_and(|why| why.contains(already)), "{refused:?}");
 
-    eve.push(&skill("hostile-wasi")?).await?;
     ensure!(pool.wanted().await? == 1, "an idle pool has one worker");
     // The first worker has two under way, and each gets five that wait: enough for all of them, for a while.
     let backlog = most * 16;
