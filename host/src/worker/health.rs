@@ -4,9 +4,9 @@
 //! alone, so that a question costs nothing and never waits for the database.
 //!
 //! - `/healthz` fails when the process cannot mend itself: its loop has stood still, or a guest thread has
-//!   not come back from a run, for [`HANGS`], or its heart has stopped. If the threads that do I/O hang, nothing answers, which says
-//!   the same. Then killing it is right: its heart may beat on, so that nobody else takes up its runs.
-//!   A database that is away is nothing that a new process would be better at.
+//!   not come back from a run, for [`HANGS`], or its heart has stopped. If the threads that do I/O hang,
+//!   nothing answers, which says the same. Then killing it is right: its heart may beat on, so that nobody
+//!   else takes up its runs. A database that is away is nothing that a new process would be better at.
 //! - `/readyz` fails while it is of no use: before it has registered, when its heartbeats have not
 //!   arrived for so long that others may take it for dead, and from the moment it drains.
 //! - `/metrics` is what the process has counted.
