@@ -23,6 +23,7 @@ mod review;
 mod selector;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +44,9 @@ use front_proxy::Trust;
 const LOOK: Duration = Duration::from_secs(60);
 /// The same after something has gone wrong.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How long a replica that has just started is sent nobody while it cannot serve: after that, a cluster that
+/// will not have it takes the rest of the API away from nobody.
+const START: Duration = Duration::from_secs(30);
 /// How long connecting to the API server may take.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long answers may take that were asked for before the end.
@@ -96,12 +100,29 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 impl Server {
-    /// Answers until `stop`.
-    pub async fn run(self, counter: Counter, stop: CancellationToken) -> anyhow::Result<()> {
+    /// Answers until `stop`. `started` is cancelled once it does, or has not managed to for a while: until then
+    /// the process had better not be ready, since questions go to every one that is.
+    pub async fn run(
+        self,
+        counter: Counter,
+        started: CancellationToken,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
         let mut keeper = Keeper::new(self.client.clone(), self.namespace.clone());
         // Who has not been told who the API server is can tell it from nobody.
-        let Some(first) = keeper.first(&stop).await else { return Ok(()) };
+        let first = {
+            let mut first = pin!(keeper.first(&stop));
+            match tokio::time::timeout(START, &mut first).await {
+                Ok(first) => first,
+                Err(_) => {
+                    started.cancel();
+                    first.await
+                }
+            }
+        };
+        let Some(first) = first else { return Ok(()) };
         let port = listen(self.address).await?;
+        started.cancel();
         let (config, configs) = watch::channel(first.config);
         let (trust, trusts) = watch::channel(first.trust);
         let stopped = stop.clone();

@@ -88,6 +88,7 @@ pub struct AppState {
     rates: Rates,
     hub: Hub,
     counter: Counter,
+    started: CancellationToken,
     readiness: routes::Readiness,
     prometheus: Option<PrometheusHandle>,
     document: Arc<OpenApi>,
@@ -108,6 +109,8 @@ pub struct Parts {
     pub deployments: Deployments,
     /// How much there is to do.
     pub counter: Counter,
+    /// Cancelled once all else serves that callers are sent to: not ready before.
+    pub started: CancellationToken,
     /// How often clients may call.
     pub rates: RateLimits,
 }
@@ -121,7 +124,8 @@ impl AppState {
         prometheus: Option<PrometheusHandle>,
         shutdown: CancellationToken,
     ) -> Self {
-        let Parts { requests, auth, uploads, schemas, deployments, counter, rates } = parts;
+        let Parts { requests, auth, uploads, schemas, deployments, counter, started, rates } =
+            parts;
         let hub = Hub::start(db.clone(), requests.clone(), shutdown.clone());
         let document = Arc::new(document());
         let questions = Questions::new(db.clone(), requests.bell.clone());
@@ -138,6 +142,7 @@ impl AppState {
             rates: Rates::new(rates),
             hub,
             counter,
+            started,
             readiness: routes::Readiness::default(),
             prometheus,
             document,

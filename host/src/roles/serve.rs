@@ -293,16 +293,21 @@ impl ControlPlane {
         let (schemas, stopped) = (self.schemas.clone(), stop.clone());
         let provisioning = tokio::spawn(async move { schemas.provision(stopped).await });
         let counter = Counter::new(self.db.clone());
+        let started = CancellationToken::new();
+        if self.external_metrics.is_none() {
+            started.cancel();
+        }
         let measured = self.external_metrics.map(|server| {
-            let (counter, stopped) = (counter.clone(), stop.clone());
+            let (counter, started, stopped) = (counter.clone(), started.clone(), stop.clone());
             tokio::spawn(async move {
                 // Without it autoscalers are blind and namespaces stuck: another process may do better.
                 let _ends = stopped.clone().drop_guard();
-                server.run(counter, stopped).await
+                server.run(counter, started, stopped).await
             })
         });
         let (schemas, rates) = (self.schemas, self.rates);
-        let parts = http::Parts { requests, auth, uploads, schemas, deployments, counter, rates };
+        let parts =
+            http::Parts { requests, auth, uploads, schemas, deployments, counter, started, rates };
         let state = AppState::new(self.db, parts, Some(self.metrics), stop.clone());
         let served = http::serve(listener, state, stop.clone()).await;
         stop.cancel();

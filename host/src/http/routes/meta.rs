@@ -29,8 +29,8 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Whether requests can be served: the database answers with a schema that we know, and we are not
-/// shutting down.
+/// Whether requests can be served: the database answers with a schema that we know, and we are neither
+/// starting nor shutting down.
 #[utoipa::path(
     get, path = "/readyz", tag = "meta",
     responses(
@@ -42,6 +42,9 @@ pub async fn readyz(State(state): State<AppState>) -> Result<&'static str, Probl
     let not_ready = |why: &str| Err(Problem::new(Kind::Unavailable, why));
     if state.shutdown.is_cancelled() {
         return not_ready("shutting down");
+    }
+    if !state.started.is_cancelled() {
+        return not_ready("external metrics are not served yet");
     }
     // One asks for all who ask meanwhile.
     let mut seen = state.readiness.seen.lock().await;

@@ -27,6 +27,16 @@ async fn readiness_needs_a_schema_that_is_known() {
 }
 
 #[tokio::test]
+async fn readiness_waits_for_what_is_asked_elsewhere() {
+    let (api, started) = Api::start().await.starting();
+    let problem = api.get("/readyz", "").await.problem(503, "unavailable");
+    assert_eq!(problem["detail"], "external metrics are not served yet");
+    assert_eq!(api.get("/healthz", "").await.status, StatusCode::OK);
+    started.cancel();
+    assert_eq!(api.get("/readyz", "").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_server_drains_and_stops() {
     let api = Api::start().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -125,7 +125,10 @@ impl Api {
         let rates = RateLimits::off();
         let deployments = Deployments::new(db.clone(), requests.bell.clone(), None);
         let counter = Counter::new(db.clone());
-        let parts = Parts { requests, auth, uploads, schemas, deployments, counter, rates };
+        let started = CancellationToken::new();
+        started.cancel();
+        let parts =
+            Parts { requests, auth, uploads, schemas, deployments, counter, started, rates };
         let state = AppState::new(db, parts, None, shutdown.clone());
         Self { database, router: router(state.clone()), state, shutdown, _cache: cache }
     }
@@ -135,6 +138,14 @@ impl Api {
         self.state.rates = rates;
         self.router = router(self.state.clone());
         self
+    }
+
+    /// The same API with something that has yet to start, which is cancelled when it has.
+    fn starting(mut self) -> (Self, CancellationToken) {
+        let started = CancellationToken::new();
+        self.state.started = started.clone();
+        self.router = router(self.state.clone());
+        (self, started)
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
