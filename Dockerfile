@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # One image for every role: `eve serve`, `eve worker`, `eve migrate`. scripts/image builds it.
 
 ARG RUST=1.95

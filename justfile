@@ -34,6 +34,10 @@ chart *args:
 image *args:
     scripts/image {{ args }}
 
+# Docker Compose, tried on a Docker of its own: check, build; alone, all that it does
+compose *args:
+    scripts/compose {{ args }}
+
 # The platform in a cluster on this machine: takes Docker, kind and helm
 kind-up *args:
     kind get clusters | grep -qx eve-local || kind create cluster --config deploy/kind.yaml
