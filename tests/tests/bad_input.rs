@@ -5,7 +5,7 @@
 mod guests;
 
 use eve_host::tenancy::tokens::TokenSecret;
-use eve_tests::{Member, Shared, skill};
+use eve_tests::{Eve, Member, Shared, skill};
 use futures::stream;
 use reqwest::multipart::{Form, Part};
 use reqwest::{Body, Method};
@@ -486,5 +486,25 @@ async fn a_value_of_a_secret_is_not_repeated_whatever_is_wrong_with_it() -> anyh
     let asked = acme.call(Method::GET, "/v1/envs/nowhere/secrets/A").send().await?;
     assert_eq!(asked.status().as_u16(), 405);
     assert_eq!(acme.belongings().await?, before);
+    Ok(())
+}
+
+/// Before the database is waited for, and before anybody is told that it serves.
+#[tokio::test]
+async fn settings_that_cannot_be_end_a_control_plane_at_once() -> anyhow::Result<()> {
+    let nowhere = "postgres://eve@127.0.0.1:9/eve";
+    for (name, value, reason) in [
+        ("EVE_JWT_SECRET", "short", "must have at least"),
+        ("EVE_JWKS_URL", "http://example.com/keys", "https"),
+        ("EVE_SEALING_KEY", "short", "EVE_SEALING_KEY: "),
+        ("EVE_SIGNING_KEY", "short", "EVE_SIGNING_KEY"),
+    ] {
+        let eve = Eve::on_url(nowhere)?.env("EVE_JWT_ISSUER", "https://example.com/auth/v1");
+        let ended = eve.env(name, value).run(["serve", "--listen", "127.0.0.1:0"]).await?;
+        assert_eq!(ended.status.code(), Some(1), "{name}: {ended}");
+        assert!(ended.stderr.contains(reason), "{name}: {ended}");
+        let said = format!("{}{}", ended.stdout, ended.stderr);
+        assert!(!said.contains("serving") && !said.contains("waiting"), "{name}: {ended}");
+    }
     Ok(())
 }

@@ -27,7 +27,7 @@ use crate::schemas::{Schemas, Server};
 use crate::sealing::Sealer;
 use crate::skills::artifact::{Signer, Verifier};
 use crate::skills::loader::Loader;
-use crate::tenancy::auth::AuthConfig;
+use crate::tenancy::auth::{AuthConfig, Authenticator};
 use crate::worker::health::Health;
 use crate::worker::{self, WorkerConfig, WorkerParts};
 
@@ -194,9 +194,9 @@ async fn with_database(
     }
     let plane = ControlPlane {
         schemas: schemas(db.clone()),
+        auth: Authenticator::new(db.clone(), &AuthConfig::default())?,
         db,
         bell,
-        auth: AuthConfig::default(),
         rates: RateLimits::off(),
         signer,
         runtime,

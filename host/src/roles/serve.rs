@@ -197,7 +197,7 @@ impl Rates {
 pub(super) struct ControlPlane {
     pub db: Db,
     pub bell: Bell,
-    pub auth: AuthConfig,
+    pub auth: Authenticator,
     pub rates: RateLimits,
     pub signer: Signer,
     pub runtime: Runtime,
@@ -219,6 +219,8 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let verifier = crate::skills::artifact::Verifier::new([signer.public_key().as_str()])?;
     let cache = super::open_cache(&args.cache_dir.unwrap_or_else(super::default_cache), verifier)?;
     let certificate = args.tls.certificate().await?;
+    let auth = Authenticator::new(db.clone(), &args.jwt.config()?)?;
+    let sealer = args.sealing.sealer()?;
     super::ready(&db, Migrating::First, &stop).await?;
     let listener = TcpListener::bind(args.listen)
         .await
@@ -232,11 +234,9 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
         io: tokio::runtime::Handle::current(),
     })?;
     let bell = Bell::start(db.pool().clone());
-    let auth = args.jwt.config()?;
     let rates = args.rates.limits();
     let keep = args.keep;
     let schemas = args.skills.schemas(db.clone())?;
-    let sealer = args.sealing.sealer()?;
     let plane = ControlPlane {
         db,
         bell,
@@ -275,7 +275,6 @@ impl ControlPlane {
             }
         });
         let requests = Requests::new(self.db.clone(), self.bell.clone());
-        let auth = Authenticator::new(self.db.clone(), &self.auth)?;
         let workshop = Workshop {
             exe: std::env::current_exe().context("finding our own binary")?,
             signer: Arc::new(self.signer),
@@ -306,8 +305,16 @@ impl ControlPlane {
             })
         });
         let (schemas, rates) = (self.schemas, self.rates);
-        let parts =
-            http::Parts { requests, auth, uploads, schemas, deployments, counter, started, rates };
+        let parts = http::Parts {
+            requests,
+            auth: self.auth,
+            uploads,
+            schemas,
+            deployments,
+            counter,
+            started,
+            rates,
+        };
         let state = AppState::new(self.db, parts, Some(self.metrics), stop.clone());
         let served = http::serve(listener, state, stop.clone()).await;
         stop.cancel();

@@ -34,6 +34,11 @@ impl From<kube::Error> for Failure {
     fn from(error: kube::Error) -> Self {
         match &error {
             kube::Error::Api(status) => of_status(status),
+            // What the layers that only pass it on are called helps nobody.
+            kube::Error::Service(error) => {
+                let said = in_words(error.as_ref());
+                Failure::Away(said.replace("client error (Connect)", "cannot connect"))
+            }
             _ => Failure::Away(in_words(&error)),
         }
     }
