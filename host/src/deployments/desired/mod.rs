@@ -1,6 +1,9 @@
 //! What is to be: deploying, scaling, rolling back, deleting. Each is one transaction: a revision, an
 //! event, and the deployment's row, which is locked by whoever changes it.
 
+mod asked;
+mod rows;
+
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -8,128 +11,28 @@ use uuid::Uuid;
 use super::apps::{self, NewApp};
 use super::environments::{self, EnvironmentStatus, alone, share};
 use super::orders::taken;
-use super::secrets::{Held, Place, Resolved};
-use super::settings::{self, Settings, Variables, settings_of, understood};
+use super::secrets::{Held, Resolved};
+use super::settings::{self, Settings, Variables};
 use super::{
-    DeployError, Deployer, Deployment, Deployments, Image, NewDeployment, Outcome, Patch,
-    RevisionKind, Rollback, Scale, names, read, traffic,
+    DeployError, Deployer, Deployment, Deployments, NewDeployment, Outcome, Patch, RevisionKind,
+    Rollback, Scale, names, read, traffic,
 };
 use crate::db::{Scope, Tx};
-use crate::requests::{Invalid, empty_object};
+use crate::requests::empty_object;
 use crate::sealing::{Envelope, SealingError};
 use crate::tenancy::{Actor, audit};
+use asked::{Values, config, variable_names};
+use rows::{app, event, first, settle};
 
-/// A deployment's row, locked.
-pub(super) struct Locked {
-    pub id: Uuid,
-    pub revision: i32,
-    settled: i32,
-    /// Nothing of it is there, or shall be.
-    gone: bool,
-}
-
-/// What a revision asks for.
-pub(super) struct Asked {
-    kind: RevisionKind,
-    /// The revision whose pods it has; its own if none.
-    template: Option<i32>,
-    origin: Option<i32>,
-    image: String,
-    digest: Option<String>,
-    pinned: bool,
-    replicas: i32,
-    config: Value,
-    variables: Option<Value>,
-    secrets: Values,
-    /// Why, if nobody deploys.
-    cause: Option<String>,
-}
-
-/// The values of secrets that pods have.
-enum Values {
-    /// Those that they have: their template stays.
-    Kept,
-    /// Those of now, sealed; none if the app refers to none.
-    Now(Option<Value>),
-}
-
-/// A revision as it is stored.
-pub(super) struct Stored {
-    pub revision: i32,
-    pub template: i32,
-    pub image: String,
-    pub digest: Option<String>,
-    pub pinned: bool,
-    pub replicas: i32,
-    pub config: Value,
-    pub variables: Option<Value>,
-}
-
-impl Asked {
-    /// The same once more, with the secrets of now. The image is the one that ran, whatever its name means by
-    /// now: another secret is no other version.
-    pub fn again(before: Stored, settings: &Settings, resolved: Resolved, cause: String) -> Asked {
-        let names = variable_names(&before.config);
-        Asked {
-            kind: RevisionKind::Updated,
-            template: None,
-            origin: None,
-            config: config(settings, names.iter().collect(), &resolved),
-            image: before.image,
-            pinned: before.digest.is_some(),
-            digest: before.digest,
-            replicas: before.replicas,
-            variables: before.variables,
-            secrets: Values::Now(resolved.sealed),
-            cause: Some(cause),
-        }
-    }
-}
+pub(crate) use asked::not_autoscaled;
+pub(super) use asked::{Asked, distinct, following, following_replicas, whole};
+pub(super) use rows::{Locked, Stored, lock, stored, target};
 
 const UNREADABLE: &str = "the environment variables cannot be opened; deploy again with --env-vars";
 
 /// Where the environment variables of a revision are sealed for.
 pub(super) fn variables_place(deployment: Uuid) -> String {
     format!("deployment/{deployment}/variables")
-}
-
-/// How it is to run, of which another revision is made: nothing of it may be left out.
-pub(super) fn whole(config: &Value) -> Result<Settings, DeployError> {
-    understood(config).map_err(|unknown| {
-        DeployError::Conflict(format!(
-            "a later version of eve has deployed this, with settings that this control plane does not know \
-             ({unknown}): ask again when all control planes are of that version"
-        ))
-    })
-}
-
-/// A config to store: how it is to run, the names of variables, and which secrets it has.
-fn config(settings: &Settings, variables: Vec<&String>, resolved: &Resolved) -> Value {
-    let mut config = serde_json::to_value(settings).expect("settings always serialise");
-    config["variables"] = json!(variables);
-    if !resolved.versions.is_empty() {
-        config["secret_versions"] = json!(resolved.versions);
-    }
-    config
-}
-
-/// A variable has one value.
-pub(super) fn distinct(settings: &Settings, variables: &[String]) -> Result<(), Invalid> {
-    for reference in settings.secrets.iter().flatten() {
-        if let Place::Variable(variable) = reference.place()
-            && variables.iter().any(|name| name == variable)
-        {
-            return Err(Invalid::new(
-                "settings.secrets",
-                format_args!(
-                    "the variable {variable} is in env_vars already: give the others there without it, or give \
-                     the secret {} another variable",
-                    reference.name
-                ),
-            ));
-        }
-    }
-    Ok(())
 }
 
 impl Deployments {
@@ -549,119 +452,9 @@ impl Deployments {
     }
 }
 
-/// The revision that a rollback goes back to; of what is no deployment yet none ever ran.
-pub(super) async fn target(
-    tx: &mut Tx,
-    id: Option<Uuid>,
-    env: &str,
-    app_name: &str,
-    rollback: &Rollback,
-) -> Result<i32, DeployError> {
-    let failed = DeployError::database("looking for what ran");
-    let now = sqlx::query_scalar!(
-        "SELECT template FROM eve.deployment_revisions
-          WHERE deployment_id = $1 ORDER BY revision DESC LIMIT 1",
-        id
-    )
-    .fetch_optional(&mut **tx)
-    .await
-    .map_err(failed)?;
-    let ran = match id {
-        Some(id) => ran(tx, id).await.map_err(failed)?,
-        None => Vec::new(),
-    };
-    let version = |stored: &Ran| {
-        stored.image.parse::<Image>().map(|image| image.version().to_owned()).unwrap_or_default()
-    };
-    let wanted = |stored: &Ran| match (&rollback.to_version, rollback.to_revision) {
-        (Some(wanted), _) => version(stored) == *wanted,
-        (None, Some(wanted)) => stored.revision == wanted,
-        (None, None) => Some(stored.template) != now,
-    };
-    let Some(index) = ran.iter().position(wanted) else {
-        let what = match (&rollback.to_version, rollback.to_revision) {
-            (Some(version), _) => {
-                let version: String = version.chars().take(128).collect();
-                format!("version `{}` of `{app_name}`", version.escape_default())
-            }
-            (None, Some(revision)) => format!("revision {revision} of `{app_name}`"),
-            (None, None) => format!("other version of `{app_name}`"),
-        };
-        let mut others: Vec<String> = match rollback.to_revision {
-            Some(_) => ran.iter().map(|stored| stored.revision.to_string()).collect(),
-            None => ran.iter().map(version).collect(),
-        };
-        let mut seen = std::collections::BTreeSet::new();
-        others.retain(|other| seen.insert(other.clone()));
-        others.truncate(20);
-        return Err(DeployError::Conflict(match others.is_empty() {
-            true => format!("no {what} ever ran in `{env}`"),
-            false => format!("no {what} ever ran in `{env}`; these did: {}", others.join(", ")),
-        }));
-    };
-    Ok(ran[index].revision)
-}
-
-/// That the number of replicas is not the load's to say.
-pub(crate) fn not_autoscaled(app_name: &str, config: &Value) -> Result<(), DeployError> {
-    match settings_of(config).autoscale {
-        None => Ok(()),
-        Some(scale) => Err(DeployError::Conflict(format!(
-            "`{app_name}` has {} to {} replicas, as its load wants: deploy it without autoscaling to \
-             say how many",
-            scale.min, scale.max
-        ))),
-    }
-}
-
 /// What is said of an environment that is on its way out.
 pub(super) fn deleting(env: &str) -> DeployError {
     DeployError::Conflict(format!("the environment `{env}` is being deleted"))
-}
-
-/// How it is to run after a change.
-pub(super) fn following(
-    before: Option<&Stored>,
-    now: &Patch,
-    replicas: Option<i32>,
-) -> Result<Settings, DeployError> {
-    let before = match before {
-        Some(before) => whole(&before.config)?,
-        None => Settings::default(),
-    };
-    let mut settings = now.apply(&before)?;
-    // Whoever says how many replicas there shall be does not want the load to say so.
-    if replicas.is_some() && !now.sets("autoscale") {
-        settings.autoscale = None;
-    }
-    settings.check()?;
-    Ok(settings)
-}
-
-/// How many replicas it is to have after a change: as many as was said, or as give it the share of requests
-/// that was asked for (`fitting`), or as it had.
-pub(super) fn following_replicas(
-    before: Option<&Stored>,
-    now: &Patch,
-    settings: &Settings,
-    replicas: Option<i32>,
-    fitting: Option<Result<i32, DeployError>>,
-) -> Result<i32, DeployError> {
-    if let Some(replicas) = replicas {
-        return Ok(replicas);
-    }
-    if now.sets("canary")
-        && settings.autoscale.is_none()
-        && let Some(fitting) = fitting
-    {
-        return fitting;
-    }
-    let floor = settings.autoscale.map(|scale| scale.min);
-    Ok(before.map(|before| before.replicas).or(floor).unwrap_or(1))
-}
-
-fn variable_names(config: &Value) -> Vec<String> {
-    serde_json::from_value(config["variables"].clone()).unwrap_or_default()
 }
 
 /// How an environment is held by whoever deploys to it.
@@ -689,157 +482,4 @@ pub(super) async fn permitted(
         return Err(deleting(env));
     }
     Ok(environment)
-}
-
-/// The app, which is not deleted while this lasts.
-async fn app(tx: &mut Tx, deployer: &Deployer, name: &str) -> Result<Uuid, DeployError> {
-    sqlx::query_scalar!(
-        "SELECT id FROM eve.apps WHERE org_id = $1 AND name = $2 FOR SHARE",
-        deployer.tenant.org().0,
-        name
-    )
-    .fetch_optional(&mut **tx)
-    .await
-    .map_err(DeployError::database("reading an app"))?
-    .ok_or_else(|| DeployError::Invalid {
-        field: "app".into(),
-        message: format!("there is no app `{name}`; `eve app create --name {name}` registers it"),
-    })
-}
-
-/// The row of what was never deployed before, without a revision yet.
-async fn first(
-    tx: &mut Tx,
-    deployer: &Deployer,
-    environment: Uuid,
-    app: Uuid,
-    image: &Image,
-) -> Result<(), DeployError> {
-    sqlx::query!(
-        "INSERT INTO eve.deployments (id, app_id, environment_id, org_id, image, status)
-         VALUES ($1, $2, $3, $4, $5, 'stopped')
-         ON CONFLICT DO NOTHING",
-        deployer.order.map_or_else(Uuid::now_v7, |order| order.told),
-        app,
-        environment,
-        deployer.tenant.org().0,
-        image.to_string(),
-    )
-    .execute(&mut **tx)
-    .await
-    .map_err(DeployError::database("deploying"))?;
-    Ok(())
-}
-
-pub(super) async fn lock(
-    tx: &mut Tx,
-    deployer: &Deployer,
-    environment: Uuid,
-    app: Uuid,
-) -> Result<Option<Locked>, DeployError> {
-    let failed = DeployError::database("locking a deployment");
-    let row = sqlx::query!(
-        r#"SELECT id, settled_revision AS settled, stopping OR status = 'stopped' AS "gone!"
-             FROM eve.deployments
-            WHERE org_id = $1 AND environment_id = $2 AND app_id = $3
-              FOR NO KEY UPDATE"#,
-        deployer.tenant.org().0,
-        environment,
-        app
-    )
-    .fetch_optional(&mut **tx)
-    .await
-    .map_err(failed)?;
-    let Some(row) = row else { return Ok(None) };
-    // In a statement of its own: one that has waited for the lock sees revisions as they were before.
-    let revision = sqlx::query_scalar!(
-        r#"SELECT coalesce(max(revision), 0) AS "revision!"
-             FROM eve.deployment_revisions WHERE deployment_id = $1"#,
-        row.id
-    )
-    .fetch_one(&mut **tx)
-    .await
-    .map_err(failed)?;
-    Ok(Some(Locked { id: row.id, revision, settled: row.settled, gone: row.gone }))
-}
-
-/// One revision.
-pub(super) async fn stored(
-    tx: &mut Tx,
-    id: Uuid,
-    revision: i32,
-) -> Result<Option<Stored>, sqlx::Error> {
-    sqlx::query_as!(
-        Stored,
-        "SELECT revision, template, image, digest, pinned, replicas, config, variables
-           FROM eve.deployment_revisions WHERE deployment_id = $1 AND revision = $2",
-        id,
-        revision
-    )
-    .fetch_optional(&mut **tx)
-    .await
-}
-
-/// A revision that ran.
-struct Ran {
-    revision: i32,
-    template: i32,
-    image: String,
-}
-
-/// Revisions that ran, latest first.
-async fn ran(tx: &mut Tx, id: Uuid) -> Result<Vec<Ran>, sqlx::Error> {
-    sqlx::query_as!(
-        Ran,
-        "SELECT revision, template, image
-           FROM eve.deployment_revisions
-          WHERE deployment_id = $1 AND ran_at IS NOT NULL
-          ORDER BY revision DESC
-          LIMIT 1000",
-        id
-    )
-    .fetch_all(&mut **tx)
-    .await
-}
-
-/// What becomes of the revision that was under way.
-async fn settle(tx: &mut Tx, row: &Locked, outcome: Outcome) -> Result<(), sqlx::Error> {
-    if row.settled >= row.revision {
-        return Ok(());
-    }
-    sqlx::query!(
-        "UPDATE eve.deployment_revisions SET outcome = $3, settled_at = now()
-          WHERE deployment_id = $1 AND revision = $2 AND outcome IS NULL",
-        row.id,
-        row.revision,
-        outcome.as_str(),
-    )
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-async fn event(
-    tx: &mut Tx,
-    deployer: &Deployer,
-    id: Uuid,
-    kind: &str,
-    revision: i32,
-    details: Value,
-) -> Result<(), sqlx::Error> {
-    let actor = deployer.actor.to_json();
-    sqlx::query!(
-        "INSERT INTO eve.deployment_events (id, deployment_id, org_id, event_type, revision, details, actor)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        Uuid::now_v7(),
-        id,
-        deployer.tenant.org().0,
-        kind,
-        revision,
-        details,
-        actor,
-    )
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
 }
