@@ -324,6 +324,22 @@ impl Ground {
         pods.await;
         Ok(())
     }
+
+    /// Workers whose pods are to end and that have a run under way.
+    async fn working_while_they_end(&self) -> Result<Vec<String>> {
+        let pods = self.list("api/v1", "pods").await?;
+        let ending = pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_string());
+        let ending: Vec<String> =
+            ending.filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)).collect();
+        let working = sqlx::query_scalar(
+            "SELECT DISTINCT w.host FROM eve.queue q JOIN eve.workers w ON w.id = q.worker_id
+              WHERE q.status = 'processing' AND w.host = ANY ($1)",
+        )
+        .bind(ending)
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(working)
+    }
 }
 
 /// Sends many requests at once that sleep so long each; `door` is of [`Ground::door`].

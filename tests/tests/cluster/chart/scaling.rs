@@ -66,7 +66,7 @@ async fn a_pool_follows_its_queue() -> Result<()> {
     let mut asked = backlog;
     let mut interrupted = HashSet::new();
     pool.until("two workers", async |wanted| {
-        interrupted.extend(pool.working_while_they_end().await?);
+        interrupted.extend(pool.ground.working_while_they_end().await?);
         let (pending, busy) = pool.under_way().await?;
         if pending == 0 && busy < 4 {
             ask(&pool.door, 4 - busy, 4_000).await?;
@@ -266,19 +266,4 @@ impl Pool<'_> {
         Ok((usize::try_from(pending)?, usize::try_from(busy)?))
     }
 
-    /// Pods that are to end and have a run under way.
-    async fn working_while_they_end(&self) -> Result<Vec<String>> {
-        let pods = self.ground.list("api/v1", "pods").await?;
-        let ending = pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_string());
-        let ending: Vec<String> =
-            ending.filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)).collect();
-        let working = sqlx::query_scalar(
-            "SELECT DISTINCT w.host FROM eve.queue q JOIN eve.workers w ON w.id = q.worker_id
-              WHERE q.status = 'processing' AND w.host = ANY ($1)",
-        )
-        .bind(ending)
-        .fetch_all(&self.ground.pool)
-        .await?;
-        Ok(working)
-    }
 }

@@ -127,16 +127,8 @@ async fn workers(pool: &PgPool) -> Result<Vec<Uuid>, sqlx::Error> {
 
 /// Whether a worker was seen that had been told to end and still had runs.
 async fn caught_draining(ground: &Ground, over: &AtomicBool) -> Result<bool> {
-    let query = "SELECT DISTINCT w.host FROM eve.queue q JOIN eve.workers w ON w.id = q.worker_id
-                  WHERE q.status = 'processing'";
     while !over.load(Ordering::Relaxed) {
-        let pods = ground.list("api/v1", "pods").await?;
-        let busy: Vec<String> = sqlx::query_scalar(query).fetch_all(&ground.pool).await?;
-        let ending = |pod: &Value| {
-            let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-            pod["metadata"]["deletionTimestamp"].is_string() && busy.iter().any(|it| it == name)
-        };
-        if pods.iter().any(ending) {
+        if !ground.working_while_they_end().await?.is_empty() {
             return Ok(true);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
