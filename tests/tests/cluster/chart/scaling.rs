@@ -265,5 +265,4 @@ impl Pool<'_> {
         .await?;
         Ok((usize::try_from(pending)?, usize::try_from(busy)?))
     }
-
 }
