@@ -61,8 +61,13 @@ async fn what_is_said_is_enforced_and_the_platform_works() -> Result<()> {
     assert_eq!(wrong(&rows), [] as [&str; 0]);
     assert_eq!((code, rows.len()), (Some(0), ROWS), "{rows:#?}");
 
-    let open = json!({ "egress": [{}] });
-    let worker = Change::make(&ground.admin, PLATFORM, "eve-worker", open).await?;
+    // Not all: where everything is open, the proof says that nothing is enforced.
+    let (out, into) = (json!({ "egress": [{}] }), json!({ "ingress": [{}] }));
+    let looser = [("eve-worker", &out), ("eve-control-plane", &out), ("eve-postgres", &into)];
+    let mut changes = Vec::new();
+    for (policy, rules) in looser {
+        changes.push(Change::make(&ground.admin, PLATFORM, policy, rules).await?);
+    }
     let everything = json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -79,32 +84,47 @@ async fn what_is_said_is_enforced_and_the_platform_works() -> Result<()> {
             "worker to the API server is open",
             "worker to a pod elsewhere is open",
             "worker to a pod of an environment is open",
+            "control-plane to a pod elsewhere is open",
             "environment to the control plane is open",
             "environment to the API server is open",
             "environment to a pod elsewhere is open",
             "environment to the database is open",
+            "outside to the database that came along is open",
+            "beside to the database that came along is open",
             "worker to the cloud's metadata is open",
+            "control-plane to the cloud's metadata is open",
             "environment to the cloud's metadata is open",
         ]
     );
     assert_eq!((code, rows.len()), (Some(1), ROWS));
     let deleted = ground.admin.delete(&path(&everything, &environment, true)).await?;
     ensure!(deleted.is_success(), "{deleted}");
-    worker.undo(&ground.admin).await?;
+    for change in changes {
+        change.undo(&ground.admin).await?;
+    }
 
-    // Both directions of an environment's: kube-router lets pods of one policy reach each other by either.
-    let (out, both) = (json!({ "egress": [] }), json!({ "ingress": [], "egress": [] }));
-    let changes = [
-        Change::make(&ground.admin, PLATFORM, "eve-worker", out).await?,
-        Change::make(&ground.admin, &environment, "tenant-isolation", both).await?,
+    // Both directions: kube-router lets pods of one policy reach each other by either.
+    let neither = json!({ "ingress": [], "egress": [] });
+    let tighter = [
+        (PLATFORM, "eve-worker"),
+        (PLATFORM, "eve-control-plane"),
+        (environment.as_str(), "tenant-isolation"),
     ];
+    let mut changes = Vec::new();
+    for (namespace, policy) in tighter {
+        changes.push(Change::make(&ground.admin, namespace, policy, &neither).await?);
+    }
     let (code, rows) = tried(&ground, &environment, "3").await?;
     assert_eq!(
         wrong(&rows),
         [
+            "outside to the control plane is shut",
+            "control-plane to the API server is shut",
             "environment to another pod of it is shut",
             "worker to the database is shut",
+            "control-plane to the database is shut",
             "worker to DNS is shut",
+            "control-plane to DNS is shut",
             "environment to DNS is shut",
             "ingress to a pod of an environment is shut",
             "environment to the public internet is shut",
@@ -115,6 +135,8 @@ async fn what_is_said_is_enforced_and_the_platform_works() -> Result<()> {
         change.undo(&ground.admin).await?;
     }
 
+    // Once the control plane is reached again.
+    let eve = ground.client().await?;
     a_request_completes(&ground, &eve).await?;
     eve.bash("eve deploy delete --app api-service --env dev && eve env delete dev --force").await?;
     ground.uninstall_beside(&["pod/eve-postgres-0", "networkpolicy/eve-postgres"]).await?;
@@ -269,7 +291,7 @@ struct Change {
 
 impl Change {
     /// `rules` are some fields of the policy's `spec`.
-    async fn make(admin: &Caller, namespace: &str, policy: &str, rules: Value) -> Result<Change> {
+    async fn make(admin: &Caller, namespace: &str, policy: &str, rules: &Value) -> Result<Change> {
         let place = format!("{POLICIES}/namespaces/{namespace}/networkpolicies/{policy}");
         let spec = admin.get(&place).await?.json()?["spec"].clone();
         let mut before = rules.clone();
@@ -277,7 +299,7 @@ impl Change {
             *value = spec[field].clone();
         }
         let change = Change { place, before };
-        change.put(admin, &rules).await?;
+        change.put(admin, rules).await?;
         Ok(change)
     }
 
