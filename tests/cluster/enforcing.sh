@@ -4,7 +4,6 @@
 # nftables. Nobody else uses iptables in there, so whatever is found afterwards is its own.
 
 enforcer=kube-router
-filter_tables=(ip ip6)
 # What policies tell from each other by address, and is not to be had here: something public, and a cloud's
 # metadata. The node has these addresses too, and whoever wants an answer has a pod on its network give it.
 elsewhere=(1.1.1.1 169.254.169.254)
@@ -79,17 +78,14 @@ end_enforcing() (
     set +e
     say "taking kube-router away, and what it enforced"
     wait_until 30 "$enforcer to end" enforcing_ended || say "error: these do not end: $(pids "$enforcer" | tr '\n' ' ')"
-    local set family tables address
+    local set address
     for address in "${elsewhere[@]}"; do inside_node ip address delete "$address/32" dev lo 2>/dev/null; done
     # Rules first: a set stays while a rule names it.
     inside_node iptables -w --flush
     inside_node iptables -w --delete-chain
     for set in $(enforcing_sets); do inside_node ipset destroy "$set"; done
-    # What iptables makes for itself where it is nftables' own.
-    tables=$(inside_node nft list tables)
-    for family in "${filter_tables[@]}"; do
-        if [[ $tables == *"table $family filter"* ]]; then inside_node nft delete table "$family" filter; fi
-    done
+    # The empty table too, where iptables is a face of nftables.
+    if [[ $(inside_node nft list tables) == *"table ip filter"* ]]; then inside_node nft delete table ip filter; fi
     if enforced; then say "error: something of it is left: $(inside_node iptables -w -S | head -n 3) $(enforcing_sets)"; fi
 )
 enforcing_ended() {

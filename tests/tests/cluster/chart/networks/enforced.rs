@@ -17,7 +17,8 @@ use uuid::Uuid;
 
 use super::super::{BRIDGE, Ground, PLATFORM, TIMEOUT, chart, kubectl};
 use super::{POLICIES, bundled, pod, proof};
-use crate::api::{Caller, path};
+use crate::api::{Caller, Cluster, path};
+use crate::environment;
 
 /// Where the proof looks for the ingress controller. Beside it is whoever is no part of the platform.
 const INGRESS: &str = "ingress-nginx";
@@ -37,10 +38,14 @@ async fn what_is_said_is_enforced_and_the_platform_works() -> Result<()> {
         eprintln!("SKIPPED: {test} needs who enforces them, which `just test-enforcing` runs");
         return Ok(());
     }
+    let Some(cluster) = Cluster::of_environment(test).await? else { return Ok(()) };
     let Some(ground) = Ground::lay_in(PLATFORM, test).await? else { return Ok(()) };
+    let pulled = std::process::Command::new("busybox").output();
+    pulled.context("scripts/network-proof needs a BusyBox here: apt-get install busybox")?;
     let id = Uuid::new_v4().simple().to_string();
     let environment = format!("test-{}", &id[..12]);
-    let around = Around { environment: environment.clone() };
+    let tight = format!("{environment}-tight");
+    let around = Around { environments: [environment.clone(), tight.clone()] };
     around.cleared()?;
     let mut values = ground.values();
     // The account and what confines it are there, as `eve cluster manifest` makes them.
@@ -108,13 +113,16 @@ async fn what_is_said_is_enforced_and_the_platform_works() -> Result<()> {
     let tighter = [
         (PLATFORM, "eve-worker"),
         (PLATFORM, "eve-control-plane"),
-        (environment.as_str(), "tenant-isolation"),
+        (tight.as_str(), "tenant-isolation"),
     ];
+    // Another environment, which nobody mends while it is looked at.
+    let plane = environment::control_plane(&cluster).await?;
+    environment::provision(&plane, &tight).await?;
     let mut changes = Vec::new();
     for (namespace, policy) in tighter {
         changes.push(Change::make(&ground.admin, namespace, policy, &neither).await?);
     }
-    let (code, rows) = tried(&ground, &environment, "3").await?;
+    let (code, rows) = tried(&ground, &tight, "3").await?;
     assert_eq!(
         wrong(&rows),
         [
@@ -134,6 +142,8 @@ async fn what_is_said_is_enforced_and_the_platform_works() -> Result<()> {
     for change in changes {
         change.undo(&ground.admin).await?;
     }
+
+    environment::remove(&plane, &tight).await?;
 
     // Once the control plane is reached again.
     let eve = ground.client().await?;
@@ -350,13 +360,14 @@ fn wrong(rows: &[String]) -> Vec<String> {
 
 /// What this test makes beside its release, which goes whatever comes of the test.
 struct Around {
-    environment: String,
+    environments: [String; 2],
 }
 
 impl Around {
     fn cleared(&self) -> Result<()> {
         let marked = ["pods,services,networkpolicies", "--all-namespaces", "--selector", MARK];
-        let namespaces = ["namespace", INGRESS, &self.environment];
+        let [one, other] = &self.environments;
+        let namespaces = ["namespace", INGRESS, one, other];
         for what in [&marked[..], &namespaces] {
             let mut command = kubectl();
             command.arg("delete").args(what).args(["--ignore-not-found", "--now"]);
