@@ -66,6 +66,21 @@ async fn what_is_said_is_enforced_and_the_platform_works() -> Result<()> {
     assert_eq!(wrong(&rows), [] as [&str; 0]);
     assert_eq!((code, rows.len()), (Some(0), ROWS), "{rows:#?}");
 
+    what_opens_is_noticed(&ground, &environment).await?;
+    what_shuts_is_noticed(&ground, &cluster, &tight).await?;
+
+    // Once the control plane is reached again.
+    let eve = ground.client().await?;
+    a_request_completes(&ground, &eve).await?;
+    let deleted = eve
+        .bash("eve deploy delete --app api-service --env dev && eve env delete dev --force")
+        .await?;
+    ensure!(deleted.status.success(), "{deleted}");
+    ground.uninstall_beside(&["pod/eve-postgres-0", "networkpolicy/eve-postgres"]).await?;
+    Ok(ground.cleared()?)
+}
+
+async fn what_opens_is_noticed(ground: &Ground, environment: &str) -> Result<()> {
     // Not all: where everything is open, the proof says that nothing is enforced.
     let (out, into) = (json!({ "egress": [{}] }), json!({ "ingress": [{}] }));
     let looser = [("eve-worker", &out), ("eve-control-plane", &out), ("eve-postgres", &into)];
@@ -80,7 +95,7 @@ async fn what_is_said_is_enforced_and_the_platform_works() -> Result<()> {
         "spec": { "podSelector": {}, "policyTypes": ["Ingress", "Egress"], "ingress": [{}], "egress": [{}] },
     });
     apply(&ground.admin, &everything).await?;
-    let (code, rows) = tried(&ground, &environment, "3").await?;
+    let (code, rows) = tried(ground, environment, "3").await?;
     assert_eq!(
         wrong(&rows),
         [
@@ -102,27 +117,27 @@ async fn what_is_said_is_enforced_and_the_platform_works() -> Result<()> {
         ]
     );
     assert_eq!((code, rows.len()), (Some(1), ROWS));
-    let deleted = ground.admin.delete(&path(&everything, &environment, true)).await?;
+    let deleted = ground.admin.delete(&path(&everything, environment, true)).await?;
     ensure!(deleted.is_success(), "{deleted}");
     for change in changes {
         change.undo(&ground.admin).await?;
     }
+    Ok(())
+}
 
+/// In an environment of the test's own: the platform looks after what it has made, and would mend it meanwhile.
+async fn what_shuts_is_noticed(ground: &Ground, cluster: &Cluster, tight: &str) -> Result<()> {
+    let plane = environment::control_plane(cluster).await?;
+    environment::provision(&plane, tight).await?;
     // Both directions: kube-router lets pods of one policy reach each other by either.
     let neither = json!({ "ingress": [], "egress": [] });
-    let tighter = [
-        (PLATFORM, "eve-worker"),
-        (PLATFORM, "eve-control-plane"),
-        (tight.as_str(), "tenant-isolation"),
-    ];
-    // Another environment, which nobody mends while it is looked at.
-    let plane = environment::control_plane(&cluster).await?;
-    environment::provision(&plane, &tight).await?;
+    let tighter =
+        [(PLATFORM, "eve-worker"), (PLATFORM, "eve-control-plane"), (tight, "tenant-isolation")];
     let mut changes = Vec::new();
     for (namespace, policy) in tighter {
         changes.push(Change::make(&ground.admin, namespace, policy, &neither).await?);
     }
-    let (code, rows) = tried(&ground, &tight, "3").await?;
+    let (code, rows) = tried(ground, tight, "3").await?;
     assert_eq!(
         wrong(&rows),
         [
@@ -142,22 +157,13 @@ async fn what_is_said_is_enforced_and_the_platform_works() -> Result<()> {
     for change in changes {
         change.undo(&ground.admin).await?;
     }
-
-    environment::remove(&plane, &tight).await?;
-
-    // Once the control plane is reached again.
-    let eve = ground.client().await?;
-    a_request_completes(&ground, &eve).await?;
-    eve.bash("eve deploy delete --app api-service --env dev && eve env delete dev --force").await?;
-    ground.uninstall_beside(&["pod/eve-postgres-0", "networkpolicy/eve-postgres"]).await?;
-    Ok(ground.cleared()?)
+    environment::remove(&plane, tight).await
 }
 
 /// Worker and control plane reach their database, and clients the control plane.
 async fn a_request_completes(ground: &Ground, eve: &Eve) -> Result<()> {
-    let create =
-        "eve request create --worker-type general --skill echo --prompt hello --wait".to_owned();
-    let request = eve.bash(&create).await?.json()?;
+    let create = "eve request create --worker-type general --skill echo --prompt hello --wait";
+    let request = eve.bash(create).await?.json()?;
     let pod = ground.pod_of(&request).await?;
     ensure!(pod.starts_with("eve-worker-general-"), "it ran in {pod}");
     Ok(())
