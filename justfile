@@ -22,6 +22,10 @@ test *args:
 test-keda:
     scripts/test --keda
 
+# Enforce NetworkPolicies, and try whether what they say is so, after building what does: three minutes, once
+test-enforcing:
+    scripts/test --enforcing
+
 # A Kubernetes cluster for the tests: up, down, status, check; alone, all that it does
 cluster *args:
     scripts/cluster {{ args }}

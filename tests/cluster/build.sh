@@ -3,9 +3,10 @@
 # its flags, and gathers them in a folder for the whole. Nothing is built here that was built before.
 
 parts=(kubernetes etcd containerd runc cni kwok registry images gateway_api)
-# Not in every cluster: they take two and seven more minutes to build.
+# Not in every cluster: they take two, seven and three more minutes to build.
 dns_parts=(coredns)
 keda_parts=(keda)
+enforcing_parts=(kube_router)
 
 # pinned MODULE PATH: the version of a dependency.
 pinned() { awk -v path="$2" '$1 == path { print $2 } $1 == "require" && $2 == path { print $3 }' "$here/modules/$1/go.mod"; }
@@ -86,6 +87,10 @@ build_keda() {
         cat "$file"
     done >"$1/keda.yaml"
 }
+build_kube_router() {
+    CGO_ENABLED=0 go_build modules/kube-router "$1" github.com/cloudnativelabs/kube-router/v2/cmd/kube-router \
+        -- -trimpath -ldflags "-s -w"
+}
 
 # module_folder MODULE PATH: where Go keeps the source of a dependency.
 module_folder() {
@@ -113,8 +118,9 @@ build() {
         '') ;;
         --dns) wanted+=("${dns_parts[@]}") ;;
         --keda) wanted+=("${keda_parts[@]}") ;;
-        --all) wanted+=("${dns_parts[@]}" "${keda_parts[@]}") ;;
-        *) fail "what is $1?" "usage: scripts/cluster build [--dns|--keda|--all]" ;;
+        --enforcing) wanted+=("${enforcing_parts[@]}") ;;
+        --all) wanted+=("${dns_parts[@]}" "${keda_parts[@]}" "${enforcing_parts[@]}") ;;
+        *) fail "what is $1?" "usage: scripts/cluster build [--dns|--keda|--enforcing|--all]" ;;
     esac
     local folder part number=0 began=$SECONDS built=
     folder=$(build_folder)

@@ -22,7 +22,7 @@ status() {
         exit 1
     fi
     echo "started from $(cat "$state/clone"), build $(cat "$state/build"), kubeconfig $kubeconfig"
-    for program in "${programs[@]}" coredns keda-operator keda-adapter; do
+    for program in "${programs[@]}" coredns keda-operator keda-adapter kube-router; do
         for pid in $(pids "$program"); do
             resident=$(awk '/^VmRSS:/ { print int($2 / 1024) }' "/proc/$pid/status" 2>/dev/null || true)
             [ -n "$resident" ] || continue
