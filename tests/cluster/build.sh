@@ -2,7 +2,7 @@
 # Builds the cluster's programs from Go modules, each in a folder of the cache named after its pins and
 # its flags, and gathers them in a folder for the whole. Nothing is built here that was built before.
 
-parts=(kubernetes etcd containerd runc cni kwok registry images gateway_api)
+parts=(kubernetes etcd containerd runc cni kwok registry metrics_server images gateway_api)
 # Not in every cluster: they take two, seven and three more minutes to build.
 dns_parts=(coredns)
 keda_parts=(keda)
@@ -66,6 +66,9 @@ build_kwok() {
     done >"$1/stages.yaml"
 }
 build_registry() { CGO_ENABLED=0 go_build modules/registry "$1" . -- -trimpath -ldflags "-s -w"; }
+build_metrics_server() {
+    CGO_ENABLED=0 go_build modules/metrics-server "$1" sigs.k8s.io/metrics-server/cmd/metrics-server -- -trimpath -ldflags "-s -w"
+}
 build_images() { CGO_ENABLED=0 go_build images "$1" ./pause ./web -- -trimpath -ldflags "-s -w"; }
 build_gateway_api() {
     local definitions
@@ -158,11 +161,7 @@ build_part() {
 }
 
 check_builder() {
-    have go || fail "there is no Go here, and the cluster is built with it" "get 1.26 or later: https://go.dev/doc/install"
-    local version
-    version=$(go env GOVERSION | sed -n 's/^go\([0-9]*\.[0-9]*\).*/\1/p')
-    [ "$(printf '%s\n' 1.26 "$version" | sort -V | head -n 1)" = 1.26 ] ||
-        fail "Go is $version here, and 1.26 or later is needed" "get it: https://go.dev/doc/install"
+    check_go "the cluster is built with it"
     have cc || fail "there is no C compiler here" "run: scripts/setup"
     { have pkg-config && pkg-config --exists libseccomp; } || fail "there is no libseccomp to build runc with" "run: scripts/setup"
 }

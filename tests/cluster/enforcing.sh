@@ -67,9 +67,12 @@ enforced() {
     running "$enforcer" || [[ $(inside_node iptables -w -S 2>/dev/null) == *KUBE-ROUTER-* ]] || [ -n "$(enforcing_sets)" ] ||
         [[ $(inside_node ip -brief address show dev lo) == *"${elsewhere[0]}/"* ]]
 }
-# Whether it is there and nobody runs who wanted it.
-forgotten_enforcing() {
-    enforced && (exec 7<"$state/node" && flock -n 7)
+# Waits for whoever wants it, and takes away what one that was killed has left.
+enforce_nothing() {
+    exec 7<"$state/node"
+    flock -n 7 || { say "policies are enforced for somebody else; waiting for that" && flock 7; }
+    if enforced; then end_enforcing; fi
+    exec 7<&-
 }
 enforcing_sets() { inside_node ipset list -name 2>/dev/null | grep -E '^(inet6:)?KUBE-(SRC|DST)-' || true; }
 

@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154 # set by scripts/cluster and its other files
 # What runs, in words.
 
-programs=(etcd kube-apiserver kube-controller-manager kube-scheduler registry kwok containerd kubelet kube-proxy)
+programs=(etcd kube-apiserver kube-controller-manager kube-scheduler registry kwok metrics-server containerd kubelet kube-proxy)
 
 # Why the cluster that was started is not whole, or nothing.
 first_problem() {

@@ -7,8 +7,8 @@
 //! [`kubectl`] does the same through the platform's own door, and [`tls`] is what other tools go through.
 //!
 //! [`stage`] is the whole platform on that cluster, registered as an operator would; [`environments`],
-//! [`deploying`], [`settings`], [`traffic`], [`secrets`], [`diff`] and [`many`] use it as members do;
-//! [`drifting`], [`taking`] and [`abandoning`] get in its way. [`chart`] installs the platform in the cluster
+//! [`deploying`], [`settings`], [`traffic`], [`following`], [`secrets`], [`diff`] and [`many`] use it as
+//! members do; [`drifting`], [`taking`] and [`abandoning`] get in its way. [`chart`] installs the platform in the cluster
 //! itself.
 //!
 //! Invariants:
@@ -26,6 +26,7 @@ mod diff;
 mod drifting;
 mod environment;
 mod environments;
+mod following;
 mod kubectl;
 mod many;
 mod secrets;
