@@ -234,10 +234,10 @@ async fn bring(
                 && spec.settings.autoscale.is_none()
                 && drift.is_empty()
             {
-                drift.push(format!("Deployment {app}: fields of ours were changed"));
+                drift.push(something(app));
             }
             let traffic = spec.traffic.stored();
-            if !taken(context, row, generation, traffic, &drift, ask).await? {
+            if !taken(context, app, row, generation, traffic, &drift, ask).await? {
                 return Ok(Err(Next::In(LEAST)));
             }
             row.applied_generation = Some(generation);
@@ -253,7 +253,7 @@ async fn bring(
     if !drift.is_empty()
         && let Some(mut tx) = at(context, row).await?
     {
-        tell(&mut tx, row, &drift, ask).await?;
+        tell(&mut tx, app, row, &drift, ask).await?;
         tx.commit().await?;
     }
     let why = match &failure {
@@ -285,6 +285,11 @@ async fn bring(
         waiting(context, row, &why).await?;
     }
     Err(failure.into())
+}
+
+/// What is told where it is not known what of a Deployment was changed, nor by whom.
+fn something(app: &str) -> String {
+    format!("Deployment {app}: fields of ours were changed")
 }
 
 /// Whether a container of the latest template cannot be made because of what it is given.

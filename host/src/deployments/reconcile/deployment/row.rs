@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::Ask;
+use super::{Ask, something};
 use crate::db::{Scope, Tx};
 use crate::deployments::kubernetes::observe::Seen;
 use crate::deployments::reconcile::Context;
@@ -107,9 +107,11 @@ async fn event(tx: &mut Tx, row: &Row, kind: &str, details: Value) -> Result<(),
     Ok(())
 }
 
-/// What others have changed; not again what was told last, because putting it right has failed since.
+/// What others have changed; not again what was told last, because putting it right has failed since: as it was,
+/// or as what is left of it when it had been put right half-way.
 pub(super) async fn tell(
     tx: &mut Tx,
+    app: &str,
     row: &Row,
     drift: &[String],
     ask: Ask,
@@ -128,7 +130,10 @@ pub(super) async fn tell(
         )
         .fetch_optional(&mut **tx)
         .await?;
-        if last.is_some_and(|last| last.event_type == "drifted" && last.details == details) {
+        let half_way = drift == [something(app)];
+        if last.is_some_and(|last| {
+            last.event_type == "drifted" && (half_way || last.details == details)
+        }) {
             return Ok(());
         }
     }
@@ -138,6 +143,7 @@ pub(super) async fn tell(
 /// The cluster has taken the revision, in place of what others had made of it.
 pub(super) async fn taken(
     context: &Context,
+    app: &str,
     row: &Row,
     generation: i64,
     traffic: Option<Value>,
@@ -166,7 +172,7 @@ pub(super) async fn taken(
     )
     .execute(&mut *tx)
     .await?;
-    tell(&mut tx, row, drift, ask).await?;
+    tell(&mut tx, app, row, drift, ask).await?;
     if row.status == DeploymentStatus::Pending {
         event(&mut tx, row, "deploying", json!({ "generation": generation })).await?;
     }
