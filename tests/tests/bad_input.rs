@@ -498,6 +498,7 @@ async fn settings_that_cannot_be_end_a_control_plane_at_once() -> anyhow::Result
         ("EVE_JWKS_URL", "http://example.com/keys", "https"),
         ("EVE_SEALING_KEY", "short", "EVE_SEALING_KEY: "),
         ("EVE_SIGNING_KEY", "short", "EVE_SIGNING_KEY"),
+        ("EVE_SKILLS_KEY", "short", "EVE_SKILLS_KEY"),
     ] {
         let eve = Eve::on_url(nowhere)?.env("EVE_JWT_ISSUER", "https://example.com/auth/v1");
         let ended = eve.env(name, value).run(["serve", "--listen", "127.0.0.1:0"]).await?;

@@ -221,6 +221,7 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let certificate = args.tls.certificate().await?;
     let auth = Authenticator::new(db.clone(), &args.jwt.config()?)?;
     let sealer = args.sealing.sealer()?;
+    let schemas = args.skills.schemas(db.clone())?;
     super::ready(&db, Migrating::First, &stop).await?;
     let listener = TcpListener::bind(args.listen)
         .await
@@ -236,7 +237,6 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let bell = Bell::start(db.pool().clone());
     let rates = args.rates.limits();
     let keep = args.keep;
-    let schemas = args.skills.schemas(db.clone())?;
     let plane = ControlPlane {
         db,
         bell,

@@ -64,6 +64,7 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let (db, guests) = args.database.connect_worker()?;
     let verifier =
         Verifier::new(args.verify_keys.iter().map(|key| key.trim())).context("EVE_VERIFY_KEYS")?;
+    let schemas = args.skills.schemas(guests.clone())?;
     let health = Health::default();
     // From the start: what waits for its database lives.
     let answering = match args.health_listen {
@@ -86,7 +87,7 @@ pub async fn run(args: Args, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let files = super::open_cache(&directory, verifier)?;
     let bell = Bell::start(db.pool().clone());
     let parts = WorkerParts {
-        schemas: args.skills.schemas(guests.clone())?,
+        schemas,
         // A worker has no key to seal with, and needs none: it only asks.
         deployments: Deployments::new(guests.clone(), bell.clone(), None),
         requests: Requests::new(guests, bell.clone()),

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
@@ -73,9 +73,14 @@ pub(super) fn confine(cpu_seconds: u64) -> io::Result<()> {
         (Resource::Nofile, OPEN_FILES, OPEN_FILES),
     ];
     for (resource, current, maximum) in limits {
+        // Whoever has started us may have taken away more, and does not let us have it back.
+        let most = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+        let (current, maximum) = (current.min(most), maximum.min(most));
         setrlimit(resource, Rlimit { current: Some(current), maximum: Some(maximum) })?;
     }
-    rustix::process::setpriority_process(None, NICENESS)?;
+    if rustix::process::getpriority_process(None)? < NICENESS {
+        rustix::process::setpriority_process(None, NICENESS)?;
+    }
     if let Err(error) = filter_syscalls() {
         // Read by the control plane, which warns of it.
         eprintln!("{UNFILTERED}: {error}");
