@@ -23,6 +23,13 @@ fail() {
     exit 1
 }
 have() { command -v "$1" >/dev/null 2>&1; }
+# check_go WHY: that there is a Go that will do.
+check_go() {
+    local version get="get 1.26 or later: https://go.dev/doc/install"
+    have go || fail "there is no Go here: $1" "$get"
+    version=$(go env GOVERSION | sed -n 's/^go\([0-9]*\.[0-9]*\).*/\1/p')
+    [ "$(printf '%s\n' 1.26 "$version" | sort -V | head -n 1)" = 1.26 ] || fail "Go is $version here: $1" "$get"
+}
 # wait_until SECONDS WHAT COMMAND...: waits for the command to succeed; says what it waited for.
 wait_until() {
     local deadline=$((SECONDS + $1)) what=$2

