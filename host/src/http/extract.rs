@@ -250,7 +250,9 @@ impl<P: Permission> FromRequestParts<AppState> for Allowed<P> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let caller = identify(parts, state).await?.in_org(org_header(parts)?.as_deref())?;
+        let named = org_header(parts)?;
+        let identity = identify(parts, state).await?;
+        let (_, caller) = in_org(parts, state, identity, named.as_deref()).await?;
         state.rates.admit_for(caller.tenant)?;
         if let Some(scope) = P::SCOPE
             && !caller.scopes.allow(scope)
@@ -285,11 +287,12 @@ impl FromRequestParts<AppState> for SomebodySomewhere {
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
         let identity = identify(parts, state).await?;
-        let caller = match org_header(parts)? {
-            Some(named) => Some(identity.in_org(Some(&named))?),
-            None => identity.in_org(None).ok(),
+        let Some(named) = org_header(parts)? else {
+            let caller = identity.in_org(None).ok();
+            return Ok(Self(identity, caller));
         };
-        Ok(Self(identity, caller))
+        let (identity, caller) = in_org(parts, state, identity, Some(&named)).await?;
+        Ok(Self(identity, Some(caller)))
     }
 }
 
@@ -321,7 +324,7 @@ pub async fn caller_in(
         (Some(path), _) => Some(path.to_owned()),
         (None, header) => header,
     };
-    let caller = identity.in_org(named.as_deref())?;
+    let (_, caller) = in_org(parts, state, identity, named.as_deref()).await?;
     state.rates.admit_for(caller.tenant)?;
     Ok((caller, named))
 }
@@ -349,6 +352,25 @@ async fn identify(parts: &Parts, state: &AppState) -> Result<Arc<Identity>, Prob
             Ok(identity)
         }
         Err(error) => Err(rates.turn_away(origin, Some(credential), error.into())),
+    }
+}
+
+/// For which organisation they call. Before one is denied to them it is looked whether it has become theirs since:
+/// another control plane may have made it, or let them in.
+async fn in_org(
+    parts: &Parts,
+    state: &AppState,
+    identity: Arc<Identity>,
+    named: Option<&str>,
+) -> Result<(Arc<Identity>, Caller), Problem> {
+    match identity.in_org(named) {
+        Ok(caller) => Ok((identity, caller)),
+        Err(AuthError::NoOrg | AuthError::NoSuchOrg(_)) => {
+            let identity = state.auth.identify_anew(Some(credential(parts)?)).await?;
+            let caller = identity.in_org(named)?;
+            Ok((identity, caller))
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

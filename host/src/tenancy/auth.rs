@@ -6,7 +6,8 @@
 //! only one there is. Nothing else makes a [`Tenant`] for a client.
 //!
 //! What is read of the database is remembered for [`REMEMBERED`]: a change made here is seen here
-//! at once ([`Authenticator::forget`]), on other replicas within that time.
+//! at once ([`Authenticator::forget`]), on other replicas within that time. An organisation is denied to nobody
+//! by what is remembered ([`Authenticator::identify_anew`]): whoever has just been given one comes back at once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -179,6 +180,14 @@ enum Credential {
     Person(UserId),
 }
 
+/// What of what is remembered will do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Recall {
+    /// What is not older than [`REMEMBERED`].
+    Recent,
+    Nothing,
+}
+
 impl Authenticator {
     /// Checks the configuration; connects to nothing yet.
     pub fn new(db: Db, config: &AuthConfig) -> Result<Self, JwtConfigError> {
@@ -190,13 +199,26 @@ impl Authenticator {
 
     /// Who sent this `Authorization` header.
     pub async fn identify(&self, header: Option<&str>) -> Result<Arc<Identity>, AuthError> {
+        self.look_up(header, Recall::Recent).await
+    }
+
+    /// The same, whatever is remembered.
+    pub async fn identify_anew(&self, header: Option<&str>) -> Result<Arc<Identity>, AuthError> {
+        self.look_up(header, Recall::Nothing).await
+    }
+
+    async fn look_up(
+        &self,
+        header: Option<&str>,
+        recall: Recall,
+    ) -> Result<Arc<Identity>, AuthError> {
         let credential = bearer(header.ok_or(AuthError::Missing)?)?;
         if credential.starts_with(tokens::PREFIX) {
-            return self.by_token(&TokenSecret::parse(credential)?).await;
+            return self.by_token(&TokenSecret::parse(credential)?, recall).await;
         }
         let verifier = self.inner.jwt.as_ref().ok_or(AuthError::NoJwt)?;
         match verifier.verify(credential).await {
-            Ok(person) => self.by_person(person.user, person.email).await,
+            Ok(person) => self.by_person(person.user, person.email, recall).await,
             Err(JwtError::Refused(why)) => Err(AuthError::Jwt(why)),
             Err(JwtError::NoKeys) => Err(AuthError::KeysUnavailable),
         }
@@ -211,9 +233,10 @@ impl Authenticator {
         &self,
         user: UserId,
         email: Option<String>,
+        recall: Recall,
     ) -> Result<Arc<Identity>, AuthError> {
         let key = Credential::Person(user);
-        if let Some(identity) = self.recall(&key) {
+        if let Some(identity) = self.recall(&key, recall) {
             return Ok(identity);
         }
         let mut tx = self.inner.db.begin(Scope::Control).await?;
@@ -226,9 +249,13 @@ impl Authenticator {
         Ok(self.remember(key, identity))
     }
 
-    async fn by_token(&self, secret: &TokenSecret) -> Result<Arc<Identity>, AuthError> {
+    async fn by_token(
+        &self,
+        secret: &TokenSecret,
+        recall: Recall,
+    ) -> Result<Arc<Identity>, AuthError> {
         let key = Credential::TokenHash(secret.hash());
-        if let Some(identity) = self.recall(&key) {
+        if let Some(identity) = self.recall(&key, recall) {
             return Ok(identity);
         }
         let identity = self.look_up_token(secret).await?;
@@ -304,7 +331,10 @@ impl Authenticator {
         })
     }
 
-    fn recall(&self, key: &Credential) -> Option<Arc<Identity>> {
+    fn recall(&self, key: &Credential, recall: Recall) -> Option<Arc<Identity>> {
+        if recall == Recall::Nothing {
+            return None;
+        }
         let (at, identity) = self.inner.remembered.get(key)?;
         (at.elapsed() < REMEMBERED).then_some(identity)
     }

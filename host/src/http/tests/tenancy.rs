@@ -34,6 +34,25 @@ async fn credentials_are_refused_with_the_reason() {
     let _ = tenant;
 }
 
+/// By another control plane, in the moment after this one has looked.
+#[tokio::test]
+async fn an_organisation_is_there_as_soon_as_it_is_somebodys() {
+    let api = Api::start().await;
+    let (acme, _, _) = api.org("acme").await;
+    let (other, _, _) = api.org("other").await;
+    let bob = UserId(Uuid::new_v4());
+    let credential = sign_in(bob);
+    api.get("/v1/requests", &credential).await.problem(403, "forbidden");
+    api.database.join(acme, bob, "member").await;
+    assert_eq!(api.get("/v1/requests", &credential).await.status, StatusCode::OK);
+    let in_other = || api.call_in(Some("other"), Method::GET, "/v1/requests", &credential, None);
+    in_other().await.problem(404, "not-found");
+    api.database.join(other, bob, "member").await;
+    assert_eq!(in_other().await.status, StatusCode::OK);
+    let shown = api.call_in(Some("other"), Method::GET, "/v1/me", &credential, None).await.json();
+    assert_eq!(shown["org"]["slug"], "other");
+}
+
 #[tokio::test]
 async fn an_organisation_is_chosen_and_foreign_ones_do_not_exist() {
     let api = Api::start().await;
