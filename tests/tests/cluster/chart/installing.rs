@@ -291,10 +291,7 @@ async fn everything_can_be_switched_on() -> Result<()> {
 async fn apps_are_deployed_in_the_cluster_that_the_chart_is_in() -> Result<()> {
     let test = "deploying from a pod";
     let Some(ground) = Ground::lay_in(PLATFORM, test).await? else { return Ok(()) };
-    let mut values = ground.values();
-    // The account and what confines it are there, as `eve cluster manifest` makes them.
-    values["controlPlane"]["serviceAccount"] = json!({ "create": false });
-    values["workers"] = json!({ "deployment": null, "devops-orchestrator": null });
+    let values = ground.values_of_one_pool();
     let chart = chart();
     let install = ["install", "eve", &chart, "--wait", "--timeout", TIMEOUT];
     ground.helm(&install, Some(&values)).await?;

@@ -179,6 +179,15 @@ impl Ground {
         })
     }
 
+    /// The same with general workers only, and without what `eve cluster manifest` has made: the account, and
+    /// what confines it.
+    fn values_of_one_pool(&self) -> Value {
+        let mut values = self.values();
+        values["controlPlane"]["serviceAccount"] = json!({ "create": false });
+        values["workers"] = json!({ "deployment": null, "devops-orchestrator": null });
+        values
+    }
+
     /// Runs helm in the namespace, which must succeed.
     async fn helm(&self, arguments: &[&str], values: Option<&Value>) -> Result<String> {
         let mut command = tokio::process::Command::new(&self.helm);

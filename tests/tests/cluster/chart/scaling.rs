@@ -30,9 +30,7 @@ async fn a_pool_follows_its_queue() -> Result<()> {
         Ok(most) => most.parse()?,
         Err(_) => MOST,
     };
-    let mut values = ground.values();
-    values["controlPlane"]["serviceAccount"] = json!({ "create": false });
-    values["workers"] = json!({ "deployment": null, "devops-orchestrator": null });
+    let mut values = ground.values_of_one_pool();
     values["workerDefaults"]["slots"] = json!(2);
     values["workerDefaults"]["graceSeconds"] = json!(60);
     values["autoscaling"] = json!({

@@ -47,10 +47,7 @@ async fn what_is_said_is_enforced_and_the_platform_works() -> Result<()> {
     let tight = format!("{environment}-tight");
     let around = Around { environments: [environment.clone(), tight.clone()] };
     around.cleared()?;
-    let mut values = ground.values();
-    // The account and what confines it are there, as `eve cluster manifest` makes them.
-    values["controlPlane"]["serviceAccount"] = json!({ "create": false });
-    values["workers"] = json!({ "deployment": null, "devops-orchestrator": null });
+    let values = ground.values_of_one_pool();
     let chart = chart();
     let install = ["install", "eve", &chart, "--wait", "--timeout", TIMEOUT];
     ground.helm(&install, Some(&values)).await?;
